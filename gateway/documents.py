@@ -1,0 +1,100 @@
+"""Compiled configuration: what the controller publishes by digest and workers load.
+
+The reading side (`gateway/config/`) turns YAML into pydantic models, checks them, and compiles each file into one of these documents. A
+document is stored as canonical JSON under `data/control/objects/<sha256>`; its SHA-256 is its digest and appears in every record. A comment or a
+reordering in a file changes no digest. Times are integers in the unit their name ends with; shares are integers out of 2**32.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every compiled document: immutable, strict, without floats."""
+
+
+class VersionDocument(Document):
+    """One version of a model and where it answers."""
+
+    name: str
+    upstreams: tuple[str, ...]
+    """Origins, `http://host:port[/prefix]`, without a trailing slash."""
+    digest: str
+    """Declared digest of the artifact, `sha256:<hex>`."""
+    stage: str
+
+
+class FieldDocument(Document):
+    """What one input of the schema contract may be."""
+
+    type: Literal["number", "integer", "string", "boolean"]
+    min: str | None = None
+    """Decimal number as text: documents hold no floats."""
+    max: str | None = None
+    allowed: tuple[str, ...] = ()
+    unit: str | None = None
+    required: bool = True
+    nullable: bool = False
+
+
+class CaptureDocument(Document):
+    """What is read from a call for records and evaluation. Pointers are RFC 6901."""
+
+    features: tuple[str, ...] = ()
+    prediction: str | None = None
+    score: str | None = None
+
+
+class RouteDocument(Document):
+    """One file of `config/models/`."""
+
+    model: str
+    protocol: Literal["v2", "http"]
+    owner: str
+    risk: Literal["low", "medium", "high"]
+    intended_use: str
+    unit_pointer: str | None
+    versions: dict[str, VersionDocument]
+    default_version: str
+    balance: Literal["round_robin", "least_pending"]
+    inputs: dict[str, FieldDocument]
+    """Schema contract; empty = no contract."""
+    unknown_inputs: Literal["reject", "allow"]
+    capture: CaptureDocument
+    labels_observed_when: str | None
+    audit: Literal["batch", "sync", "async"]
+    on_audit_unavailable: Literal["deny", "degrade"]
+    idempotent: bool
+    expose_arm: bool
+    deadline_us: int
+    retries: int
+    max_rows: int
+    """Rows a call may carry; the shipped limits policy refuses more."""
+    rate_per_s: int
+    """Calls a second and key; 0 = unlimited."""
+    slo_availability_ppm: int | None = None
+    slo_p99_us: int | None = None
+
+
+class SettingsDocument(Document):
+    """The parts of `gateway.yaml` that may change while running."""
+
+    environment: Literal["development", "staging", "production"]
+    body_limit_bytes: int
+    staleness_default_us: int
+    staleness_high_risk_us: int
+    modes: dict[str, Literal["enforce", "warn", "dryrun", "off"]]
+    """Mode of each policy package."""
+
+
+class Manifest(Document):
+    """One configuration: the digests of everything in force. Its own SHA-256 is the `config_digest` of records."""
+
+    settings: str
+    models: dict[str, str]
+    experiments: dict[str, str]
+    policies: dict[str, str]
+    """Path of each policy module -> digest of its text."""
