@@ -3,16 +3,29 @@
 The reading side (`gateway/config/`) turns YAML into pydantic models, checks them, and compiles each file into one of these documents. A
 document is stored as canonical JSON under `data/control/objects/<sha256>`; its SHA-256 is its digest and appears in every record. A comment or a
 reordering in a file changes no digest. Times are integers in the unit their name ends with; shares are integers out of 2**32.
+
+Rules:
+- A field that has its default value is left out of the bytes, so a release that adds a field changes no digest of a configuration that does
+  not use it. For the same reason a default never changes its meaning: it gets a new name.
+- Names (models, versions, inputs) are ASCII; `gateway/config/` refuses others, so sorted keys are the order of RFC 8785.
+
+Example:
+    data = encode(route)
+    assert decode(data, RouteDocument) == route
+    path = objects / digest_of(data)
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from typing import Literal, TypeVar
 
 import msgspec
 
+_Kind = TypeVar("_Kind", bound="Document")
 
-class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of every compiled document: immutable, strict, without floats."""
 
 
@@ -25,6 +38,8 @@ class VersionDocument(Document):
     digest: str
     """Declared digest of the artifact, `sha256:<hex>`."""
     stage: str
+    submitted_by: str | None = None
+    """Person who handed the version in; never counts among its approvers."""
 
 
 class FieldDocument(Document):
@@ -57,6 +72,7 @@ class RouteDocument(Document):
     risk: Literal["low", "medium", "high"]
     intended_use: str
     unit_pointer: str | None
+    """RFC 6901 pointer into the request body to the unit, or None."""
     versions: dict[str, VersionDocument]
     default_version: str
     balance: Literal["round_robin", "least_pending"]
@@ -77,6 +93,8 @@ class RouteDocument(Document):
     """Calls a second and key; 0 = unlimited."""
     slo_availability_ppm: int | None = None
     slo_p99_us: int | None = None
+    unit_header: str | None = None
+    """Request header (lower case) that carries the unit when `Assay-Unit` may not be used; excludes `unit_pointer`."""
 
 
 class SettingsDocument(Document):
@@ -91,10 +109,40 @@ class SettingsDocument(Document):
 
 
 class Manifest(Document):
-    """One configuration: the digests of everything in force. Its own SHA-256 is the `config_digest` of records."""
+    """One configuration: the digests of everything in force. Its own SHA-256 is the `config_digest` of records.
+
+    Every digest is 64 hex digits, the name of the object's file.
+    """
 
     settings: str
     models: dict[str, str]
+    """Name of each model -> digest of its `RouteDocument`."""
     experiments: dict[str, str]
+    """Name of each experiment -> digest of its document (`experiments/document.py`)."""
     policies: dict[str, str]
-    """Path of each policy module -> digest of its text."""
+    """Path of each policy module (`policies/credit.rego`) -> digest of its text; tests (`*_test.rego`) are not in force and not here."""
+
+
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+def encode(document: Document) -> bytes:
+    """Return the canonical bytes of a document (RFC 8785: sorted keys, no white space, no floats)."""
+    return _encoder.encode(document)
+
+
+def decode(data: bytes, kind: type[_Kind]) -> _Kind:
+    """Return the document in `data`.
+
+    Raises:
+        ValueError: the bytes are not the canonical bytes of a `kind` (`msgspec.ValidationError` says which field).
+    """
+    document = msgspec.json.decode(data, type=kind)
+    if encode(document) != data:
+        raise ValueError(f"stored {kind.__name__} is not in canonical form: it was written by something else")
+    return document
+
+
+def digest_of(data: bytes) -> str:
+    """Return the SHA-256 of an object's bytes as 64 hex digits: its name under `data/control/objects/`."""
+    return hashlib.sha256(data).hexdigest()
