@@ -1,7 +1,7 @@
 """Decision ids and times as records write them.
 
-Ids are UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then random bits, so that they sort by time and cannot be guessed. Random bits
-come from the operating system in blocks, because one system call per call is a measurable part of the lane's budget.
+Ids are UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then random bits, so that they sort by time and cannot be guessed.
+Random bits come from the operating system in blocks, because one system call per call is a measurable part of the lane's budget.
 """
 
 from __future__ import annotations

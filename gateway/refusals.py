@@ -1,8 +1,8 @@
 """Every refusal the front door can answer with, sorted by whose fault it is.
 
-One table: code -> status, who must act, what a caller is told to do. A refusal is an exception raised anywhere in the lane and rendered once, in the
-shape of the caller's protocol (`gateway/protocols/`). `docs/errors.md` lists every code; a test holds the two together. An outage is never a 401: what we
-cannot know is a 503 with `Retry-After`.
+One table: code -> status, who must act, what a caller is told to do. A refusal is an exception raised anywhere in the lane and rendered
+once, in the shape of the caller's protocol (`gateway/protocols/`). `docs/errors.md` lists every code; a test holds the two together. An
+outage is never a 401: what we cannot know is a 503 with `Retry-After`.
 
 Example::
 

@@ -1,11 +1,11 @@
 """JSON as the lane accepts it: one meaning per byte string.
 
-orjson is fast but lets the last of two equal keys win, while a model server may let the first one win: then policy and model see different
-calls. RFC 8259 section 4 leaves the choice open, so duplicate keys are refused, and so is nesting past `MAX_DEPTH`.
+orjson is fast but lets the last of two equal keys win, while a model server may let the first one win: then policy and model see
+different calls. RFC 8259 section 4 leaves the choice open, so duplicate keys are refused, and so is nesting past `MAX_DEPTH`.
 
-How it stays cheap: let K be the number of keys in the parsed document, d the keys lost to duplication, s the places inside strings that look like `":`.
-A body without white space between a key and its colon has exactly K + d + s occurrences of `":`. Counting may stop early (K' <= K), so
-K' == occurrences implies d = 0; anything else goes to the slow, exact parser. Both paths agree by a property test.
+How it stays cheap: let K be the number of keys in the parsed document, d the keys lost to duplication, s the places inside strings that
+look like `":`. A body without white space between a key and its colon has exactly K + d + s occurrences of `":`. Counting may stop early
+(K' <= K), so K' == occurrences implies d = 0; anything else goes to the slow, exact parser. A property test holds both paths together.
 """
 
 from __future__ import annotations

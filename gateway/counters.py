@@ -1,0 +1,49 @@
+"""What a worker counts: calls by model, version and status, with a latency histogram; refusals before authentication.
+
+Plain integers, owned by the worker's loop; written to `data/run/status-<node>.json` once a second, where the controller reads them for metrics and console.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any, Final
+
+LATENCY_BOUNDS_US: Final = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000)
+"""Upper bounds of the histogram's buckets; one more holds the rest."""
+
+
+class Counters:
+    """Counts of one worker since it started."""
+
+    __slots__ = ("_series", "refused_early")
+
+    def __init__(self) -> None:
+        """Start from zero."""
+        # (model, version, status, code) -> [count, sum of latency in us, bucket 0, bucket 1, ...]
+        self._series: dict[tuple[str, str, int, str], list[int]] = {}
+        self.refused_early: dict[str, int] = {}
+        """Code -> refusals that are counted, not recorded one by one."""
+
+    def call(self, model: str, version: str, status: int, code: str, latency_us: int) -> None:
+        """Count one ended call."""
+        key = (model, version, status, code)
+        row = self._series.get(key)
+        if row is None:
+            row = self._series[key] = [0] * (3 + len(LATENCY_BOUNDS_US))
+        row[0] += 1
+        row[1] += latency_us
+        row[2 + bisect_left(LATENCY_BOUNDS_US, latency_us)] += 1
+
+    def early(self, code: str) -> None:
+        """Count a refusal before authentication."""
+        self.refused_early[code] = self.refused_early.get(code, 0) + 1
+
+    def document(self) -> dict[str, Any]:
+        """Return all counts, JSON-able."""
+        return {
+            "calls": [
+                {"model": model, "version": version, "status": status, "code": code, "count": row[0], "sum_us": row[1], "buckets": row[2:]}
+                for (model, version, status, code), row in sorted(self._series.items())
+            ],
+            "refused_early": dict(sorted(self.refused_early.items())),
+        }

@@ -1,0 +1,149 @@
+"""The pure decision: the only place where a call is allowed or refused and an arm is chosen.
+
+No I/O, no clock, no randomness of its own: live traffic, `plan`, `replay` and `explain` all run this function. Order (semantics.md 3.1): candidates are
+judged first, then the arm is drawn. For `ab` and `canary` the draw ignores eligibility; an ineligible arm is served by the default version and
+recorded `assigned` and `served` apart. A call is refused only if nothing eligible remains or the caller pinned the version.
+
+Example::
+
+    decision = decide(call, facts, snapshot, live, now_us)
+    if decision.refusal is not None:
+        raise decision.refusal
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experiments.assignment import Assignment
+from gateway.gate import Facts, Judged
+from gateway.live import Live
+from gateway.refusals import Refusal
+from gateway.snapshot import Route, Snapshot, Version
+
+Eligible = list[dict[str, str]]
+"""`[{arm, reason?}]` as records say it."""
+
+
+@dataclass(slots=True)
+class Call:
+    """What the decision is about."""
+
+    id: str
+    route: Route
+    pinned: str | None
+    """Version the caller asked for, if any."""
+    subject: str
+    """Pseudonym of the unit."""
+    may_pin: bool
+    draw: tuple[str, int, int]
+    """Writer's node, epoch and sequence number: the seed of draws that are not sticky."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """What was decided, and everything a record needs to say why."""
+
+    version: Version | None
+    """The version that serves; None when refused before one was found."""
+    judged: Judged | None
+    """The gate's answer for that version (or for the one that was refused)."""
+    cached: bool
+    assignment: Assignment | None
+    served: str | None
+    """Arm that serves; None outside experiments."""
+    eligible: Eligible
+    refusal: Refusal | None = None
+
+
+def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int) -> Decision:
+    """Decide one call.
+
+    Args:
+        call: who and what.
+        facts: what policies may read of it; `experiment` and `arm` are filled in here per candidate.
+        snapshot: the configuration in force.
+        live: the published state in force, built for this snapshot.
+        now_us: Unix microseconds.
+
+    Returns:
+        The decision. It never raises: a refusal is part of it.
+    """
+    route = call.route
+    early = _refused_early(call, snapshot, live, now_us)
+    if early is not None:
+        return Decision(route.default, None, False, None, None, [], early)
+    if call.pinned is not None:
+        version = route.versions[call.pinned]
+        judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
+        return Decision(version, judged, cached, None, None, _told(version.name, judged), None if judged.allowed else _denied(version, judged))
+    assignment = live.assign(snapshot.by_model.get(route.document.model, ()), call.subject, call.draw)
+    if assignment is None:
+        version = route.default
+        judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
+        return Decision(version, judged, cached, None, None, _told(version.name, judged), None if judged.allowed else _denied(version, judged))
+    return _in_experiment(call, facts, live, assignment, now_us)
+
+
+def _refused_early(call: Call, snapshot: Snapshot, live: Live, now_us: int) -> Refusal | None:
+    document = call.route.document
+    settings = snapshot.settings
+    bound_us = settings.staleness_high_risk_us if document.risk == "high" else settings.staleness_default_us
+    if now_us - live.as_of_us > bound_us:
+        return Refusal("state_stale", f"published state is older than {bound_us / 1e6:g} s, the bound of `{document.model}`")
+    if document.model in live.killed:
+        return Refusal("model_killed", f"model `{document.model}` has been stopped")
+    if call.pinned is not None and not call.may_pin:
+        return Refusal("missing_scope", "naming a version needs the scope `version:pin`", hint="leave the version out of the path")
+    return None
+
+
+def _in_experiment(call: Call, facts: Facts, live: Live, assignment: Assignment, now_us: int) -> Decision:
+    route = call.route
+    facts.experiment = assignment.experiment
+    eligible: Eligible = []
+    chosen: tuple[str, Version, Judged, bool] | None = None
+    refused: tuple[Version, Judged, bool] | None = None
+    fallback: tuple[str | None, Version, Judged, bool] | None = None
+    for arm, version_name in assignment.versions:
+        version = route.versions[version_name]
+        facts.arm = arm
+        judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
+        eligible.append({"arm": arm} if judged.allowed else {"arm": arm, "reason": str(judged.reason)})
+        if arm == assignment.arm:
+            if judged.allowed:
+                chosen = (arm, version, judged, cached)
+            else:
+                refused = (version, judged, cached)
+        if judged.allowed and version is route.default:
+            fallback = (arm, version, judged, cached)
+    if chosen is not None:
+        return Decision(chosen[1], chosen[2], chosen[3], assignment, chosen[0], eligible)
+    if fallback is None:
+        facts.arm = ""
+        judged, cached = live.gate(route, route.default, now_us).judge(facts, now_us)
+        if judged.allowed:
+            fallback = (None, route.default, judged, cached)
+    if fallback is not None:
+        return Decision(fallback[1], fallback[2], fallback[3], assignment, fallback[0], eligible)
+    version, judged, cached = refused if refused is not None else (route.default, judged, cached)
+    return Decision(version, judged, cached, assignment, None, eligible, _denied(version, judged))
+
+
+def _told(name: str, judged: Judged) -> Eligible:
+    return [{"arm": name}] if judged.allowed else [{"arm": name, "reason": str(judged.reason)}]
+
+
+def _denied(version: Version, judged: Judged) -> Refusal:
+    denials = tuple(reason for reason in judged.verdict.reasons if reason["mode"] == "enforce")
+    first = denials[0]
+    if first["package"] == "approval":
+        return Refusal(
+            "not_approved",
+            f"version `{version.name}` of `{version.model}` may not serve: {first['id']}",
+            hint=f"`assay model approve {version.model} {version.name}` by the people the trust root asks for",
+            reasons=denials,
+        )
+    if judged.verdict.status == 429:
+        return Refusal("rate_limited", f"a policy limits this call: {first['id']} {first['msg']}", reasons=denials)
+    return Refusal("policy_denied", f"a policy refuses this call: {first['id']} {first['msg']}", reasons=denials, status=judged.verdict.status)

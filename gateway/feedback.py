@@ -1,0 +1,90 @@
+"""Labels and rewards as callers send them to `POST /feedback`: one event or a list.
+
+`{"decision_id": ..., "label": "1"}` or `{"decision_id": ..., "metric": "repaid", "value": 1}`, each with optional `row`, `event_id`, `time` and, for
+labels, `corrects`. Events arrive late, early, twice and in any order: each is recorded as it comes, and folding makes it count once (by `event_id`, else by
+decision, row and metric).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from gateway.protocols.strictjson import JsonError, parse
+from gateway.refusals import Refusal
+
+MOST_EVENTS: Final = 10_000
+_LABEL_KEYS: Final = frozenset(("decision_id", "row", "label", "event_id", "time", "corrects"))
+_REWARD_KEYS: Final = frozenset(("decision_id", "row", "metric", "value", "event_id", "time"))
+_MOST_VALUE: Final = 9_007_199_254  # times 10^6 stays below 2^53
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One label or reward, as its record says it."""
+
+    kind: str
+    decision: str
+    fields: dict[str, Any]
+
+
+def read(body: bytes) -> list[Event]:
+    """Return the events of a request body.
+
+    Raises:
+        Refusal: `malformed_body` or `bad_feedback`, naming the first bad event; then none of them is taken.
+    """
+    try:
+        document = parse(body)
+    except JsonError as fault:
+        raise Refusal("malformed_body", f"request body: {fault}") from None
+    items = document if type(document) is list else [document]
+    if len(items) > MOST_EVENTS:
+        raise Refusal("bad_feedback", f"{len(items)} events in one request; the most is {MOST_EVENTS}")
+    return [_event(index, item) for index, item in enumerate(items)]
+
+
+def _event(index: int, item: Any) -> Event:
+    where = f"event {index}"
+    if type(item) is not dict:
+        raise Refusal("bad_feedback", f"{where}: has to be an object")
+    is_label = "label" in item
+    unknown = item.keys() - (_LABEL_KEYS if is_label else _REWARD_KEYS)
+    if unknown:
+        raise Refusal("bad_feedback", f"{where}: unknown field `{min(unknown)[:40]}`")
+    decision = _decision(where, item.get("decision_id"))
+    row = item.get("row", 0)
+    if type(row) is not int or not 0 <= row < 1_000_000:
+        raise Refusal("bad_feedback", f"{where}: `row` has to be a whole number")
+    fields: dict[str, Any] = {"decision": decision, "row": row}
+    for key, name in (("event_id", "event_id"), ("time", "event_time")):
+        if key in item:
+            fields[name] = _text(where, key, item[key])
+    if is_label:
+        value = item["label"]
+        fields["label"] = str(value) if type(value) is int else _text(where, "label", value)
+        if "corrects" in item:
+            if item["corrects"] is not True:
+                raise Refusal("bad_feedback", f"{where}: `corrects` is true or left out")
+            fields["corrects"] = True
+        return Event("label", decision, fields)
+    fields["metric"] = _text(where, "metric", item.get("metric"))
+    value = item.get("value")
+    if type(value) not in (int, float) or not -_MOST_VALUE <= value <= _MOST_VALUE:
+        raise Refusal("bad_feedback", f"{where}: `value` has to be a number between -{_MOST_VALUE} and {_MOST_VALUE}")
+    fields["value_ppm"] = round(value * 1_000_000)
+    return Event("reward", decision, fields)
+
+
+def _decision(where: str, value: Any) -> str:
+    try:
+        return str(UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        raise Refusal("bad_feedback", f"{where}: `decision_id` has to be what `Assay-Decision` said") from None
+
+
+def _text(where: str, key: str, value: Any) -> str:
+    if type(value) is not str or not 0 < len(value) <= 256:
+        raise Refusal("bad_feedback", f"{where}: `{key}` has to be text of 1 to 256 characters")
+    return value

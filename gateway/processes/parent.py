@@ -1,0 +1,240 @@
+"""The parent: binds every socket, starts the processes, restarts what dies. It serves nothing itself.
+
+Children inherit the listening sockets, so a restart refuses nobody: connections wait in the kernel's line. Order of start: recorder, controller, workers; of
+stop: workers (drain), controller, recorder. A process that ends with `Status.CONFIGURATION` before the gateway was ever ready ends the whole gateway, because trying
+again would not help; at any other time it is restarted with growing pauses.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from gateway.processes.control import ControlDirectory
+
+_PAUSES_S = (0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
+_STEADY_S = 10.0
+_STOP_S = 15.0
+_UNIX_PATH_BYTES = 100
+
+
+class Status(enum.IntEnum):
+    """Exit statuses of children that mean something to the parent."""
+
+    OK = 0
+    CONFIGURATION = 78
+    """The configuration cannot be served (EX_CONFIG); the reason is on standard error."""
+
+
+class CannotListen(Exception):  # noqa: N818 - says what happened
+    """An address cannot be bound; the text says which and what to do."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process the parent keeps alive. Changed by the parent's loop alone."""
+
+    name: str
+    command: Sequence[str]
+    inherits: tuple[int, ...]
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    deaths_in_a_row: int = 0
+    start_at_s: float = 0.0
+
+    def start(self) -> None:
+        """Start the process."""
+        self.process = subprocess.Popen(self.command, pass_fds=self.inherits)
+        self.started_s = time.monotonic()
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to run."""
+
+    config_dir: Path
+    data_dir: Path
+    node: str
+    front: tuple[str, int]
+    admin: tuple[str, int]
+    workers: int
+    transport: str
+    portable_only: bool = False
+    say: Callable[[str], None] = field(default=lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201 - the parent's own voice
+
+
+def listen_tcp(address: tuple[str, int], key: str) -> socket.socket:
+    """Bind a listening TCP socket that children can inherit.
+
+    Args:
+        address: host and port.
+        key: configuration key that names the address, for the error.
+
+    Raises:
+        CannotListen: the address is in use or is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as fault:
+        listener.close()
+        raise CannotListen(
+            f"cannot listen on `{address[0]}:{address[1]}` ({key}): {fault.strerror}; end what uses the port, or change `{key}` in gateway.yaml"
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def listen_unix(run_dir: Path) -> tuple[socket.socket, Path]:
+    """Bind the recorder's Unix socket under `run_dir`, or in a private temporary folder where that path is too long for a socket."""
+    path = run_dir / "recorder.sock"
+    if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
+        path = Path(tempfile.mkdtemp(prefix="assay-")) / "recorder.sock"
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(os.fsencode(path))
+    path.chmod(0o600)
+    listener.listen(256)
+    listener.set_inheritable(True)
+    return listener, path
+
+
+class Parent:
+    """Runs a plan until told to stop."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Bind all sockets; nothing is started yet.
+
+        Raises:
+            CannotListen: an address cannot be bound.
+        """
+        self._plan = plan
+        self._run_dir = plan.data_dir / "run"
+        self._run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._front = listen_tcp(plan.front, "front.bind")
+        self._admin = listen_tcp(plan.admin, "admin.bind")
+        self._recorder, self._recorder_path = listen_unix(self._run_dir)
+        self._stopping = False  # set by the signal handler
+        self._was_ready = False  # set once all children have run for a moment
+        self._children = self._planned()
+
+    @property
+    def front_port(self) -> int:
+        """Return the port callers use."""
+        port: int = self._front.getsockname()[1]
+        return port
+
+    @property
+    def admin_port(self) -> int:
+        """Return the port of console, API and metrics."""
+        port: int = self._admin.getsockname()[1]
+        return port
+
+    def _planned(self) -> list[Child]:
+        plan = self._plan
+        python = (sys.executable, "-m")
+        common = ("--data", str(plan.data_dir), "--node", plan.node)
+        recorder = Child(
+            "recorder",
+            (*python, "gateway.processes.recorder", *common, "--listen", str(self._recorder.fileno())),
+            (self._recorder.fileno(),),
+        )
+        controller = Child(
+            "controller",
+            (
+                *python,
+                "gateway.processes.controller",
+                *common,
+                *("--config", str(plan.config_dir), "--recorder", str(self._recorder_path), "--listen", str(self._admin.fileno())),
+            ),
+            (self._admin.fileno(),),
+        )
+        workers = [
+            Child(
+                f"worker {index}",
+                (
+                    *python,
+                    "gateway.processes.worker",
+                    *common,
+                    *("--config", str(plan.config_dir), "--recorder", str(self._recorder_path), "--listen", str(self._front.fileno())),
+                    *("--index", str(index), "--workers", str(plan.workers), "--transport", plan.transport),
+                ),
+                (self._front.fileno(),),
+            )
+            for index in range(plan.workers)
+        ]
+        return [recorder, controller, *workers]
+
+    def run(self) -> int:
+        """Start everything and keep it running; returns the exit status once stopped."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        ControlDirectory(self._plan.data_dir).forget()
+        for child in self._children:
+            child.start()
+        status = Status.OK
+        while not self._stopping:
+            time.sleep(0.02)
+            if any(self._is_hopeless(child) for child in self._children):
+                status = Status.CONFIGURATION
+                break
+            for child in self._children:
+                self._revive(child)
+        self._end_all()
+        return int(status)
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _is_hopeless(self, child: Child) -> bool:
+        if not self._was_ready:
+            self._was_ready = (self._run_dir / "ready").exists()
+        return not self._was_ready and child.process is not None and child.process.poll() == Status.CONFIGURATION
+
+    def _revive(self, child: Child) -> None:
+        """Restart a dead child when its pause is over."""
+        now = time.monotonic()
+        if child.process is not None:
+            status = child.process.poll()
+            if status is None:
+                return
+            lived = now - child.started_s
+            child.deaths_in_a_row = 1 if lived > _STEADY_S else child.deaths_in_a_row + 1
+            pause = 0.0 if child.deaths_in_a_row == 1 else _PAUSES_S[min(child.deaths_in_a_row - 2, len(_PAUSES_S) - 1)]
+            child.start_at_s = now + pause
+            child.process = None
+            self._plan.say(f"{child.name} ended with status {status} after {lived:.1f} s; it is started again in {pause:g} s")
+        if now >= child.start_at_s:
+            child.start()
+
+    def _end_all(self) -> None:
+        """Stop workers, then the controller, then the recorder; whatever outlives its time is killed."""
+        workers = [child for child in self._children if child.name.startswith("worker")]
+        for group in (workers, self._children[1:2], self._children[:1]):
+            running = [child.process for child in group if child.process is not None and child.process.poll() is None]
+            for process in running:
+                process.terminate()
+            deadline = time.monotonic() + _STOP_S
+            for process in running:
+                try:
+                    process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        (self._run_dir / "ready").unlink(missing_ok=True)
+        for listener in (self._front, self._admin, self._recorder):
+            listener.close()
+        self._recorder_path.unlink(missing_ok=True)

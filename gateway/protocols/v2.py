@@ -1,0 +1,79 @@
+"""Open Inference Protocol v2 over HTTP with JSON tensors.
+
+Read here: rows (first dimension of the first input) and inputs as columns by tensor name, for the contract. The body itself goes upstream byte for
+byte. Errors keep the protocol's shape, `{"error": "..."}`, with the facts of every refusal beside it.
+
+Specification: https://github.com/open-inference/open-inference-protocol (REST, "Inference").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.protocols.strictjson import JsonError, parse
+from gateway.refusals import Refusal
+
+CONTENT_TYPE = (b"content-type", b"application/json")
+
+
+class InferCall:
+    """A v2 inference request as read: the document, its rows, and its tensors by name."""
+
+    __slots__ = ("document", "rows", "tensors")
+
+    def __init__(self, body: bytes) -> None:
+        """Read a request body.
+
+        Raises:
+            Refusal: `malformed_body` with what is wrong and where.
+        """
+        try:
+            document = parse(body)
+        except JsonError as fault:
+            raise Refusal("malformed_body", f"request body: {fault}") from None
+        if type(document) is not dict:
+            raise Refusal("malformed_body", "request body: has to be a JSON object with `inputs`")
+        tensors = document.get("inputs")
+        if type(tensors) is not list or not tensors:
+            raise Refusal("malformed_body", "request body: `inputs` has to be a list of at least one tensor")
+        for index, tensor in enumerate(tensors):
+            if type(tensor) is not dict or type(tensor.get("name")) is not str or type(tensor.get("data")) is not list:
+                raise Refusal("malformed_body", f"request body: `inputs[{index}]` has to be a tensor with `name`, `shape`, `datatype`, `data`")
+        self.document: dict[str, Any] = document
+        self.tensors: list[dict[str, Any]] = tensors
+        self.rows = self._rows()
+
+    def _rows(self) -> int:
+        shape = self.tensors[0].get("shape")
+        if type(shape) is not list or not shape or not all(type(size) is int and size >= 0 for size in shape):
+            raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
+        rows: int = shape[0]
+        return rows
+
+    def columns(self) -> Mapping[str, list[Any]]:
+        """Return the data of each tensor by name; a name that stands twice is a refusal."""
+        columns = {tensor["name"]: tensor["data"] for tensor in self.tensors}
+        if len(columns) != len(self.tensors):
+            raise Refusal("malformed_body", "request body: two tensors in `inputs` have the same name")
+        return columns
+
+
+def upstream_path(model: str) -> bytes:
+    """Return the path a model server is called on."""
+    return f"/v2/models/{model}/infer".encode()
+
+
+def error_body(refusal: Refusal, decision_id: str | None) -> bytes:
+    """Return the v2 error shape with the facts of every refusal."""
+    return orjson.dumps({"error": f"{refusal.code}: {refusal.detail}", **refusal.facts(decision_id)})
+
+
+SERVER_BODY = orjson.dumps({"name": "assay", "version": "2", "extensions": []})
+
+
+def metadata_body(model: str, versions: list[str]) -> bytes:
+    """Return the metadata of a model; its tensors are the model server's to describe."""
+    return orjson.dumps({"name": model, "versions": versions, "platform": "assay", "inputs": [], "outputs": []})

@@ -1,0 +1,89 @@
+"""Pseudonyms: what a record says instead of who a call was about.
+
+pseudonym = HMAC-SHA256(tenant's epoch key, unit), cut to 128 bits. The same unit has the same pseudonym within a tenant and an epoch, and nobody without
+the epoch key can link it to the unit or to another tenant's. The controller makes the epoch keys, rotates them (`EPOCH_DAYS`) and destroys them; workers read
+them. Until a key is destroyed, whoever can read `data/vault/` can test a guessed unit against a pseudonym: that is what the file's mode 0600 guards.
+
+A record also *commits* to the bytes it was about without telling them: SHA-256 over a salt only the vault's key can make, and the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+EPOCH_DAYS = 90
+_DAY_US = 86_400_000_000
+
+
+class EpochKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tenant's key for one epoch."""
+
+    epoch: int
+    secret: bytes
+    begins_us: int
+    ends_us: int
+
+
+class TenantPseudonyms:
+    """Makes the pseudonyms and commitments of one tenant in one epoch. No I/O."""
+
+    __slots__ = ("_commit_key", "_secret", "epoch")
+
+    def __init__(self, key: EpochKey) -> None:
+        """Derive the two working keys from the epoch's secret."""
+        self.epoch = key.epoch
+        self._secret = hmac.digest(key.secret, b"assay pseudonym", "sha256")
+        self._commit_key = hmac.digest(key.secret, b"assay commitment", "sha256")
+
+    def of(self, unit: str) -> str:
+        """Return the pseudonym of a unit: 32 hex digits."""
+        return hmac.digest(self._secret, unit.encode(), "sha256")[:16].hex()
+
+    def commitment(self, record_id: str, direction: bytes, payload: bytes) -> str:
+        """Return SHA-256(salt || payload) as 64 hex digits; the salt is keyed by record and direction (`in`, `out`)."""
+        salt = hashlib.blake2b(record_id.encode() + direction, key=self._commit_key, digest_size=32).digest()
+        return hashlib.sha256(salt + payload).hexdigest()
+
+
+def rotate(keys: Mapping[str, list[EpochKey]], tenants: set[str], now_us: int) -> dict[str, list[EpochKey]]:
+    """Return the keys that are to be kept at `now_us`: ended epochs are gone, each tenant has a current one."""
+    kept: dict[str, list[EpochKey]] = {}
+    for tenant in sorted(tenants | set(keys)):
+        alive = [key for key in keys.get(tenant, []) if key.ends_us > now_us]
+        if not alive:
+            last = max((key.epoch for key in keys.get(tenant, [])), default=0)
+            alive = [EpochKey(last + 1, secrets.token_bytes(32), now_us, now_us + EPOCH_DAYS * _DAY_US)]
+        kept[tenant] = alive
+    return kept
+
+
+def load(path: Path) -> dict[str, list[EpochKey]]:
+    """Return the keys in `path` by tenant; empty where there is no file yet."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, list[EpochKey]])
+    except FileNotFoundError:
+        return {}
+
+
+def save(path: Path, keys: Mapping[str, list[EpochKey]]) -> None:
+    """Replace `path` atomically with mode 0600; the old keys are gone once the directory is synced."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.json.encode(keys))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,176 @@
+"""From a decided call to its leaves. The format is `docs/records.md`; the profile (no floats, integers < 2^53) is kept by construction here.
+
+One `CallRecord` per call. `call()` is the single leaf of a call that ended before its batch closed; otherwise `decision()` first and `outcome()` at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.decide import Decision
+from gateway.identifiers import Timestamps
+
+Leaf = dict[str, Any]
+
+
+class Source:
+    """What every record of a writer shares. Owned by the process that writes."""
+
+    __slots__ = ("boot_id", "config_digest", "live_digest", "policy", "times")
+
+    def __init__(self, boot_id: str) -> None:
+        """Start with no configuration in force."""
+        self.boot_id = boot_id
+        self.times = Timestamps()
+        # Replaced together when a snapshot or live state comes into force.
+        self.config_digest = ""
+        self.live_digest = ""
+        self.policy: dict[str, str] = {}
+
+    def head(self, record_id: str, kind: str, unix_us: int, mono_ns: int, tenant: str, actor: dict[str, str]) -> Leaf:
+        """Return the keys every record has."""
+        return {
+            "v": 1,
+            "id": record_id,
+            "type": kind,
+            "time": self.times.text(unix_us),
+            "mono_ns": mono_ns,
+            "boot_id": self.boot_id,
+            "actor": actor,
+            "tenant": tenant,
+        }
+
+
+class CallRecord:
+    """What is known of one call while it is served."""
+
+    __slots__ = (
+        "actor",
+        "bytes_in",
+        "bytes_out",
+        "code",
+        "committed_in",
+        "committed_out",
+        "config_digest",
+        "decided_us",
+        "decision",
+        "fault",
+        "id",
+        "latency_us",
+        "live_digest",
+        "mono_ns",
+        "policy",
+        "prediction",
+        "rows",
+        "score_ppm",
+        "source",
+        "status",
+        "streamed",
+        "subject",
+        "tenant",
+        "trace",
+        "unix_us",
+        "upstream_us",
+    )
+
+    def __init__(self, source: Source, record_id: str, unix_us: int, mono_ns: int, tenant: str, actor: dict[str, str]) -> None:
+        """Begin a record; the digests in force are pinned now."""
+        self.source = source
+        self.id = record_id
+        self.unix_us = unix_us
+        self.mono_ns = mono_ns
+        self.tenant = tenant
+        self.actor = actor
+        self.config_digest = source.config_digest
+        self.live_digest = source.live_digest
+        self.policy = source.policy
+        self.subject: str | None = None
+        self.trace: str | None = None
+        self.decision: Decision | None = None
+        self.committed_in: str | None = None
+        self.committed_out: str | None = None
+        self.prediction: str | None = None
+        self.score_ppm: int | None = None
+        self.status = 0
+        self.code: str | None = None
+        self.fault: str | None = None
+        self.rows = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.decided_us = 0
+        self.upstream_us = 0
+        self.latency_us = 0
+        self.streamed = False
+
+    def call(self) -> Leaf:
+        """Return the one leaf of a call that has ended."""
+        leaf = self._decided("call")
+        self._ended(leaf)
+        return leaf
+
+    def decision_leaf(self) -> Leaf:
+        """Return the leaf of a call that has been decided and is still open."""
+        return self._decided("decision")
+
+    def outcome(self, record_id: str, unix_us: int, mono_ns: int) -> Leaf:
+        """Return the leaf that ends a call whose `decision` is written."""
+        leaf = self.source.head(record_id, "outcome", unix_us, mono_ns, self.tenant, self.actor)
+        leaf["parents"] = [self.id]
+        if self.decision is not None and self.decision.version is not None:
+            leaf["model"] = self.decision.version.record
+        self._ended(leaf)
+        return leaf
+
+    def _decided(self, kind: str) -> Leaf:
+        leaf = self.source.head(self.id, kind, self.unix_us, self.mono_ns, self.tenant, self.actor)
+        leaf["config_digest"] = self.config_digest
+        if self.subject is not None:
+            leaf["subject"] = self.subject
+        if self.trace is not None:
+            leaf["trace"] = self.trace
+        decision = self.decision
+        if decision is not None:
+            if decision.version is not None:
+                leaf["model"] = decision.version.record
+            leaf["route"] = self._route(decision)
+            judged = decision.judged
+            if judged is not None:
+                verdict = judged.verdict
+                policy: Leaf = {**self.policy, "decision": verdict.decision, "cached": 1 if decision.cached else 0}
+                if verdict.reasons:
+                    policy["reasons"] = list(verdict.reasons)
+                leaf["policy"] = policy
+                if judged.approval_ids:
+                    leaf["approval"] = {"ids": list(judged.approval_ids)}
+        if self.committed_in is not None:
+            leaf["payload"] = {"in": self.committed_in}
+        return leaf
+
+    def _route(self, decision: Decision) -> Leaf:
+        route: Leaf = {"eligible": decision.eligible, "live_digest": self.live_digest}
+        assignment = decision.assignment
+        if assignment is not None:
+            route.update(assignment.record())
+            route["assigned"] = assignment.arm
+            route["served"] = decision.served or "default"
+        return route
+
+    def _ended(self, leaf: Leaf) -> None:
+        stages = {"decide_us": self.decided_us}
+        if self.upstream_us:
+            stages["upstream_us"] = self.upstream_us
+        outcome: Leaf = {"status": self.status, "latency_us": self.latency_us, "stages": stages}
+        if self.code is not None:
+            outcome["code"] = self.code
+        if self.fault is not None:
+            outcome["fault"] = self.fault
+        if self.streamed:
+            outcome["streamed"] = 1
+        leaf["outcome"] = outcome
+        leaf["usage"] = {"rows": self.rows, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
+        if self.committed_out is not None:
+            leaf.setdefault("payload", {})["out"] = self.committed_out
+        if self.prediction is not None:
+            leaf["prediction"] = self.prediction
+        if self.score_ppm is not None:
+            leaf["score_ppm"] = self.score_ppm

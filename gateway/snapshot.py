@@ -1,0 +1,189 @@
+"""What is configured, compiled: one immutable value that a call pins for its whole life.
+
+The controller publishes documents by digest; a worker builds a `Snapshot` beside the old one and swaps one reference, so no call ever sees two
+configurations. What did not change is taken over from the previous snapshot: a change of one model compiles one route.
+
+Example::
+
+    snapshot = Snapshot.build(manifest, objects.load, previous=old)
+    route = snapshot.targets["/v2/models/credit-risk/infer"].route
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from audit import canonical
+from experiments.document import ExperimentDocument
+from gateway.documents import Manifest, RouteDocument, SettingsDocument, VersionDocument
+from gateway.endpoints import Replicas
+from gateway.protocols import v2
+from gateway.protocols.contract import Check, compile_contract
+from gateway.protocols.pointer import compile_pointer
+from policies.bundle import PolicyBundle
+
+Load = Callable[[str], bytes]
+"""Gives the bytes stored under a digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a model: its document and its replicas."""
+
+    model: str
+    document: VersionDocument
+    replicas: Replicas
+    record: dict[str, str]
+    """The `model` object of records."""
+
+    @property
+    def name(self) -> str:
+        """Return the version's name."""
+        return self.document.name
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One model file, compiled."""
+
+    document: RouteDocument
+    digest: str
+    versions: Mapping[str, Version]
+    default: Version
+    contract: Check | None
+    unit: Callable[[Any], Any] | None
+    prediction: Callable[[Any], Any] | None
+    score: Callable[[Any], Any] | None
+    deadline_s: float
+
+    @property
+    def model(self) -> str:
+        """Return the model's name."""
+        return self.document.model
+
+    @property
+    def reads_reply(self) -> bool:
+        """Say whether anything is captured from replies."""
+        return self.prediction is not None or self.score is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a path of the front door leads to."""
+
+    route: Route
+    pinned: str | None
+    upstream_path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One configuration in force."""
+
+    config_digest: str
+    manifest: Manifest
+    settings: SettingsDocument
+    routes: Mapping[str, Route]
+    experiments: Mapping[str, ExperimentDocument]
+    by_model: Mapping[str, tuple[ExperimentDocument, ...]]
+    """Experiments of each model, in the order of their names."""
+    targets: Mapping[str, Target]
+    """v2 inference path -> where it leads."""
+    policies: PolicyBundle
+
+    @classmethod
+    def build(cls, manifest: Manifest, load: Load, previous: Snapshot | None = None) -> Snapshot:
+        """Compile a manifest.
+
+        Args:
+            manifest: digests of everything in force.
+            load: gives the bytes of a digest.
+            previous: the snapshot before; unchanged parts are taken from it.
+
+        Raises:
+            msgspec.ValidationError: an object is not the document it should be.
+            policies.bundle.BundleError: a policy cannot be enforced.
+        """
+        settings = msgspec.json.decode(load(manifest.settings), type=SettingsDocument)
+        routes: dict[str, Route] = {}
+        targets: dict[str, Target] = {}
+        for model, digest in manifest.models.items():
+            old = previous.routes.get(model) if previous else None
+            if old is not None and previous is not None and old.digest == digest:
+                routes[model] = old
+                targets.update(_taken_over(previous.targets, old))
+            else:
+                routes[model] = route = compile_route(digest, load(digest))
+                targets.update(_targets(route))
+        experiments: dict[str, ExperimentDocument] = {}
+        by_model: dict[str, list[ExperimentDocument]] = {}
+        for name, digest in sorted(manifest.experiments.items()):
+            if previous is not None and previous.manifest.experiments.get(name) == digest:
+                document = previous.experiments[name]
+            else:
+                document = msgspec.json.decode(load(digest), type=ExperimentDocument)
+            experiments[name] = document
+            by_model.setdefault(document.model, []).append(document)
+        if previous is not None and previous.manifest.policies == manifest.policies and previous.settings.modes == settings.modes:
+            policies = previous.policies
+        else:
+            policies = PolicyBundle.load({path: load(digest).decode() for path, digest in manifest.policies.items()}, settings.modes)
+        return cls(
+            config_digest=manifest_digest(manifest),
+            manifest=manifest,
+            settings=settings,
+            routes=routes,
+            experiments=experiments,
+            by_model={model: tuple(found) for model, found in by_model.items()},
+            targets=targets,
+            policies=policies,
+        )
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Return the `config_digest` of a manifest: SHA-256 of its canonical bytes."""
+    return canonical.digest(msgspec.to_builtins(manifest))
+
+
+def compile_route(digest: str, data: bytes) -> Route:
+    """Compile one model document."""
+    document = msgspec.json.decode(data, type=RouteDocument)
+    versions = {
+        name: Version(
+            document.model,
+            version,
+            Replicas(version.upstreams, document.balance),
+            {"name": document.model, "version": name, "digest": version.digest},
+        )
+        for name, version in document.versions.items()
+    }
+    capture = document.capture
+    return Route(
+        document=document,
+        digest=digest,
+        versions=versions,
+        default=versions[document.default_version],
+        contract=compile_contract(document.inputs, document.unknown_inputs),
+        unit=None if document.unit_pointer is None else compile_pointer(document.unit_pointer),
+        prediction=None if capture.prediction is None else compile_pointer(capture.prediction),
+        score=None if capture.score is None else compile_pointer(capture.score),
+        deadline_s=document.deadline_us / 1e6,
+    )
+
+
+def _targets(route: Route) -> dict[str, Target]:
+    if route.document.protocol != "v2":
+        return {}
+    path = v2.upstream_path(route.model)
+    targets = {f"/v2/models/{route.model}/infer": Target(route, None, path)}
+    for version in route.versions:
+        targets[f"/v2/models/{route.model}/versions/{version}/infer"] = Target(route, version, path)
+    return targets
+
+
+def _taken_over(targets: Mapping[str, Target], route: Route) -> dict[str, Target]:
+    return {path: targets[path] for path in _targets(route)}
