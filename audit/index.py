@@ -1,0 +1,321 @@
+"""The index: rows derived from leaves in `data/index.sqlite`, so that questions need not read the whole log.
+
+Rules:
+- It is disposable and never evidence. Delete it at any time; the next `add` starts again from leaf 0. What a person is shown is read from the leaf.
+- It is filled in index order without gaps and resumes at `next_index`. A batch sent twice changes nothing; a batch that would leave a gap is refused.
+- Damage is noticed, not repaired: a file that is not a sound database, has another layout, misses rows, or ends in another leaf than the log does, is
+  removed and rebuilt. The deletion of the file under a running indexer is noticed at the next batch.
+- Rows edited in place so that counts still agree are found by `damage(deep=...)` or avoided by `--full-scan`.
+
+Example:
+    with Indexer(Path("data"), follow) as indexer:
+        indexer.catch_up()
+        page = indexer.page(Query(model="credit-risk"), limit=50)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import registry
+from sqlalchemy.pool import NullPool
+from sqlmodel import Field, Session, SQLModel, col, create_engine, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from audit.query import Page, Query, Row, page_of, row_of, start
+
+Follow = Callable[[Path, int], Iterable[tuple[int, bytes]]]
+"""`follow(data_dir, from_index)`: committed leaves in index order, ending at the last one committed."""
+
+FILE_NAME = "index.sqlite"
+LAYOUT = 1
+"""Raised with every change of the tables; an index of another layout is rebuilt."""
+BATCH_ROWS = 2048
+
+logger = logging.getLogger(__name__)
+
+
+class _Tables(SQLModel, registry=registry()):
+    """Own registry: these tables are rebuilt, never migrated, and stay out of the ledger's metadata."""
+
+
+class Indexed(_Tables, table=True):
+    """One leaf. Columns as in `audit.query.Row`."""
+
+    __tablename__ = "leaf_index"
+
+    idx: int = Field(primary_key=True)
+    time: str
+    type: str
+    id: str
+    tenant: str
+    actor: str
+    decision: str | None
+    subject: str | None
+    model: str | None
+    version: str | None
+    policy: str | None
+    rule: str | None
+    experiment: str | None
+    assigned: str | None
+    served: str | None
+    status: int | None
+    code: str | None
+
+
+class Progress(_Tables, table=True):
+    """One row: how far the index reaches, and the SHA-256 of the last leaf in it."""
+
+    __tablename__ = "progress"
+
+    id: int = Field(primary_key=True)
+    layout: int
+    next_index: int
+    tail_sha256: str
+
+
+# Few and chosen: each costs time per record. Partial ones hold only the rows that have the value.
+_INDEXES = (
+    ("time", "time"), ("type", "type"), ("id", "id"), ("model", "model, version"), ("decision", "decision"), ("subject", "subject"),
+    ("experiment", "experiment"), ("rule", "rule"), ("code", "code"),
+)  # fmt: skip
+_COLUMNS = Row.__struct_fields__
+_INSERT = f"INSERT OR IGNORE INTO leaf_index ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - column names of a constant
+
+
+class GapError(Exception):
+    """A batch starts past the end of the index; feed from `next_index`."""
+
+
+class Indexer:
+    """Fills and asks the index of one data directory. Owner: one thread of one process; several processes may each have one."""
+
+    def __init__(self, data_dir: Path, follow: Follow) -> None:
+        """Open the index, removing it first if it is damaged or belongs to another log.
+
+        Args:
+            data_dir: the data directory.
+            follow: reads committed leaves from an index on.
+        """
+        self.path = data_dir / FILE_NAME
+        self._data_dir = data_dir
+        self._follow = follow
+        self._inode: int | None = None  # of the open file; owner: _open
+        # Driver in autocommit: a read sees the newest state, a write says BEGIN IMMEDIATE itself.
+        self._engine: Engine = create_engine(f"sqlite:///{self.path}", poolclass=NullPool, connect_args={"isolation_level": None})
+        self._connection: Connection  # owner: _open, close
+        self._open()
+        fault = self.damage()
+        if fault is not None:
+            self._rebuild(fault)
+
+    def __enter__(self) -> Self:
+        """The indexer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._connection.close()
+        self._engine.dispose()
+
+    @property
+    def next_index(self) -> int:
+        """Index of the first leaf not yet in the index; what to feed next."""
+        return self._progress()[1]
+
+    def add(self, batch: Sequence[tuple[int, bytes]]) -> int:
+        """Index a batch of consecutive leaves and return the next index wanted, which is 0 after a rebuild.
+
+        Raises:
+            GapError: when the batch starts past `next_index` of a sound index.
+        """
+        if self._is_gone():
+            self._rebuild("the file was deleted or replaced")
+            return 0
+        try:
+            return self._insert(batch)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                raise  # busy, disk full: the index is sound, the caller tries again
+            self._rebuild(str(error))
+            return 0
+
+    def catch_up(self) -> int:
+        """Index every committed leaf that is missing; returns the number of leaves indexed in all."""
+        wanted = self.next_index
+        leaves = iter(self._follow(self._data_dir, wanted))
+        while batch := list(islice(leaves, BATCH_ROWS)):
+            wanted = self.add(batch)
+            if wanted != batch[-1][0] + 1:
+                leaves = iter(self._follow(self._data_dir, wanted))
+        return wanted
+
+    def page(self, query: Query, *, limit: int, cursor: str | None = None, size: int | None = None) -> Page:
+        """Answer a question from the index; the same rows as `audit.query.full_scan`.
+
+        Args:
+            query: the question.
+            limit: most rows on the page, at least 1.
+            cursor: of the page before, or None.
+            size: tree size to pin a fresh walk to; at most, and by default, what is indexed.
+
+        Raises:
+            QueryError: on a cursor that does not fit.
+        """
+        indexed = self.next_index
+        position = start(query, cursor, indexed if size is None else min(size, indexed))
+        first, end = position.bounds(query)
+        statement = _statement(query).where(col(Indexed.idx) >= first, col(Indexed.idx) < end).limit(limit + 1)
+        with Session(self._connection) as session:
+            found = [Row(**indexed.model_dump()) for indexed in session.exec(statement)]
+        return page_of(query, position, found, limit)
+
+    def related(self, decision_id: str, limit: int = 1000) -> tuple[Row, ...]:
+        """Rows of every record about one decision, oldest first: the decision, its outcome, its feedback."""
+        return self.page(Query(decision=decision_id, oldest_first=True), limit=limit).rows
+
+    def damage(self, *, deep: bool = False) -> str | None:
+        """Say what is wrong with the index, or None.
+
+        Args:
+            deep: also compare every row with its leaf; reads the whole log.
+        """
+        try:
+            return self._fault() or (self._first_difference() if deep else None)
+        except (sqlite3.DatabaseError, DatabaseError) as error:
+            return str(error)
+
+    def _fault(self) -> str | None:
+        raw = self._driver()
+        (found,) = raw.execute("PRAGMA quick_check(1)").fetchone()
+        layout, wanted, tail = self._progress()
+        counted = raw.execute("SELECT count(*), coalesce(max(idx), -1) FROM leaf_index").fetchone()
+        if found != "ok":
+            return f"quick_check says `{found}`"
+        if layout != LAYOUT:
+            return f"layout `{layout}`, expected `{LAYOUT}`"
+        if counted != (wanted, wanted - 1):
+            return f"`{counted[0]}` rows up to index `{counted[1]}`, expected `{wanted}`"
+        if wanted and _sha256_of_first(self._follow(self._data_dir, wanted - 1), wanted - 1) != tail:
+            return "the log ends in another leaf"
+        return None
+
+    def _first_difference(self) -> str | None:
+        rows = self._driver().execute(f"SELECT {', '.join(_COLUMNS)} FROM leaf_index ORDER BY idx")  # noqa: S608 - column names of a constant
+        for values, (idx, leaf) in zip(rows, self._follow(self._data_dir, 0), strict=False):
+            if Row(*values) != row_of(idx, leaf):
+                return f"row `{idx}` differs from its leaf"
+        return None
+
+    def _progress(self) -> tuple[int, int, str]:
+        found = self._driver().execute("SELECT layout, next_index, tail_sha256 FROM progress").fetchone()
+        return (0, 0, "") if found is None else (found[0], found[1], found[2])
+
+    def _insert(self, batch: Sequence[tuple[int, bytes]]) -> int:
+        raw = self._driver()
+        raw.execute("BEGIN IMMEDIATE")  # two processes may index the same log; the second sees the first one's progress
+        try:
+            (wanted,) = raw.execute("SELECT next_index FROM progress").fetchone()
+            fresh = [pair for pair in batch if pair[0] >= wanted]
+            if fresh:
+                _refuse_gap(fresh, wanted)
+                raw.executemany(_INSERT, [msgspec.structs.astuple(row_of(idx, leaf)) for idx, leaf in fresh])
+                wanted += len(fresh)
+                tail = hashlib.sha256(fresh[-1][1]).hexdigest()
+                raw.execute("UPDATE progress SET next_index = ?, tail_sha256 = ?", (wanted, tail))
+            raw.execute("COMMIT")
+        except BaseException:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+            raise
+        return int(wanted)
+
+    def _driver(self) -> sqlite3.Connection:
+        driver = self._connection.connection.driver_connection
+        if not isinstance(driver, sqlite3.Connection):
+            raise TypeError(f"the index needs the sqlite3 driver, not `{type(driver).__name__}`")
+        return driver
+
+    def _is_gone(self) -> bool:
+        try:
+            return self.path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def _open(self) -> None:
+        for attempt in (0, 1):
+            self._connection = self._engine.connect()
+            try:
+                self._create_tables()
+                break
+            except (sqlite3.DatabaseError, DatabaseError) as error:
+                self._connection.close()
+                if attempt:
+                    raise
+                self._remove(str(error))
+        self._inode = self.path.stat().st_ino
+
+    def _create_tables(self) -> None:
+        raw = self._driver()
+        raw.execute("PRAGMA busy_timeout = 5000")
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.execute("PRAGMA synchronous = OFF")  # lost at power loss, then noticed and rebuilt: it is derived
+        _Tables.metadata.create_all(self._connection)
+        self._connection.commit()
+        for name, columns in _INDEXES:
+            first = columns.split(",")[0]
+            raw.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON leaf_index ({columns}) WHERE {first} IS NOT NULL")
+        raw.execute("INSERT OR IGNORE INTO progress VALUES (1, ?, 0, '')", (LAYOUT,))
+
+    def _rebuild(self, fault: str) -> None:
+        self._connection.close()
+        self._remove(fault)
+        self._open()
+
+    def _remove(self, fault: str) -> None:
+        logger.warning("the index `%s` is rebuilt: %s", self.path, fault)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+
+
+def _refuse_gap(fresh: Sequence[tuple[int, bytes]], wanted: int) -> None:
+    if any(idx != wanted + place for place, (idx, _) in enumerate(fresh)):
+        raise GapError(f"leaves `{fresh[0][0]}` to `{fresh[-1][0]}` offered, but `{wanted}` is next, without gaps")
+
+
+def _statement(query: Query) -> SelectOfScalar[Indexed]:
+    order = col(Indexed.idx).asc() if query.oldest_first else col(Indexed.idx).desc()
+    statement = select(Indexed).order_by(order)
+    for name, value in query.equals().items():
+        statement = statement.where(getattr(Indexed, name) == value)
+    if query.since is not None:
+        statement = statement.where(col(Indexed.time) >= query.since)
+    if query.until is not None:
+        statement = statement.where(col(Indexed.time) < query.until)
+    if query.arm is not None:
+        statement = statement.where(or_(col(Indexed.assigned) == query.arm, col(Indexed.served) == query.arm))
+    return statement
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    return any(words in str(error) for words in ("no such table", "no such column", "has no column"))
+
+
+def _sha256_of_first(leaves: Iterable[tuple[int, bytes]], wanted: int) -> str | None:
+    for idx, leaf in leaves:
+        return hashlib.sha256(leaf).hexdigest() if idx == wanted else None
+    return None

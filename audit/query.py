@@ -1,0 +1,220 @@
+"""Questions to the log: what may be asked, and the answer by reading every leaf.
+
+Rules:
+- A page is pinned to one tree size; its cursor carries that size, so pages of one walk never mix two states of a growing log.
+- A cursor belongs to the question it came from. With another question it is refused, not reinterpreted.
+- `full_scan` reads the leaves themselves and is what the index (`audit/index.py`) is held to: both give the same rows for the same question.
+
+Example:
+    page = full_scan(follow(data, 0), Query(model="credit-risk", policy="deny"), size=4096, limit=50)
+    page.rows[0].idx, page.cursor
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import hashlib
+from collections import deque
+from collections.abc import Iterable
+from itertools import takewhile
+
+import msgspec
+
+from audit.entry import Entry, read_entry, time_text, time_us
+
+UNREADABLE = "unreadable"
+"""Type given to a leaf that is not a record this version can read, so that it is counted and can be asked for."""
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """What is indexed of one leaf. `actor` is `kind:id`; `rule` is the id of the first policy reason."""
+
+    idx: int
+    time: str
+    type: str
+    id: str
+    tenant: str
+    actor: str
+    decision: str | None = None
+    subject: str | None = None
+    model: str | None = None
+    version: str | None = None
+    policy: str | None = None
+    rule: str | None = None
+    experiment: str | None = None
+    assigned: str | None = None
+    served: str | None = None
+    status: int | None = None
+    code: str | None = None
+
+
+class QueryError(Exception):
+    """The question cannot be asked; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """All given conditions must hold. `since` is included, `until` is not; `arm` matches the assigned or the served arm."""
+
+    since: str | None = None
+    until: str | None = None
+    type: str | None = None
+    id: str | None = None
+    tenant: str | None = None
+    actor: str | None = None
+    decision: str | None = None
+    subject: str | None = None
+    model: str | None = None
+    version: str | None = None
+    policy: str | None = None
+    rule: str | None = None
+    experiment: str | None = None
+    arm: str | None = None
+    code: str | None = None
+    oldest_first: bool = False
+
+    def equals(self) -> dict[str, str]:
+        """The conditions of the form column = value."""
+        values = {name: getattr(self, name) for name in _EQUAL_COLUMNS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def digest(self) -> str:
+        """Short digest of the question, which a cursor carries."""
+        return hashlib.sha256(msgspec.json.encode(dataclasses.astuple(self))).hexdigest()[:16]
+
+    def matches(self, row: Row) -> bool:
+        """Whether a row answers the question."""
+        if self.since is not None and row.time < self.since:
+            return False
+        if self.until is not None and row.time >= self.until:
+            return False
+        if self.arm is not None and self.arm not in (row.assigned, row.served):
+            return False
+        return all(getattr(row, name) == value for name, value in self.equals().items())
+
+
+_EQUAL_COLUMNS = (
+    "type", "id", "tenant", "actor", "decision", "subject", "model", "version", "policy", "rule", "experiment", "code",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of one page, the tree size they are pinned to, and the cursor of the next page (None at the end)."""
+
+    size: int
+    rows: tuple[Row, ...]
+    cursor: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Position:
+    """Where a walk stands: pinned size, and the last index already given (None at its start)."""
+
+    size: int
+    after: int | None
+
+    def bounds(self, query: Query) -> tuple[int, int]:
+        """First and one-past-last index still to look at."""
+        if self.after is None:
+            return 0, self.size
+        return (self.after + 1, self.size) if query.oldest_first else (0, min(self.after, self.size))
+
+
+def normal_time(text: str) -> str:
+    """A user's time as records write it.
+
+    Args:
+        text: RFC 3339 with a zone, or a date, which means its midnight in UTC.
+
+    Raises:
+        QueryError: when it is neither.
+    """
+    us = time_us(text if "T" in text or " " in text else f"{text}T00:00:00Z")
+    if us is None:
+        raise QueryError(f"`{text}` is not a time with a zone", "write `2026-11-20`, or `2026-11-20T10:00:00Z` with its zone")
+    return time_text(us)
+
+
+def start(query: Query, cursor: str | None, size: int) -> Position:
+    """Where to begin: at the cursor if there is one, else at a fresh walk pinned to `size` leaves.
+
+    Raises:
+        QueryError: when the cursor is damaged, from another question, or from a log longer than this one.
+    """
+    if cursor is None:
+        return Position(size, None)
+    try:
+        pinned, after, digest = msgspec.json.decode(base64.b64decode(cursor, altchars=b"-_", validate=True), type=tuple[int, int, str])
+    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        raise QueryError("the cursor is damaged", "pass the cursor exactly as printed, or start without one") from error
+    if digest != query.digest():
+        raise QueryError("the cursor belongs to another question", "repeat the same conditions, or start without one")
+    if not 0 <= after < pinned or pinned > size:
+        raise QueryError(
+            f"the cursor is pinned to size `{pinned}`, but the log holds `{size}` leaves",
+            "check that `--data` names the same log; if it does, run `assay audit verify`",
+        )
+    return Position(pinned, after)
+
+
+def page_of(query: Query, position: Position, found: list[Row], limit: int) -> Page:
+    """A page from up to `limit` + 1 rows in walking order; the extra row only tells that more follow."""
+    rows = tuple(found[:limit])
+    if len(found) <= limit or not rows:
+        return Page(position.size, rows, None)
+    plain = msgspec.json.encode((position.size, rows[-1].idx, query.digest()))
+    return Page(position.size, rows, base64.b64encode(plain, altchars=b"-_").decode())
+
+
+def full_scan(leaves: Iterable[tuple[int, bytes]], query: Query, *, size: int, limit: int, cursor: str | None = None) -> Page:
+    """Answer by reading every leaf, in index order from 0. Time grows with the log, memory with `limit`."""
+    position = start(query, cursor, size)
+    first, end = position.bounds(query)
+    found: deque[Row] = deque(maxlen=limit + 1)
+    for idx, leaf in takewhile(lambda pair: pair[0] < end, leaves):
+        row = row_of(idx, leaf)
+        if idx < first or not query.matches(row):
+            continue
+        found.append(row)
+        if query.oldest_first and len(found) > limit:
+            break
+    rows = list(found) if query.oldest_first else list(reversed(found))
+    return page_of(query, position, rows, limit)
+
+
+def row_of(idx: int, leaf: bytes) -> Row:
+    """What is indexed of a leaf."""
+    entry = read_entry(leaf)
+    if entry is None:
+        return Row(idx, "", UNREADABLE, "", "-", "")
+    return _row_of_entry(idx, entry)
+
+
+def _row_of_entry(idx: int, entry: Entry) -> Row:
+    route, policy, outcome = entry.route, entry.policy, entry.outcome
+    return Row(
+        idx=idx,
+        time=entry.time,
+        type=entry.type,
+        id=entry.id,
+        tenant=entry.tenant,
+        actor=f"{entry.actor.kind}:{entry.actor.id}",
+        decision=entry.decision_id,
+        subject=entry.subject,
+        model=entry.model_name,
+        version=entry.model_version,
+        policy=policy.decision if policy else None,
+        rule=policy.reasons[0].id if policy and policy.reasons else None,
+        experiment=entry.experiment_name,
+        assigned=route.assigned if route else None,
+        served=route.served if route else None,
+        status=outcome.status if outcome else None,
+        code=outcome.code if outcome else None,
+    )
