@@ -273,14 +273,16 @@ def read_secret_file(path: Path, *, limit_bytes: int = KEY_FILE_LIMIT_BYTES) -> 
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise InvalidKey(f"cannot read secret file `{path}`: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())  # of the open file, so that it cannot be swapped in between
+    try:
+        status = os.fstat(descriptor)  # of the open file, so that it cannot be swapped in between
         if not stat.S_ISREG(status.st_mode):
             raise InvalidKey(f"secret file `{path}` is not a regular file")
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o077:
             raise InvalidKey(f"secret file `{path}` has mode `{mode:04o}`: others may read it; hint: chmod 600 {path}")
-        data = file.read(limit_bytes + 1)
+        data = os.read(descriptor, limit_bytes + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit_bytes:
         raise InvalidKey(f"secret file `{path}` is larger than {limit_bytes} bytes")
     try:
