@@ -1,0 +1,22 @@
+"""Experiments: which arm, with what probability, and what was learnt.
+
+In the order data flows (imports go only downwards in this list):
+
+- `config`      `experiments/<name>.yaml` as strict pydantic models; `quantities` reads `30m`, `1%`, `0.5pp`; `compiler` checks it against the rest of
+                the configuration and makes the `document`, the compiled form that workers load.
+- `assignment`  the hot path: unit -> arm, and the same from a record alone; on `bucketing` (hashes) and `shares` (integers out of 2**32).
+- `evidence`    folds records of calls, labels and rewards into counts by unit; `breaker` watches a sliding window beside it.
+- `judge`       counts -> harm, fine or hold, with reasons; on `stats`, a leaf module that other folders may use.
+- `rollout`     the state machine: verdicts and time -> advance, hold, roll back, promote.
+
+Built strategies: `ab` and `canary`. Nothing is imported here, because workers need `assignment` without NumPy and SciPy; import from the modules:
+
+    from experiments.assignment import Assigner, Assignment, assign, recompute
+    from experiments.bucketing import bucket
+    from experiments.compiler import check, compile_experiment
+    from experiments.config import parse_experiment
+    from experiments.document import ExperimentDocument, LiveExperiment
+    from experiments.evidence import Fold
+    from experiments.judge import judge
+    from experiments.rollout import RolloutState, apply, live, step
+"""

@@ -1,0 +1,140 @@
+"""Compiled experiments: what the controller publishes by digest, and the live state that goes with each.
+
+`experiments/compiler.py` turns a checked file into an `ExperimentDocument`; stored as canonical JSON, its SHA-256 is its digest. No floats:
+shares are integers out of 2**32, times microseconds, probabilities and margins parts per million (ppm). A comment in a file changes no digest, and
+no digest is ever hashed into an assignment.
+
+`LiveExperiment` is what moves while the document stands still: epoch, phase, exposure, shares. The controller derives it from the rollout's state
+(`experiments/rollout.py:live`), commits it, and workers draw with it.
+
+Example:
+    >>> msgspec.json.decode(msgspec.json.encode(document), type=ExperimentDocument) == document
+    True
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from experiments.shares import WHOLE
+
+Strategy = Literal["ab", "canary"]
+Sticky = Literal["unit", "none"]
+OnHarm = Literal["rollback", "hold"]
+Phase = Literal["ready", "running", "promoted", "rolled_back", "stopped", "superseded"]
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every compiled document: immutable, strict, without floats."""
+
+
+class StepDocument(Document, frozen=True, kw_only=True):
+    """One exposure at which an experiment stays for a while. An `ab` has exactly one."""
+
+    exposure: int
+    """Part of the units that is in the comparison, out of 2**32. In a canary twice the challenger's share, at most everyone."""
+    shares: dict[str, int]
+    """Shares of the arms within the exposed units; they sum to 2**32."""
+    hold_us: int
+    """Least time on this step."""
+    min_units: int
+    """Units each arm must have been seen by before the next step."""
+    approve: str | None = None
+    """Who must approve before this step is left."""
+    tested: bool = True
+    """False above 50 %: watched by breakers, not compared (semantics.md 4.6)."""
+
+
+class MetricDocument(Document, frozen=True, kw_only=True):
+    """A guardrail or the goal: what is measured and how much worse the treatment may be."""
+
+    metric: str
+    kind: Literal["errors", "diverted", "latency", "label", "reward"]
+    better: Literal["lower", "higher"]
+    quantile_ppm: int | None = None
+    """Of `latency`."""
+    margin: int
+    """In ppm of the rate (`pp`), in ppm of the control's value (`%`), or in microseconds (`ms`)."""
+    margin_unit: Literal["pp", "%", "ms"]
+    on_harm: OnHarm = "rollback"
+
+
+class BreakerDocument(Document, frozen=True, kw_only=True):
+    """An absolute limit beside the statistics: any arm but the control failing more often than this trips it."""
+
+    above_ppm: int
+    window_us: int
+    min_calls: int
+    action: OnHarm
+
+
+class LayerDocument(Document, frozen=True, kw_only=True):
+    """The fixed slots this experiment owns in a layer; no other experiment of the layer has them."""
+
+    name: str
+    salt: str
+    slots: int
+    first: int
+    last: int
+    """Inclusive."""
+
+
+class HoldoutDocument(Document, frozen=True, kw_only=True):
+    """Units kept out of every experiment of the model."""
+
+    name: str
+    salt: str
+    share: int
+    version: str
+    until: str
+    """RFC 3339 date the holdout ends."""
+    owner: str
+
+
+class ExperimentDocument(Document, frozen=True, kw_only=True):
+    """One file of `config/experiments/`, compiled."""
+
+    experiment: str
+    strategy: Strategy
+    model: str
+    owner: str
+    hypothesis: str
+    arms: dict[str, str]
+    """Arm -> version of the model."""
+    control: str
+    """Arm that serves units which are not exposed, and that the others are compared with."""
+    sticky: Sticky
+    salt: str
+    """Derived from the name and the declared seed; committed in `experiment.start`."""
+    seed: str
+    mode: Literal["native"]
+    steps: tuple[StepDocument, ...]
+    guardrails: tuple[MetricDocument, ...]
+    goal: MetricDocument | None
+    alpha_ppm: int
+    alpha_harm_ppm: int
+    breaker: BreakerDocument | None
+    deadline_us: int | None
+    deadline_then: Literal["rollback", "hold", "stop"]
+    layer: LayerDocument | None = None
+    holdout: HoldoutDocument | None = None
+
+
+class LiveExperiment(Document, frozen=True, kw_only=True):
+    """What is in force of one experiment right now."""
+
+    experiment: str
+    epoch: int
+    phase: Phase
+    step: int
+    exposure: int
+    shares: dict[str, int]
+    holdout_released: bool = False
+    """True after the holdout ended, or was released by breaker or fairness."""
+
+
+def everyone_to(arm: str, arms: dict[str, str]) -> dict[str, int]:
+    """Shares that send every exposed unit to one arm."""
+    return {name: WHOLE if name == arm else 0 for name in sorted(arms)}
