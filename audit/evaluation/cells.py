@@ -1,0 +1,121 @@
+"""Counters of one group of calls. Everything here adds up, so any coarser view is a sum of cells.
+
+Example:
+    cell = Cell()
+    cell.merge(other)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from audit.evaluation.histogram import Histogram
+
+SCORE_BINS = 1000
+"""Scores are kept in bins of 0.1 %; within one bin they count as tied."""
+
+
+class CellKey(NamedTuple):
+    """Who served, and under which assignment; empty text where there was no experiment."""
+
+    model: str
+    version: str
+    experiment: str
+    assigned: str
+    served: str
+
+
+@dataclass(slots=True)
+class ScoreSums:
+    """Scores of rows with one label: count and power sums in ppm, exact."""
+
+    n: int = 0
+    powers: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+
+    def add(self, score_ppm: int) -> None:
+        """Count one score."""
+        self.n += 1
+        for exponent in range(4):
+            self.powers[exponent] += score_ppm ** (exponent + 1)
+
+    def merge(self, other: ScoreSums) -> None:
+        """Add another's sums."""
+        self.n += other.n
+        self.powers = [mine + theirs for mine, theirs in zip(self.powers, other.powers, strict=True)]
+
+
+@dataclass(slots=True)
+class RewardSums:
+    """Rewards of one metric: count, sum and sum of squares in ppm, exact."""
+
+    n: int = 0
+    total: int = 0
+    squares: int = 0
+
+    def add(self, value_ppm: int) -> None:
+        """Count one reward."""
+        self.n += 1
+        self.total += value_ppm
+        self.squares += value_ppm * value_ppm
+
+    def merge(self, other: RewardSums) -> None:
+        """Add another's sums."""
+        self.n += other.n
+        self.total += other.total
+        self.squares += other.squares
+
+
+@dataclass(slots=True)
+class Cell:
+    """Counters of one `CellKey`, or a sum of such. Owner: the fold.
+
+    `calls` = `answered` + `refused` + `failed` + `unfinished`; quality counts answered rows with a prediction only.
+    """
+
+    calls: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    moved: int = 0  # served another arm than assigned
+    rows: int = 0
+    status: Counter[int] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    rules: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    ineligible: Counter[tuple[str, str]] = field(default_factory=Counter)
+    latency_us: Histogram = field(default_factory=Histogram)
+    added_us: Histogram = field(default_factory=Histogram)
+    delay_s: Histogram = field(default_factory=Histogram)
+    predictions: Counter[str] = field(default_factory=Counter)
+    confusion: Counter[tuple[str, str]] = field(default_factory=Counter)  # (prediction, label)
+    score_bins: Counter[tuple[str, int]] = field(default_factory=Counter)  # (label, bin)
+    scores: dict[str, ScoreSums] = field(default_factory=dict)  # by label
+    rewards: dict[str, RewardSums] = field(default_factory=dict)  # by metric
+
+    def merge(self, other: Cell) -> None:
+        """Add another cell's counts."""
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _COUNTERS:
+            getattr(self, name).update(getattr(other, name))
+        for name in _HISTOGRAMS:
+            getattr(self, name).merge(getattr(other, name))
+        for label, sums in other.scores.items():
+            self.scores.setdefault(label, ScoreSums()).merge(sums)
+        for metric, rewards in other.rewards.items():
+            self.rewards.setdefault(metric, RewardSums()).merge(rewards)
+
+    def add_label(self, prediction: str, label: str, score_ppm: int | None) -> None:
+        """Count one labelled row."""
+        self.confusion[prediction, label] += 1
+        if score_ppm is not None and 0 <= score_ppm <= 1_000_000:
+            self.score_bins[label, score_ppm * SCORE_BINS // 1_000_000] += 1
+            self.scores.setdefault(label, ScoreSums()).add(score_ppm)
+
+
+_NUMBERS = ("calls", "answered", "refused", "failed", "unfinished", "moved", "rows")
+_COUNTERS = ("status", "codes", "rules", "warnings", "ineligible", "predictions", "confusion", "score_bins")
+_HISTOGRAMS = ("latency_us", "added_us", "delay_s")
