@@ -29,7 +29,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of every compiled document: immutable, strict, without floats."""
 
 
-class VersionDocument(Document):
+class VersionDocument(Document, frozen=True):
     """One version of a model and where it answers."""
 
     name: str
@@ -42,7 +42,7 @@ class VersionDocument(Document):
     """Person who handed the version in; never counts among its approvers."""
 
 
-class FieldDocument(Document):
+class FieldDocument(Document, frozen=True):
     """What one input of the schema contract may be."""
 
     type: Literal["number", "integer", "string", "boolean"]
@@ -55,7 +55,7 @@ class FieldDocument(Document):
     nullable: bool = False
 
 
-class CaptureDocument(Document):
+class CaptureDocument(Document, frozen=True):
     """What is read from a call for records and evaluation. Pointers are RFC 6901."""
 
     features: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class CaptureDocument(Document):
     score: str | None = None
 
 
-class RouteDocument(Document):
+class RouteDocument(Document, frozen=True):
     """One file of `config/models/`."""
 
     model: str
@@ -93,11 +93,9 @@ class RouteDocument(Document):
     """Calls a second and key; 0 = unlimited."""
     slo_availability_ppm: int | None = None
     slo_p99_us: int | None = None
-    unit_header: str | None = None
-    """Request header (lower case) that carries the unit when `Assay-Unit` may not be used; excludes `unit_pointer`."""
 
 
-class SettingsDocument(Document):
+class SettingsDocument(Document, frozen=True):
     """The parts of `gateway.yaml` that may change while running."""
 
     environment: Literal["development", "staging", "production"]
@@ -108,7 +106,7 @@ class SettingsDocument(Document):
     """Mode of each policy package."""
 
 
-class Manifest(Document):
+class Manifest(Document, frozen=True):
     """One configuration: the digests of everything in force. Its own SHA-256 is the `config_digest` of records.
 
     Every digest is 64 hex digits, the name of the object's file.
