@@ -123,7 +123,7 @@ class UpstreamReply(Protocol):
 class Upstream(Protocol):
     """Calls models. One per worker; owns the pools of connections."""
 
-    async def send(  # noqa: D102 - the contract is in the module docstring
+    async def send(
         self,
         endpoint: Endpoint,
         method: str,
@@ -131,6 +131,8 @@ class Upstream(Protocol):
         headers: Headers,
         body: bytes,
         deadline_at: float,
+        *,
+        idempotent: bool = False,
     ) -> UpstreamReply:
         """Send a request and return once the head of the reply is there.
 
@@ -141,6 +143,8 @@ class Upstream(Protocol):
             headers: end-to-end headers; the transport adds Host, Content-Length and Connection.
             body: the whole request body.
             deadline_at: loop time (`asyncio.get_running_loop().time()`) by which the complete reply must have arrived.
+            idempotent: the call may reach the model twice without harm. When the model closes a kept connection while the request is
+                on its way, it is tried again once; GET, HEAD, OPTIONS, PUT and DELETE always are (RFC 9110 9.2.2), others fail with CLOSED, sent.
         """
         ...
 

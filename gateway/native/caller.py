@@ -1,0 +1,522 @@
+"""One caller's connection: bytes in, requests to the lane, replies out.
+
+Life of a connection::
+
+    IDLE --first byte--> HEAD --head judged--> BODY --complete--> IDLE        (what is being read)
+      any --refused, closing--> STOPPED
+
+Serving is beside it: at most one exchange runs; a pipelined request waits in `_queue` until the one before is finished. More than
+`pipeline_limit` waiting requests are not read: those accepted are answered and the connection is closed (RFC 9112 9.3.2 lets a server do so).
+
+- A message refused for its form is answered after the requests before it, with `Connection: close`; what still comes in is discarded for a moment
+  so that the caller gets to read the answer instead of a reset.
+- The caller closing its side while its call is served, half or whole, means it is gone (nginx's rule too): the handler gets `CallerGone`.
+- The clock is looked at by `look`, called by the front's sweep. Times are the sweep's, coarse on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import httptools
+
+from gateway.exchange import CallerGone, Headers, Request
+from gateway.framing import (
+    HEAD_LIMIT_BYTES,
+    HEADER_COUNT_LIMIT,
+    NO_BODY_STATUSES,
+    FramingError,
+    RequestHead,
+    check_head_size,
+    check_reply,
+    malformed,
+    read_request_head,
+    read_target,
+)
+from gateway.native.drive import Drive, Wait
+from gateway.native.reply_bytes import CLOSE, CONTINUE, KEEP_ALIVE_1_0, chunk_bytes, head_bytes
+
+if TYPE_CHECKING:
+    from gateway.native.front import Front
+
+_LOG: Final = logging.getLogger(__name__)
+_METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+_JOIN_UP_TO_BYTES: Final = 65536  # a larger body is written by itself rather than copied behind its head
+_DISCARD_LIMIT_BYTES: Final = 8 * 1024 * 1024  # how much a refused caller may still send before it is cut off
+_PIPELINED_BYTES: Final = 65536  # bodies of waiting requests past which the connection is not read
+
+
+class Reading(enum.Enum):
+    """What the next byte belongs to."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    STOPPED = "stopped"
+
+
+_IDLE, _HEAD, _BODY, _STOPPED = Reading.IDLE, Reading.HEAD, Reading.BODY, Reading.STOPPED
+
+
+class NativeExchange:
+    """`Exchange` on a caller's connection. One per request."""
+
+    # Owner of all fields: the handler through the Exchange methods, and `Caller` for `is_gone`.
+    __slots__ = ("_caller", "_connection_line", "_is_chunked", "_is_head", "drive", "is_ended", "is_gone", "is_started", "request")
+
+    def __init__(self, caller: Caller, request: Request, connection_line: bytes) -> None:
+        """Bind a request to its connection.
+
+        Args:
+            caller: the connection.
+            request: complete.
+            connection_line: what the reply says about the connection's future: empty, CLOSE or KEEP_ALIVE_1_0.
+        """
+        self.request = request
+        self.drive: Drive | None = None
+        self.is_started = False
+        self.is_ended = False
+        self.is_gone = False
+        self._caller = caller
+        self._connection_line = connection_line
+        self._is_head = request.method == "HEAD"
+        self._is_chunked = False
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Answer with a complete reply in one write."""
+        caller = self._begin()
+        head = head_bytes(status, headers, None if self._is_head and not body else len(body), self._connection_line, caller.front.date_line)
+        if body and status in NO_BODY_STATUSES:
+            check_reply(status, headers, body)
+        self.is_started = self.is_ended = True
+        if self._is_head or not body:
+            caller.transport.write(head)
+        elif len(body) <= _JOIN_UP_TO_BYTES:
+            caller.transport.write(head + body)
+        else:
+            caller.transport.write(head)
+            caller.transport.write(body)
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Send the head of a reply whose body follows; chunked, or up to the end of the connection for HTTP/1.0."""
+        caller = self._begin()
+        has_body = not self._is_head and status not in NO_BODY_STATUSES
+        self._is_chunked = has_body and not caller.is_http_1_0
+        if has_body and caller.is_http_1_0:
+            self._connection_line = CLOSE
+        head = head_bytes(status, headers, None, self._connection_line, caller.front.date_line, is_chunked=self._is_chunked)
+        self.is_started = True
+        caller.transport.write(head)
+
+    def _begin(self) -> Caller:
+        if self.is_gone:
+            raise CallerGone
+        if self.is_started:
+            raise RuntimeError("a second reply was given to one request")
+        if self._caller.front.is_draining:
+            self._connection_line = CLOSE
+        return self._caller
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body; waits while the caller reads slower than we write."""
+        if self.is_gone:
+            raise CallerGone
+        if not self.is_started or self.is_ended:
+            raise RuntimeError("a piece of a body was given outside of `start` and `end`")
+        caller = self._caller
+        if self._is_chunked and chunk:
+            caller.transport.write(chunk_bytes(chunk))
+        elif not self._is_head and chunk:
+            caller.transport.write(chunk)
+        if caller.room is not None:
+            await caller.room
+
+    def end(self) -> None:
+        """Finish the body."""
+        if self.is_gone:
+            raise CallerGone
+        if not self.is_started or self.is_ended:
+            raise RuntimeError("a reply was ended that is not open")
+        self.is_ended = True
+        if self._is_chunked:
+            self._caller.transport.write(b"0\r\n\r\n")
+
+    def abort(self) -> None:
+        """Cut the connection in the middle of the reply."""
+        self._caller.cut()
+
+    @property
+    def keeps_connection(self) -> bool:
+        """Whether the reply promised the caller that the connection stays open."""
+        return self._connection_line is not CLOSE
+
+    def finished(self, error: BaseException | None) -> None:
+        """Hear from the drive that the handler has ended."""
+        self._caller.handler_finished(self, error)
+
+
+class Caller(asyncio.Protocol):
+    """A connection from a caller."""
+
+    # Owner of all fields: the loop's thread. Those about reading are changed by the parser's callbacks and `data_received`; `_current` and
+    # `_queue` by `_advance` and `handler_finished`; `room` by pause_writing and resume_writing.
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_boundary_bytes",
+        "_chunk_bytes",
+        "_close_by",
+        "_current",
+        "_discarded_bytes",
+        "_fed_bytes",
+        "_head",
+        "_headers",
+        "_is_reading_paused",
+        "_method",
+        "_must_continue",
+        "_parser",
+        "_path",
+        "_peer",
+        "_query",
+        "_queue",
+        "_queued_bytes",
+        "_quiet_bytes",
+        "_reading",
+        "_refusal",
+        "_room_since",
+        "_since",
+        "_target",
+        "_unsent_bytes",
+        "front",
+        "is_http_1_0",
+        "room",
+        "transport",
+    )
+
+    def __init__(self, front: Front) -> None:
+        """Prepare for a connection the front's socket accepted."""
+        self.front = front
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by connection_made before anything else runs
+        self.is_http_1_0 = False
+        self.room: Wait[None] | None = None
+        self._room_since = 0.0
+        self._unsent_bytes = 0
+        self._peer = ""
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._reading = _IDLE
+        self._since = front.now_s
+        self._close_by: float | None = None
+        self._fed_bytes = self._chunk_bytes = self._boundary_bytes = self._quiet_bytes = self._discarded_bytes = 0
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head: RequestHead = cast("RequestHead", None)  # set by on_headers_complete before it is read
+        self._method = self._path = ""
+        self._query = b""
+        self._body: bytes | bytearray = b""
+        self._body_bytes = 0
+        self._must_continue = False
+        self._refusal: FramingError | None = None
+        self._current: NativeExchange | None = None
+        self._queue: deque[NativeExchange] = deque()
+        self._queued_bytes = 0
+        self._is_reading_paused = False
+
+    def __repr__(self) -> str:
+        """Tell the peer and the state."""
+        serving = f"serving {self._current.request.method} {self._current.request.path}" if self._current else "serving nothing"
+        return f"<Caller {self._peer} {self._reading.value}, {serving}, {len(self._queue)} waiting>"
+
+    # -- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection, or refuse it when there are too many."""
+        self.transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        if not self.front.admit(self):
+            self._reading = _HEAD  # a request is on its way; let its sender read the answer
+            self._refuse(FramingError(503, "not_ready", "the gateway has no connection left", "try again in a moment"), is_head=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what is being served and forget the connection."""
+        del exc  # a reset and a close mean the same here
+        self._reading = _STOPPED
+        self._queue.clear()
+        self.front.forget(self)
+        self._cancel_current()
+
+    def eof_received(self) -> bool:
+        """Take the end of the caller's bytes as its going away; the transport closes after what is already written."""
+        self._reading = _STOPPED
+        self._queue.clear()
+        self._cancel_current()
+        return False
+
+    def _cancel_current(self) -> None:
+        current = self._current
+        if current is not None and not current.is_gone:
+            current.is_gone = True
+            if current.drive is not None:
+                current.drive.throw(CallerGone())
+
+    def pause_writing(self) -> None:
+        """Make the handler's next `write` wait."""
+        self.room = Wait()
+        self._room_since = self.front.now_s
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        """Let the waiting `write` go on."""
+        room, self.room = self.room, None
+        if room is not None:
+            room.give(None)
+
+    # -- reading
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; judge; serve what became complete."""
+        if self._reading is _STOPPED:
+            self._discard(len(data))
+            return
+        if self._reading is _IDLE:
+            self._reading = _HEAD
+            self._since = self.front.now_s
+        self._chunk_bytes = size = len(data)
+        self._fed_bytes += size
+        self._quiet_bytes += size
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._note(malformed("protocol upgrades are not served here", "send the request without `Upgrade`"))
+        except httptools.HttpParserError as error:
+            self._note(malformed(f"the request is not HTTP: {error}", "see RFC 9112"))
+        if self._reading is not _IDLE and self._refusal is None:
+            self._check_unfinished()
+        self._advance()
+
+    def _note(self, refusal: FramingError) -> None:
+        """Remember the first reason to refuse; nothing is read after it."""
+        if self._refusal is None:
+            self._refusal = refusal
+
+    def _check_unfinished(self) -> None:
+        """Look at a message of which more is to come."""
+        if self._reading is _HEAD:
+            if self._fed_bytes > HEAD_LIMIT_BYTES:
+                self._note(malformed(f"the head of the request is longer than {HEAD_LIMIT_BYTES} bytes", "send smaller headers", 431))
+        elif self._quiet_bytes > HEAD_LIMIT_BYTES:
+            self._note(malformed("the body's chunk extensions or trailers are longer than its limit for heads", "send plain chunks"))
+        elif self._must_continue and self._current is None and not self._queue:
+            self._must_continue = False
+            self.transport.write(CONTINUE)
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the request target."""
+        self._reading = _HEAD
+        self._target = self._target + url if self._target else url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header; trailers, which also come here, are dropped (RFC 9110 6.5.1)."""
+        if self._reading is _HEAD:
+            self._headers.append((name.lower(), value.rstrip()))
+
+    def on_headers_complete(self) -> None:
+        """Judge the head."""
+        if self._refusal is not None:
+            return
+        parser = self._parser
+        headers, target = self._headers, self._target
+        self._headers, self._target = [], b""
+        raw_method = parser.get_method()
+        method = _METHODS.get(raw_method) or raw_method.decode("ascii", "replace")
+        version = parser.get_http_version()
+        self._method = method
+        try:
+            if self._fed_bytes + self._boundary_bytes > HEAD_LIMIT_BYTES or len(headers) > HEADER_COUNT_LIMIT:
+                check_head_size(headers, len(target))
+            self._head = head = read_request_head(method, version, headers)
+            self._path, self._query = read_target(target, head.host)
+            if head.content_length > self.front.limits.body_limit_bytes:
+                raise self._too_large()
+        except FramingError as refusal:
+            self._refusal = refusal
+            return
+        self.is_http_1_0 = version == "1.0"
+        self._must_continue = head.expects_continue
+        self._reading = _BODY
+        self._since = self.front.now_s
+        self._quiet_bytes = 0
+
+    def _too_large(self) -> FramingError:
+        return FramingError(413, "body_too_large", f"the body is longer than {self.front.limits.body_limit_bytes} bytes")
+
+    def on_body(self, piece: bytes) -> None:
+        """Collect the body, up to its limit."""
+        if self._refusal is not None:
+            return
+        self._quiet_bytes = 0
+        self._must_continue = False
+        self._body_bytes += len(piece)
+        if self._body_bytes > self.front.limits.body_limit_bytes:
+            self._note(self._too_large())
+        elif not self._body:
+            self._body = piece
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += piece
+
+    def on_message_complete(self) -> None:
+        """Queue the request; it is served when `data_received` has left the parser."""
+        if self._refusal is not None:
+            return
+        body = self._body
+        if not isinstance(body, bytes):
+            body = bytes(body)
+        head = self._head
+        line = b"" if head.keep_alive and not self.is_http_1_0 else KEEP_ALIVE_1_0 if head.keep_alive else CLOSE
+        request = Request(self._method, self._path, self._query, head.headers, body, self._peer)
+        if len(self._queue) >= self.front.limits.pipeline_limit:
+            self._refusal = malformed("too many pipelined requests", "wait for replies", 429)
+            return
+        self._queue.append(NativeExchange(self, request, line))
+        self._queued_bytes += len(body)
+        self._body = b""
+        self._body_bytes = self._fed_bytes = 0
+        self._boundary_bytes = self._chunk_bytes
+        self._must_continue = False
+        self._method = ""
+        self._reading = _IDLE
+        self._since = self.front.now_s
+
+    def _discard(self, size_bytes: int) -> None:
+        self._discarded_bytes += size_bytes
+        if self._discarded_bytes > _DISCARD_LIMIT_BYTES:
+            self.transport.abort()
+
+    # -- serving
+
+    def _advance(self) -> None:
+        """Serve the next request, or give the refusal that was kept for after it."""
+        while self._current is None and self._queue:
+            exchange = self._queue.popleft()
+            self._queued_bytes -= len(exchange.request.body)
+            self._current = exchange
+            front = self.front
+            front.request_count += 1
+            front.serving_count += 1
+            exchange.drive = drive = Drive(front.serve(exchange), front.trampoline, exchange.finished)
+            drive.start()
+        if self._current is None and self._refusal is not None and self._reading is not _STOPPED:
+            self._refuse(self._refusal, is_head=self._method == "HEAD")
+            return
+        must_pause = self._queued_bytes > _PIPELINED_BYTES and bool(self._queue)
+        if must_pause is not self._is_reading_paused and not self.transport.is_closing():
+            self._is_reading_paused = must_pause
+            if must_pause:
+                self.transport.pause_reading()
+            else:
+                self._since = self.front.now_s
+                self.transport.resume_reading()
+
+    def handler_finished(self, exchange: NativeExchange, error: BaseException | None) -> None:
+        """Close the exchange: keep the connection, or end it in the way its reply needs."""
+        self._current = None
+        self.front.serving_count -= 1
+        if exchange.is_gone or self.transport.is_closing():
+            if error is not None and not isinstance(error, CallerGone):
+                _LOG.error("a handler failed after its caller had gone", exc_info=error)
+            self.front.check_drained()
+            return
+        if error is not None or not exchange.is_ended:
+            _LOG.error("the handler of %s %s left it unanswered", exchange.request.method, exchange.request.path, exc_info=error)
+            if exchange.is_started:
+                self.cut()
+            else:
+                self._refuse(FramingError(500, "internal", "the gateway failed on this request"), is_head=exchange.request.method == "HEAD")
+            return
+        if not exchange.keeps_connection or self.front.is_draining:
+            self._queue.clear()
+            self._stop(self.front.limits.linger_s)
+            self.transport.close()
+            return
+        self._since = self.front.now_s
+        if self._queue or self._refusal is not None or self._is_reading_paused or self._must_continue:
+            # Not from here: the handler may have ended inside its own start, and a caller must not deepen the stack by pipelining.
+            self.front.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._reading is not _STOPPED:
+            if self._reading is _BODY and self._refusal is None:
+                self._check_unfinished()
+            self._advance()
+
+    def _refuse(self, refusal: FramingError, *, is_head: bool) -> None:
+        """Answer with an error of our own, then read nothing more."""
+        is_request_open = self._reading is _HEAD or self._reading is _BODY
+        self._queue.clear()
+        headers, body = self.front.render(refusal)
+        head = head_bytes(refusal.status, headers, len(body), CLOSE, self.front.date_line)
+        self.transport.write(head if is_head else head + body)
+        self._stop(self.front.limits.linger_s)
+        if is_request_open and self.transport.can_write_eof():
+            self.transport.write_eof()  # the caller may still be sending: closing now would reset the connection under the answer
+        else:
+            self.transport.close()
+
+    def _stop(self, grace_s: float) -> None:
+        self._reading = _STOPPED
+        self._close_by = self.front.now_s + grace_s
+
+    def cut(self) -> None:
+        """Break the connection off at once."""
+        self._reading = _STOPPED
+        self.transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is being read or served; for draining."""
+        if self._current is None and not self._queue and self._reading is _IDLE:
+            self._stop(self.front.limits.linger_s)
+            self.transport.close()
+
+    def give_up(self) -> None:
+        """End whatever is going on; for the end of draining."""
+        self._queue.clear()
+        self.cut()
+
+    # -- the clock
+
+    def look(self, now: float) -> None:
+        """Compare with the clock whatever this connection waits for."""
+        limits = self.front.limits
+        if self.room is not None:
+            self._look_at_unsent(now)
+        if self._close_by is not None:
+            if now >= self._close_by:
+                self.transport.abort()
+            return
+        waited_s = now - self._since
+        if self._reading is _HEAD:
+            if waited_s > limits.head_timeout_s:
+                self._note(malformed("the head of the request took too long", "send it at once", 408))
+                self._advance()
+        elif self._reading is _BODY:
+            is_ours = self._is_reading_paused or self._must_continue  # then it is us who keep the caller waiting
+            if not is_ours and waited_s > limits.body_grace_s and self._body_bytes < waited_s * limits.body_floor_bytes_per_s:
+                self._note(malformed("the body of the request came too slowly", "send it faster", 408))
+                self._advance()
+        elif self._reading is _IDLE and self._current is None and waited_s > limits.idle_timeout_s:
+            self._stop(limits.linger_s)
+            self.transport.close()
+
+    def _look_at_unsent(self, now: float) -> None:
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes = unsent_bytes
+            self._room_since = now
+        elif now - self._room_since > self.front.limits.stall_timeout_s:
+            self.cut()
