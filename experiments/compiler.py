@@ -1,0 +1,359 @@
+"""From a checked file to a compiled document, and the checks that need more than one file.
+
+`compile_experiment` is deterministic: same file, same bytes. The salt is SHA-256 of (name, seed), stated in the document and committed when the
+experiment starts; a fresh `seed` is the way to reshuffle.
+
+A canary that gives the challenger r exposes 2r of the units and splits them evenly, so that equally large, equally fresh sets are compared; above
+50 % everyone is exposed, the split moves, and the step is watched by breakers rather than tested (semantics.md 4.6).
+
+Example:
+    >>> document = compile_experiment(parse_experiment(data), layers, metrics)
+    >>> check(file, models={"credit-risk": ModelFacts({"3", "4"}, "3")}, others=[])
+    []
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import sha256
+from typing import Literal
+
+from experiments.bucketing import encode_parts
+from experiments.config import AbFile, CanaryFile, LayersFile, MetricsFile, Step
+from experiments.document import (
+    BreakerDocument,
+    ExperimentDocument,
+    HoldoutDocument,
+    LayerDocument,
+    MetricDocument,
+    OnHarm,
+    StepDocument,
+)
+from experiments.quantities import MarginValue
+from experiments.shares import WHOLE, integer_shares, share_of
+
+BUILT_IN: Mapping[str, tuple[Literal["errors", "diverted", "label"], Literal["lower", "higher"]]] = {
+    "errors": ("errors", "lower"),
+    "diverted": ("diverted", "lower"),
+    "error_rate": ("label", "lower"),
+    "accuracy": ("label", "higher"),
+}
+"""Metrics that need no declaration, beside latency quantiles `p50_ms` to `p99_ms`."""
+
+_LATENCY = re.compile(r"^p([1-9][0-9])_ms$")
+_NO_LAYERS, _NO_METRICS = LayersFile(), MetricsFile()
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with an experiment file; the loader turns `path` into line and column."""
+
+    path: KeyPath
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What an experiment needs to know of its model."""
+
+    versions: frozenset[str]
+    default_version: str
+    has_labels: bool = True
+    """Whether the route captures a prediction that labels can be compared with."""
+
+
+def compile_experiment(file: AbFile | CanaryFile, layers: LayersFile = _NO_LAYERS, metrics: MetricsFile = _NO_METRICS) -> ExperimentDocument:
+    """Compile a file that `check` found no fault with.
+
+    Raises:
+        ValueError: a metric, layer or holdout is unknown; `check` says so with its place.
+    """
+    control = file.control if isinstance(file, AbFile) else "champion"
+    goal = None if file.goal is None else _metric(file.goal.metric, file.goal.margin, "rollback", metrics)
+    return ExperimentDocument(
+        experiment=file.experiment,
+        strategy=file.strategy,
+        model=file.model,
+        owner=file.owner,
+        hypothesis=file.hypothesis,
+        arms={name: file.arms[name].version for name in sorted(file.arms)},
+        control=control,
+        sticky="unit" if file.unit == "unit" else "none",
+        salt=salt_of(file.experiment, file.seed),
+        seed=file.seed,
+        mode="native",
+        steps=_ab_steps(file) if isinstance(file, AbFile) else tuple(map(_canary_step, file.steps)),
+        guardrails=tuple(_metric(name, file.guardrails[name].max_harm, file.guardrails[name].on_harm, metrics) for name in sorted(file.guardrails)),
+        goal=goal,
+        alpha_ppm=file.analysis.alpha,
+        alpha_harm_ppm=file.analysis.alpha_harm,
+        breaker=None
+        if file.breaker is None
+        else BreakerDocument(
+            above_ppm=file.breaker.errors.above_ppm,
+            window_us=file.breaker.errors.window_us,
+            min_calls=file.breaker.min_calls,
+            action=file.breaker.action,
+        ),
+        deadline_us=None if file.deadline is None else file.deadline.after,
+        deadline_then="stop" if file.deadline is None else file.deadline.then,
+        layer=_layer(file, layers),
+        holdout=_holdout(file, layers),
+    )
+
+
+def salt_of(name: str, seed: str) -> str:
+    """Salt of an experiment: 32 hex digits of SHA-256 over name and seed."""
+    return sha256(encode_parts(("assay experiment", name, seed))).hexdigest()[:32]
+
+
+def check(
+    file: AbFile | CanaryFile,
+    *,
+    models: Mapping[str, ModelFacts],
+    others: Iterable[AbFile | CanaryFile] = (),
+    layers: LayersFile = _NO_LAYERS,
+    metrics: MetricsFile = _NO_METRICS,
+) -> list[Fault]:
+    """Check a file against the rest of the configuration.
+
+    Args:
+        file: the experiment.
+        models: model -> what is known of it.
+        others: the other experiments.
+        layers: `_layers.yaml`.
+        metrics: `_metrics.yaml`.
+
+    Returns:
+        Faults in the order of the file's keys; empty if it can be compiled.
+    """
+    model = models.get(file.model)
+    faults: list[Fault] = []
+    if model is None:
+        faults.append(Fault(("model",), f"unknown model `{file.model}`; allowed: {_list(models)}"))
+    else:
+        faults += _version_faults(file, model)
+    faults += _metric_faults(file, model, metrics)
+    faults += _time_faults(file)
+    faults += _layer_faults(file, layers)
+    for other in others:
+        faults += _conflicts(file, other)
+    return faults
+
+
+def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["none", "continue", "epoch", "exploratory"]:
+    """What replacing a running experiment's document means (semantics.md 3.6).
+
+    Returns:
+        `none`: same document. `epoch`: another assignment (arms, shares, salt, layer, holdout), so a new epoch and fresh evidence. `exploratory`: a
+        metric, alpha or stop rule changed, so a new experiment, or everything learnt so far counts as exploratory. `continue`: the rest.
+    """
+    if old == new:
+        return "none"
+    assigned = ("model", "arms", "control", "sticky", "salt", "mode", "layer", "holdout")
+    if any(getattr(old, key) != getattr(new, key) for key in assigned) or _shares(old) != _shares(new):
+        return "epoch"
+    judged = ("guardrails", "goal", "alpha_ppm", "alpha_harm_ppm", "deadline_us", "deadline_then", "steps")
+    if any(getattr(old, key) != getattr(new, key) for key in judged):
+        return "exploratory"
+    return "continue"
+
+
+def _shares(document: ExperimentDocument) -> list[tuple[int, dict[str, int]]]:
+    return [(step.exposure, step.shares) for step in document.steps]
+
+
+def _ab_steps(file: AbFile) -> tuple[StepDocument, ...]:
+    return (StepDocument(exposure=share_of(file.exposure), shares=integer_shares(file.split), hold_us=0, min_units=0),)
+
+
+def _canary_step(step: Step) -> StepDocument:
+    tested = step.share <= Fraction(1, 2)
+    challenger = Fraction(1, 2) if tested else step.share
+    return StepDocument(
+        exposure=min(WHOLE, 2 * share_of(step.share)) if tested else WHOLE,
+        shares=integer_shares({"champion": 1 - challenger, "challenger": challenger}),
+        hold_us=step.hold,
+        min_units=step.min_units,
+        approve=step.approve,
+        tested=tested,
+    )
+
+
+def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFile) -> MetricDocument:
+    if (latency := _LATENCY.match(name)) is not None:
+        return MetricDocument(
+            metric=name,
+            kind="latency",
+            better="lower",
+            quantile_ppm=int(latency[1]) * 10_000,
+            margin=margin.amount,
+            margin_unit=margin.unit,
+            on_harm=on_harm,
+        )
+    if name in BUILT_IN:
+        kind, better = BUILT_IN[name]
+        return MetricDocument(metric=name, kind=kind, better=better, margin=margin.amount, margin_unit=margin.unit, on_harm=on_harm)
+    if name not in metrics.metrics:
+        raise ValueError(f"unknown metric `{name}`")
+    return MetricDocument(
+        metric=name,
+        kind="reward",
+        better=metrics.metrics[name].better,
+        margin=margin.amount,
+        margin_unit=margin.unit,
+        on_harm=on_harm,
+    )
+
+
+def _layer(file: AbFile | CanaryFile, layers: LayersFile) -> LayerDocument | None:
+    if file.layer is None:
+        return None
+    if file.layer.name not in layers.layers:
+        raise ValueError(f"unknown layer `{file.layer.name}`")
+    return LayerDocument(
+        name=file.layer.name,
+        salt=salt_of("layer", file.layer.name),
+        slots=layers.layers[file.layer.name].slots,
+        first=file.layer.slots.first,
+        last=file.layer.slots.last,
+    )
+
+
+def _holdout(file: AbFile | CanaryFile, layers: LayersFile) -> HoldoutDocument | None:
+    if file.holdout is None:
+        return None
+    if file.holdout not in layers.holdouts:
+        raise ValueError(f"unknown holdout `{file.holdout}`")
+    declared = layers.holdouts[file.holdout]
+    return HoldoutDocument(
+        name=file.holdout,
+        salt=salt_of("holdout", file.holdout),
+        share=share_of(declared.share),
+        version=declared.version,
+        until=declared.until.isoformat(),
+        owner=declared.owner,
+    )
+
+
+def _version_faults(file: AbFile | CanaryFile, model: ModelFacts) -> list[Fault]:
+    faults = [
+        Fault(
+            ("arms", name, "version"),
+            f"model `{file.model}` has no version `{arm.version}`; allowed: {_list(model.versions)}",
+        )
+        for name, arm in file.arms.items()
+        if arm.version not in model.versions
+    ]
+    if isinstance(file, CanaryFile):
+        if file.arms["champion"].version != model.default_version:
+            faults.append(
+                Fault(
+                    ("arms", "champion", "version"),
+                    f"the champion must be the model's `default_version` `{model.default_version}`, which serves everyone who is not exposed",
+                )
+            )
+        if file.arms["champion"].version == file.arms["challenger"].version:
+            faults.append(Fault(("arms", "challenger", "version"), "champion and challenger are the same version"))
+    return faults
+
+
+def _metric_faults(file: AbFile | CanaryFile, model: ModelFacts | None, metrics: MetricsFile) -> list[Fault]:
+    used: list[tuple[KeyPath, str, KeyPath, MarginValue]] = [
+        (("guardrails", name), name, ("guardrails", name, "max_harm"), guardrail.max_harm) for name, guardrail in file.guardrails.items()
+    ]
+    if file.goal is not None:
+        used.append((("goal", "metric"), file.goal.metric, ("goal", "margin"), file.goal.margin))
+    faults: list[Fault] = []
+    for path, name, margin_path, margin in used:
+        if _LATENCY.match(name) is not None:
+            if margin.unit == "pp":
+                faults.append(Fault(margin_path, f"`{name}` is a latency: write its margin as `10%` or `20ms`, not in pp"))
+            continue
+        if name not in BUILT_IN and name not in metrics.metrics:
+            known = [*BUILT_IN, "p50_ms", "p95_ms", "p99_ms", *metrics.metrics]
+            faults.append(Fault(path, f"unknown metric `{name}`; allowed: {_list(known)}, or declare it in `_metrics.yaml`"))
+            continue
+        better = BUILT_IN[name][1] if name in BUILT_IN else metrics.metrics[name].better
+        if margin.unit == "ms":
+            faults.append(Fault(margin_path, f"`{name}` is a rate: write its margin as `0.5pp`, not in ms"))
+        elif margin.unit == "%" and better == "higher":
+            faults.append(Fault(margin_path, f"`{name}` is better when higher: write its margin in pp, a relative one is ambiguous"))
+        if model is not None and not model.has_labels and name in BUILT_IN and BUILT_IN[name][0] == "label":
+            faults.append(Fault(path, f"`{name}` compares labels with predictions; model `{file.model}` captures none (`capture.prediction`)"))
+    return faults
+
+
+def _time_faults(file: AbFile | CanaryFile) -> list[Fault]:
+    if not isinstance(file, CanaryFile):
+        return []
+    faults = []
+    held_us = sum(step.hold for step in file.steps)
+    if file.deadline.after <= held_us:
+        faults.append(
+            Fault(
+                ("deadline", "after"),
+                f"the deadline of {_hours(file.deadline.after)} passes before the steps are through: their holds alone take {_hours(held_us)}",
+            )
+        )
+    if file.breaker is None:
+        faults += [
+            Fault(("steps", number, "share"), "a step above 50% is watched, not tested, and needs a `breaker`")
+            for number, step in enumerate(file.steps)
+            if step.share > Fraction(1, 2)
+        ]
+    return faults
+
+
+def _layer_faults(file: AbFile | CanaryFile, layers: LayersFile) -> list[Fault]:
+    faults = []
+    if file.layer is not None:
+        declared = layers.layers.get(file.layer.name)
+        if declared is None:
+            faults.append(Fault(("layer", "name"), f"unknown layer `{file.layer.name}`; allowed: {_list(layers.layers)}"))
+        elif file.layer.slots.last >= declared.slots:
+            faults.append(Fault(("layer", "slots"), f"layer `{file.layer.name}` has slots 0-{declared.slots - 1}"))
+    if file.holdout is not None:
+        holdout = layers.holdouts.get(file.holdout)
+        if holdout is None:
+            faults.append(Fault(("holdout",), f"unknown holdout `{file.holdout}`; allowed: {_list(layers.holdouts)}"))
+        elif holdout.model != file.model:
+            faults.append(Fault(("holdout",), f"holdout `{file.holdout}` is of model `{holdout.model}`, not `{file.model}`"))
+    return faults
+
+
+def _conflicts(file: AbFile | CanaryFile, other: AbFile | CanaryFile) -> list[Fault]:
+    if other.experiment == file.experiment:
+        return [Fault(("experiment",), f"another file also declares experiment `{file.experiment}`")]
+    if other.model != file.model:
+        return []
+    mine, theirs = file.layer, other.layer
+    if mine is None or theirs is None or mine.name != theirs.name:
+        return [
+            Fault(
+                ("layer",) if mine is not None else ("model",),
+                f"experiment `{other.experiment}` also splits `{file.model}`; put both into one layer with different slots",
+            )
+        ]
+    if mine.slots.first <= theirs.slots.last and theirs.slots.first <= mine.slots.last:
+        return [
+            Fault(
+                ("layer", "slots"),
+                f"slots {mine.slots.first}-{mine.slots.last} overlap {theirs.slots.first}-{theirs.slots.last} of experiment `{other.experiment}`",
+            )
+        ]
+    return []
+
+
+def _hours(duration_us: int) -> str:
+    return f"{duration_us / 3_600_000_000:g}h"
+
+
+def _list(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return ", ".join(f"`{name}`" for name in found[:24]) or "none is declared"
