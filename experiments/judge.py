@@ -1,0 +1,178 @@
+"""The judge: counts in, a three-way verdict out. Pure; valid however often it is asked.
+
+For each treatment and metric (events are the bad ones, `experiments/evidence.py`):
+
+- *harm*: given an event, its arm is Bernoulli(allocation) under no effect; the one-sided beta-binomial e-process against "not worse" reached
+  1/alpha (Lindon & Malek 2022). Exact for rare events and untouched by a drifting base rate. alpha_harm is split evenly over all metrics and arms,
+  once for the whole rollout, so the probability of ever rolling back without effect is at most alpha_harm.
+- *fine*: proven not worse by the margin, at the full alpha for each metric, because promotion needs all of them (an intersection-union test); it is
+  split over arms. A margin in pp takes two one-sample confidence sequences at alpha/2 each; a margin in % is the same conditional test against the ratio 1 + margin;
+  latency compares the treatment's exceedances of threshold plus margin with the control's of the threshold.
+- *hold*: everything else, above all no data. What is proven worse, but by less than the margin, is fine.
+
+Sample ratios are tested at four stages (alarm at e >= 1,000): `assigned` off blocks every verdict, `served` off blocks `fine`, and `outcome` and
+`labelled` off block the metrics that rest on them.
+
+Example:
+    >>> verdict = judge(document, fold.evidence())
+    >>> verdict.outcome, verdict.reasons[0]
+    ('harm', 'errors: `challenger` 48 of 400 units (12.0 %), `champion` 16 of 402 (4.0 %): worse, e = 2e+03 against 80')
+"""
+
+from __future__ import annotations
+
+import math
+
+from experiments import stats
+from experiments.document import ExperimentDocument, MetricDocument
+from experiments.evidence import Evidence, MetricEvidence
+from experiments.verdict import MetricVerdict, Outcome, Verdict
+
+SRM_ALPHA = 0.001
+"""Fabijan et al. (2019): an alarm means a fault in the plumbing, so it should be rare."""
+
+_STAGE_OF = {"errors": "outcome", "latency": "outcome", "label": "labelled", "reward": "labelled", "diverted": "assigned"}
+
+
+def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
+    """Judge an experiment.
+
+    Args:
+        document: the experiment; shares are those of its first tested step.
+        evidence: of the epoch.
+
+    Returns:
+        The verdict. Never raises for lack of data: that is `hold`.
+    """
+    shares = next(step.shares for step in document.steps if step.tested or step is document.steps[-1])
+    mismatches = sample_ratio_mismatches(evidence, shares)
+    metrics = (*document.guardrails, *((document.goal,) if document.goal is not None else ()))
+    treatments = [arm for arm in sorted(document.arms) if arm != document.control]
+    alpha_harm = document.alpha_harm_ppm / 1e6 / max(1, len(metrics) * len(treatments))
+    alpha = document.alpha_ppm / 1e6 / len(treatments)
+    verdicts = tuple(
+        _judge_metric(
+            metric,
+            evidence.metrics[metric.metric],
+            arm,
+            document.control,
+            shares[arm] / (shares[arm] + shares[document.control]),
+            (alpha, alpha_harm),
+            blocked=bool({"assigned", _STAGE_OF[metric.kind]} & set(mismatches)),
+        )
+        for metric in metrics
+        for arm in treatments
+    )
+    return _combined(document, evidence, verdicts, mismatches)
+
+
+def sample_ratio_mismatches(evidence: Evidence, shares: dict[str, int]) -> dict[str, str]:
+    """Stages whose units do not arrive in the declared ratio, with the reason in words."""
+    found = {}
+    for stage, units in evidence.stages.items():
+        arms = [arm for arm in sorted(units) if shares[arm] > 0]
+        counts = [units[arm] for arm in arms]
+        log_e = stats.log_srm_e_value(counts, stats.sum_log_shares(counts, [float(shares[arm]) for arm in arms]))
+        if log_e >= math.log(1 / SRM_ALPHA):
+            seen = ", ".join(f"`{arm}` {count}" for arm, count in zip(arms, counts, strict=True))
+            found[stage] = f"sample ratio off at stage `{stage}`: {seen}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
+    return found
+
+
+def harm_log_e(treatment_events: int, control_events: int, share: float) -> float:
+    """Natural log of the e-value against "the treatment has no more events than its share of the allocation"."""
+    return float(stats.log_binomial_e_value(treatment_events, treatment_events + control_events, share, side="greater"))
+
+
+def _judge_metric(
+    metric: MetricDocument,
+    found: MetricEvidence,
+    arm: str,
+    control: str,
+    share: float,
+    alphas: tuple[float, float],
+    *,
+    blocked: bool,
+) -> MetricVerdict:
+    alpha, alpha_harm = alphas
+    counted = _counted(metric, found, arm, control)
+    if found.units[arm] == 0 or found.units[control] == 0:
+        return MetricVerdict(metric.metric, arm, "hold", False, f"{metric.metric}: no data in every arm yet", False, metric.on_harm)
+    if blocked:
+        return MetricVerdict(metric.metric, arm, "hold", False, f"{counted}: not judged, the sample ratio is off", True, metric.on_harm)
+    events, control_events = found.events[arm], found.events[control]
+    log_e = harm_log_e(events, control_events, share)
+    fine, bound = _not_worse(metric, found, arm, control, share, alpha)
+    better = _ln_less(events, control_events, share) >= math.log(1 / alpha)
+    outcome: Outcome = "hold"
+    said = f"undecided, {bound}"
+    if fine:
+        outcome, said = "fine", f"{'better' if better else 'not worse by the margin'}, {bound}"
+    elif log_e >= math.log(1 / alpha_harm):
+        outcome, said = "harm", f"worse, {_e_text(log_e)} against {1 / alpha_harm:g}"
+    return MetricVerdict(metric.metric, arm, outcome, better, f"{counted}: {said}", True, metric.on_harm)
+
+
+def _not_worse(metric: MetricDocument, found: MetricEvidence, arm: str, control: str, share: float, alpha: float) -> tuple[bool, str]:
+    """Non-inferiority at level alpha, and the bound in words."""
+    if metric.margin_unit == "pp":
+        upper = float(
+            stats.bernoulli_bound(found.events[arm], found.units[arm], alpha / 2, side="upper")
+            - stats.bernoulli_bound(found.events[control], found.units[control], alpha / 2, side="lower")
+        )
+        return upper < metric.margin / 1e6, f"at most {upper * 100:+.2f} pp, margin {metric.margin / 1e4:g} pp"
+    if metric.kind == "latency":
+        past = found.events_past_margin or {}
+        log_e = _ln_less(past.get(arm, 0), found.events[control], share)
+    else:
+        ratio = 1 + metric.margin / 1e6
+        log_e = _ln_less(found.events[arm], found.events[control], share * ratio / (share * ratio + 1 - share))
+    return log_e >= math.log(1 / alpha), f"{_e_text(log_e)} for non-inferiority against {1 / alpha:g}"
+
+
+def _ln_less(events: int, control_events: int, null: float) -> float:
+    return float(stats.log_binomial_e_value(events, events + control_events, null, side="less"))
+
+
+def _combined(document: ExperimentDocument, evidence: Evidence, verdicts: tuple[MetricVerdict, ...], mismatches: dict[str, str]) -> Verdict:
+    harmed = [found for found in verdicts if found.outcome == "harm"]
+    guardrails = {metric.metric for metric in document.guardrails}
+    outcome: Outcome = "hold"
+    if harmed:
+        outcome = "harm"
+    elif verdicts and not mismatches and all(found.outcome == "fine" for found in verdicts):
+        outcome = "fine"
+    worst_first = sorted(verdicts, key=lambda found: ("harm", "hold", "fine").index(found.outcome))
+    has_data = all(found.has_data or found.metric not in guardrails for found in verdicts)
+    return Verdict(
+        outcome=outcome,
+        on_harm="rollback" if any(found.on_harm == "rollback" for found in harmed) else "hold",
+        may_advance=not harmed and not mismatches and has_data and min(evidence.stages["assigned"].values()) > 0,
+        units=evidence.stages["assigned"],
+        reasons=(*mismatches.values(), *(found.reason for found in worst_first)),
+        metrics=verdicts,
+        evidence=_for_record(evidence),
+    )
+
+
+def _for_record(evidence: Evidence) -> dict[str, object]:
+    """Counts as a record carries them: nested integers."""
+    record: dict[str, object] = {"units": dict(evidence.stages["assigned"])}
+    for name, found in evidence.metrics.items():
+        counts: dict[str, object] = {"units": found.units, "events": found.events}
+        if found.threshold_us is not None:
+            counts |= {"events_past_margin": found.events_past_margin, "threshold_us": found.threshold_us}
+        record[name] = counts
+    return record
+
+
+def _counted(metric: MetricDocument, found: MetricEvidence, arm: str, control: str) -> str:
+    said = []
+    for name in (arm, control):
+        n, events = found.units[name], found.events[name]
+        said.append(f"`{name}` {events} of {n}" + (f" ({events / n:.1%})".replace("%", " %") if n else ""))
+    return f"{metric.metric}: {said[0]}, {said[1]}"
+
+
+def _e_text(log_e: float) -> str:
+    return f"e = {math.exp(log_e):.2g}" if log_e < 300 else "e > 1e+130"

@@ -1,0 +1,255 @@
+"""The state machine of an experiment's life: `TABLE` is all of it.
+
+- `apply` takes one step that someone (a person, the controller) named; an illegal one raises and changes nothing.
+- `step` decides from verdict and time which step to take, if any, and applies it. It is called every few seconds and at any time gives the same
+  answer for the same arguments: no clock, no randomness. What it did not decide stays: no data is a hold, never a pass.
+- `live` is what workers are told.
+
+Order in which `step` decides while running:
+
+1. breaker tripped, or harm proven on a metric that says so    -> rollback
+2. every guardrail and the goal proven fine on the last step   -> promote (canary only, after hold, units and approval)
+3. deadline passed                                             -> its declared default
+4. harm that says hold, no data, a sample ratio off            -> hold
+5. hold time not over, too few units, approval missing         -> wait, or hold for the approval
+6. otherwise, on a step that is not the last                   -> advance
+
+Advancing needs no proof of harmlessness, only data without proven harm: exposure is the price of evidence. Promotion needs the proof.
+A finished experiment starts again only as a new document (new seed) in a new epoch.
+
+Example:
+    >>> state = initial(document, epoch=1)
+    >>> state, start = apply(document, state, "start", now_us, "loaded")
+    >>> state, actions = step(document, state, verdict, now_us + 1_800_000_000)
+    >>> actions[0].record(document)
+    {'experiment': 'credit-v4', 'epoch': 1, 'from': 'running/0', 'to': 'running/1', 'action': 'advance', ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from experiments.document import ExperimentDocument, LiveExperiment, Phase, everyone_to
+from experiments.shares import WHOLE, format_share
+from experiments.verdict import NO_DATA, Verdict
+
+Verb = Literal["start", "advance", "hold", "rollback", "promote", "stop", "supersede"]
+
+TABLE: Mapping[tuple[Phase, Verb], Phase] = {
+    ("ready", "start"): "running",
+    ("ready", "stop"): "stopped",
+    ("ready", "supersede"): "superseded",
+    ("running", "advance"): "running",
+    ("running", "hold"): "running",
+    ("running", "rollback"): "rolled_back",
+    ("running", "promote"): "promoted",
+    ("running", "stop"): "stopped",
+    ("running", "supersede"): "superseded",
+    ("promoted", "rollback"): "rolled_back",
+    ("promoted", "stop"): "stopped",
+    ("promoted", "supersede"): "superseded",
+    ("rolled_back", "stop"): "stopped",
+    ("rolled_back", "supersede"): "superseded",
+}
+"""(phase, verb) -> phase after it. What is not here is illegal; `stopped` and `superseded` are final."""
+
+
+class IllegalStepError(ValueError):
+    """The step does not exist from here; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutState:
+    """Where an experiment is. Times are Unix microseconds; 0 before the start.
+
+    Attributes:
+        phase: see `TABLE`.
+        epoch: from 1; evidence of one epoch is never mixed with another's.
+        step: index into the document's steps.
+        started_us: when this epoch started.
+        entered_us: when this step was entered.
+        held: why it last held, so that the same hold is recorded once; empty if it does not.
+    """
+
+    phase: Phase
+    epoch: int
+    step: int = 0
+    started_us: int = 0
+    entered_us: int = 0
+    held: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step that was taken, for the log and the workers."""
+
+    verb: Verb
+    before: RolloutState
+    after: RolloutState
+    reason: str
+    evidence: dict[str, Any]
+
+    def record(self, document: ExperimentDocument) -> dict[str, Any]:
+        """The body of a `rollout.step` record (`docs/records.md`)."""
+        return {
+            "experiment": document.experiment,
+            "epoch": self.after.epoch,
+            "from": f"{self.before.phase}/{self.before.step}",
+            "to": f"{self.after.phase}/{self.after.step}",
+            "action": self.verb,
+            "exposure": live(document, self.after).exposure,
+            "evidence": self.evidence,
+            "reason": self.reason,
+        }
+
+
+def initial(document: ExperimentDocument, epoch: int) -> RolloutState:
+    """State of a document that has not started.
+
+    Args:
+        document: the experiment.
+        epoch: one more than that of any earlier document of this name.
+    """
+    if epoch < 1:
+        raise ValueError(f"`{document.experiment}`: epochs count from 1, got `{epoch}`")
+    return RolloutState("ready", epoch)
+
+
+def apply(
+    document: ExperimentDocument,
+    state: RolloutState,
+    verb: Verb,
+    now_us: int,
+    reason: str,
+    evidence: dict[str, Any] | None = None,
+) -> tuple[RolloutState, Action]:
+    """Take one named step.
+
+    Returns:
+        The new state and the action to record.
+
+    Raises:
+        IllegalStepError: `TABLE` has no such step, there is no further step to advance to, or the strategy does not promote by itself.
+    """
+    phase = TABLE.get((state.phase, verb))
+    if phase is None:
+        allowed = ", ".join(f"`{known}`" for at, known in TABLE if at == state.phase) or "nothing"
+        raise IllegalStepError(f"`{document.experiment}` is {state.phase}: cannot {verb}; allowed from here: {allowed}")
+    if verb == "promote" and document.strategy != "canary":
+        raise IllegalStepError(f"`{document.experiment}` is an `{document.strategy}`: promote by changing the model's `default_version`")
+    if verb == "advance" and state.step + 1 >= len(document.steps):
+        raise IllegalStepError(f"`{document.experiment}` is on its last step; hint: promote, or add a step")
+    after = replace(state, phase=phase, held=reason if verb == "hold" else "")
+    if verb == "start":
+        after = replace(after, started_us=now_us, entered_us=now_us)
+    elif verb == "advance":
+        after = replace(after, step=state.step + 1, entered_us=now_us)
+    return after, Action(verb, state, after, reason, evidence or {})
+
+
+def step(
+    document: ExperimentDocument,
+    state: RolloutState,
+    verdict: Verdict,
+    now_us: int,
+    *,
+    is_tripped: bool = False,
+    approved_steps: frozenset[int] = frozenset(),
+) -> tuple[RolloutState, tuple[Action, ...]]:
+    """Take the step that verdict and time call for, if any.
+
+    Args:
+        document: the experiment.
+        state: where it is.
+        verdict: of the judge, for this epoch; `NO_DATA` if there is none.
+        now_us: Unix microseconds.
+        is_tripped: whether the breaker's window is over its limit.
+        approved_steps: steps whose approval has been given.
+
+    Returns:
+        The new state and what was done: nothing or one action.
+    """
+    if state.phase != "running":
+        return state, ()
+    verb, reason = _decision(document, state, verdict, now_us, is_tripped=is_tripped, approved_steps=approved_steps)
+    if verb is None or (verb == "hold" and reason == state.held):
+        return state, ()
+    after, action = apply(document, state, verb, now_us, reason, verdict.evidence)
+    return after, (action,)
+
+
+def live(document: ExperimentDocument, state: RolloutState, *, holdout_released: bool = False) -> LiveExperiment:
+    """What workers draw with in this state."""
+    here = document.steps[state.step]
+    exposure, shares = here.exposure, here.shares
+    if state.phase == "promoted":
+        exposure, shares = WHOLE, everyone_to("challenger", document.arms)
+    elif state.phase != "running":
+        exposure = 0
+    return LiveExperiment(
+        experiment=document.experiment,
+        epoch=state.epoch,
+        phase=state.phase,
+        step=state.step,
+        exposure=exposure,
+        shares=shares,
+        holdout_released=holdout_released,
+    )
+
+
+def _decision(
+    document: ExperimentDocument,
+    state: RolloutState,
+    verdict: Verdict,
+    now_us: int,
+    *,
+    is_tripped: bool,
+    approved_steps: frozenset[int],
+) -> tuple[Verb | None, str]:
+    here, is_last = document.steps[state.step], state.step + 1 == len(document.steps)
+    worst = verdict.reasons[0] if verdict.reasons else NO_DATA.reasons[0]
+    if is_tripped and document.breaker is not None and document.breaker.action == "rollback":
+        return "rollback", _breaker_text(document)
+    if verdict.outcome == "harm" and verdict.on_harm == "rollback":
+        return "rollback", worst
+    waits = _waits(document, state, verdict, now_us)
+    needs_approval = here.approve is not None and state.step not in approved_steps
+    promotes = document.strategy == "canary" and is_last
+    if promotes and verdict.outcome == "fine" and not waits and not needs_approval and not is_tripped:
+        return "promote", f"every guardrail and the goal hold at {format_share(here.exposure)} exposure"
+    if document.deadline_us is not None and now_us - state.started_us >= document.deadline_us:
+        return document.deadline_then, f"deadline passed undecided: {worst}" if document.deadline_then != "hold" else "deadline passed undecided"
+    if is_tripped:
+        return "hold", _breaker_text(document)
+    if document.strategy == "ab":
+        # Nothing moves an A/B test forward; harm that only holds is said once, by metric.
+        return ("hold", _harmed(verdict)) if verdict.outcome == "harm" else (None, "")
+    if not verdict.may_advance:
+        return "hold", _harmed(verdict) if verdict.outcome == "harm" else "evidence is missing or blocked"
+    if waits:
+        return None, ""
+    if needs_approval:
+        return "hold", f"waits for approval by `{here.approve}`"
+    if is_last:
+        return "hold", "not yet proven fine"
+    following = document.steps[state.step + 1]
+    return "advance", f"no harm proven; exposure {format_share(here.exposure)} -> {format_share(following.exposure)}"
+
+
+def _waits(document: ExperimentDocument, state: RolloutState, verdict: Verdict, now_us: int) -> bool:
+    here = document.steps[state.step]
+    return now_us - state.entered_us < here.hold_us or min(verdict.units.values(), default=0) < here.min_units
+
+
+def _harmed(verdict: Verdict) -> str:
+    names = sorted({found.metric for found in verdict.metrics if found.outcome == "harm"})
+    return f"harm proven: {', '.join(names)}"
+
+
+def _breaker_text(document: ExperimentDocument) -> str:
+    breaker = document.breaker
+    if breaker is None:
+        return "breaker tripped"
+    return f"breaker: more than {breaker.above_ppm / 10_000:g} % of calls failed within {breaker.window_us / 1e6:g} s"
