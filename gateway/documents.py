@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-_Kind = TypeVar("_Kind", bound="Document")
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -124,7 +124,7 @@ class Manifest(Document, frozen=True):
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-def encode(document: Document) -> bytes:
+def encode(document: msgspec.Struct) -> bytes:
     """Return the canonical bytes of a document (RFC 8785: sorted keys, no white space, no floats)."""
     return _encoder.encode(document)
 

@@ -94,13 +94,9 @@ def _text_schema(pattern: str, *examples: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": list(examples)})
 
 
-Duration = Annotated[
-    int, BeforeValidator(parse_duration_us), _text_schema(r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h|d)$", "50ms", "10s")
-]
+Duration = Annotated[int, BeforeValidator(parse_duration_us), _text_schema(r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h|d)$", "50ms", "10s")]
 """Microseconds, written with a unit."""
-Size = Annotated[
-    int, BeforeValidator(parse_size_bytes), _text_schema(r"^[0-9]+(\.[0-9]+)?(B|kB|MB|GB|KiB|MiB|GiB)$", "10MiB")
-]
+Size = Annotated[int, BeforeValidator(parse_size_bytes), _text_schema(r"^[0-9]+(\.[0-9]+)?(B|kB|MB|GB|KiB|MiB|GiB)$", "10MiB")]
 """Bytes, written with a unit."""
 Rate = Annotated[
     int,

@@ -161,9 +161,7 @@ class _Reader:
         mark = event.start_mark
         if key in level.container:
             first = self.tree.key_places[path]
-            self.issues.append(
-                Issue(self.tree.file, mark.line + 1, mark.column + 1, key_text(path), f"key is already given in line {first[0]}")
-            )
+            self.issues.append(Issue(self.tree.file, mark.line + 1, mark.column + 1, key_text(path), f"key is already given in line {first[0]}"))
         else:
             self.tree.key_places[path] = (mark.line + 1, mark.column + 1)
         level.key = key

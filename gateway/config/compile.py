@@ -1,0 +1,345 @@
+r"""A configuration folder -> everything the gateway runs by, or everything that is wrong with it.
+
+Rules:
+- All or nothing: with one issue anywhere there is no manifest, and the configuration in force stays in force.
+- A file is read, parsed and compiled again only when its bytes have changed; what spans files is checked again where either side changed.
+- Every file in the folder is understood or refused: nothing lies there that someone believes in force and is not. Names that begin with
+  a dot or end with `~` are editors' business and passed over.
+
+Steps of `Compiler.compile`, numbered below: 1. list the folder, refuse what does not belong; 2. read each file that changed;
+3. check and compile what spans files; 4. put the manifest together.
+
+Example:
+    compiler = Compiler(Path("config"))
+    compiled = compiler.compile()
+    if compiled.manifest is None:
+        print(*compiled.issues, sep="\\n")
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from experiments.config import LayersFile, MetricsFile
+from gateway.config import experiment_files
+from gateway.config.experiment_files import LAYERS, METRICS, AnyExperiment
+from gateway.config.gateway_file import GatewayFile, Mode, ModesFile, compile_settings
+from gateway.config.issues import Issue, KeyPath, allowed, nearest
+from gateway.config.model_file import Found, ModelFile, check_model, compile_model
+from gateway.config.policy_files import check_modules
+from gateway.config.tree import Tree, read_tree
+from gateway.config.validate import validate
+from gateway.documents import Manifest, RouteDocument, digest_of, encode
+
+_Value = TypeVar("_Value")
+GATEWAY = "gateway.yaml"
+MODES = "policies/modes.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One reading of a configuration folder."""
+
+    manifest: Manifest | None
+    """None when there are issues."""
+    objects: Mapping[str, bytes]
+    """Digest -> bytes of every object the manifest names."""
+    issues: tuple[Issue, ...]
+    gateway: GatewayFile | None
+    """`gateway.yaml` as read; the parent process takes listeners, store and keys from it."""
+
+    @property
+    def digest(self) -> str:
+        """Return the `config_digest`. Raises ValueError when there is no manifest."""
+        if self.manifest is None:
+            raise ValueError("a configuration with issues has no digest")
+        return digest_of(encode(self.manifest))
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Generic[_Value]):
+    """What became of one file. `content` is the digest of its bytes, by which it is recognised."""
+
+    content: str
+    value: _Value | None
+    issues: tuple[Issue, ...]
+    data: bytes = b""
+    """Bytes of the compiled document."""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Crossed:
+    """An experiment that was checked against the rest: its compiled document, or what is wrong."""
+
+    data: bytes
+    digest: str
+    issues: tuple[Issue, ...]
+
+
+@dataclass(slots=True)
+class _Files:
+    """The folder's files by kind: path relative to the folder -> bytes."""
+
+    gateway: bytes | None = None
+    modes: bytes | None = None
+    models: dict[str, bytes] = field(default_factory=dict)
+    experiments: dict[str, bytes] = field(default_factory=dict)
+    policies: dict[str, bytes] = field(default_factory=dict)
+    issues: list[Issue] = field(default_factory=list)
+
+
+class Compiler:
+    """Compiles one folder again and again. Owner of the caches below: the thread that calls `compile`, one at a time."""
+
+    def __init__(self, config: Path) -> None:
+        """Remember the folder; nothing is read yet."""
+        self._config = config
+        self._gateway: dict[str, _Read[GatewayFile]] = {}
+        self._modes: dict[str, _Read[ModesFile]] = {}
+        self._models: dict[str, _Read[RouteDocument]] = {}
+        self._layers: dict[str, _Read[LayersFile]] = {}
+        self._metrics: dict[str, _Read[MetricsFile]] = {}
+        self._experiments: dict[str, _Read[AnyExperiment]] = {}
+        self._crossed: dict[tuple[str, ...], _Crossed] = {}
+        self._checked_policies: tuple[str, tuple[Issue, ...]] | None = None
+
+    def compile(self) -> Compiled:
+        """Read the folder and compile what changed. Never raises for what the folder holds: it becomes an issue."""
+        files = _list(self._config)  # 1
+        gateway = self._read_gateway(files)  # 2
+        self._modes = _read_all(_only(MODES, files.modes), self._modes, _compile_modes_file)
+        self._layers = _read_all(_only(LAYERS, files.experiments.pop(LAYERS, None)), self._layers, _uncompiled(experiment_files.read_layers))
+        self._metrics = _read_all(_only(METRICS, files.experiments.pop(METRICS, None)), self._metrics, _uncompiled(experiment_files.read_metrics))
+        self._models = _read_all(files.models, self._models, _compile_model_file)
+        self._experiments = _read_all(files.experiments, self._experiments, _uncompiled(experiment_files.read_experiment))
+        every: list[Mapping[str, _Read[Any]]] = [self._gateway, self._modes, self._layers, self._metrics, self._models, self._experiments]
+        issues = files.issues + [issue for reads in every for read in reads.values() for issue in read.issues]
+        experiments, found = self._across(files)  # 3
+        modes = self._modes[MODES].value if MODES in self._modes else None
+        mode_of: Mapping[str, Mode] = modes.modes if modes else {}
+        issues += [*found, *self._check_policies(files, mode_of)]
+        if issues or gateway is None:
+            return Compiled(None, {}, tuple(sorted(set(issues))), gateway)
+        return _assemble(gateway, mode_of, self._models, experiments, files.policies)  # 4
+
+    def _read_gateway(self, files: _Files) -> GatewayFile | None:
+        if files.gateway is None:
+            files.issues.append(Issue(GATEWAY, 1, 1, "", "is missing; hint: `assay init DIR` writes a reference configuration"))
+        self._gateway = _read_all(_only(GATEWAY, files.gateway), self._gateway, _compile_gateway_file)
+        return self._gateway[GATEWAY].value if GATEWAY in self._gateway else None
+
+    def _across(self, files: _Files) -> tuple[dict[str, _Crossed], list[Issue]]:
+        """Check and compile each experiment against what it refers to; what was done before between the same files is taken over."""
+        layers, metrics = self._layers.get(LAYERS), self._metrics.get(METRICS)
+        if any(read is not None and read.value is None for read in (layers, metrics)):
+            return {}, []  # every experiment would be told a mistake that is told where it is
+        shared = (layers.content if layers else "", metrics.content if metrics else "")
+        by_name = {read.value.experiment: (path, read) for path, read in self._experiments.items() if read.value is not None}
+        rivals = experiment_files.rivals(read.value for _, read in by_name.values() if read.value is not None)
+        routes = {read.value.model: read for read in self._models.values() if read.value is not None}
+        compiled: dict[str, _Crossed] = {}
+        issues: list[Issue] = []
+        crossed: dict[tuple[str, ...], _Crossed] = {}
+        for name, (path, read) in by_name.items():
+            file = read.value
+            if file is None:
+                continue
+            route = routes.get(file.model)
+            if route is None or route.value is None:
+                if f"models/{file.model}.yaml" not in self._models:  # a model with issues is told once, where they are
+                    message = f"there is no model `{file.model}`; {allowed(routes)}{nearest(file.model, routes)}"
+                    issues += _located(files.experiments[path], path, [(("model",), message)])
+                continue
+            others = rivals[name]
+            key = (read.content, route.digest, *shared, *(by_name[other.experiment][1].content for other in others))
+            done = self._crossed.get(key)
+            if done is None:
+                document, found = experiment_files.across(
+                    file, {file.model: route.value}, others, layers.value if layers else None, metrics.value if metrics else None
+                )
+                data = encode(document) if document is not None else b""
+                done = _Crossed(data, digest_of(data), tuple(_located(files.experiments[path], path, found)) if found else ())
+            crossed[key] = compiled[name] = done
+            issues += done.issues
+        self._crossed = crossed
+        return compiled, issues
+
+    def _check_policies(self, files: _Files, modes: Mapping[str, Mode]) -> tuple[Issue, ...]:
+        key = digest_of(b"\0".join(part for path, text in sorted(files.policies.items()) for part in (path.encode(), text)) + repr(modes).encode())
+        if self._checked_policies is None or self._checked_policies[0] != key:
+            found, wrong_modes = check_modules(files.policies, modes)
+            located = tuple(_located(files.modes, MODES, wrong_modes)) if files.modes is not None else ()
+            self._checked_policies = (key, (*found, *located))
+        return self._checked_policies[1]
+
+
+def compile_folder(config: Path) -> Compiled:
+    """Compile a configuration folder once, from nothing."""
+    return Compiler(config).compile()
+
+
+# --- 1. what is in the folder
+
+
+def _list(config: Path) -> _Files:
+    files = _Files()
+    for path in _walk(config, files.issues):
+        name = path.relative_to(config).as_posix()
+        parts = name.split("/")
+        kind = parts[0] if len(parts) == 2 else ""
+        suffix = path.suffix
+        try:
+            if name == GATEWAY:
+                files.gateway = path.read_bytes()
+            elif name == MODES:
+                files.modes = path.read_bytes()
+            elif kind == "models" and suffix == ".yaml":
+                files.models[name] = path.read_bytes()
+            elif kind == "experiments" and suffix == ".yaml":
+                files.experiments[name] = path.read_bytes()
+            elif parts[0] == "policies" and suffix == ".rego":
+                files.policies[name] = path.read_bytes()
+            else:
+                files.issues.append(Issue(name, 1, 1, "", _stranger(parts, suffix)))
+        except OSError as error:
+            files.issues.append(Issue(name, 1, 1, "", f"cannot be read: {error.strerror}"))
+    return files
+
+
+def _walk(folder: Path, issues: list[Issue]) -> Iterator[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        issues.append(Issue(folder.name, 1, 1, "", f"cannot be read: {error.strerror}"))
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.endswith("~"):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, issues)
+        else:
+            yield entry
+
+
+def _stranger(parts: list[str], suffix: str) -> str:
+    if suffix == ".yml":
+        return "is not read: name it `.yaml`"
+    if parts[0] == "policies":
+        return "is not read; allowed in `policies/`: *.rego, modes.yaml"
+    folders = ("models", "experiments", "policies")
+    if len(parts) == 2 and parts[0] not in folders:
+        return f"folder `{parts[0]}` is not read; {allowed(folders)}{nearest(parts[0], folders)}"
+    return "is not read; allowed: gateway.yaml, models/*.yaml, experiments/*.yaml, policies/*.rego, policies/modes.yaml"
+
+
+# --- 2. one file
+
+
+def _read_all(
+    files: Mapping[str, bytes], cache: Mapping[str, _Read[_Value]], compile_file: Callable[[bytes, str], tuple[_Value | None, bytes, list[Issue]]]
+) -> dict[str, _Read[_Value]]:
+    reads: dict[str, _Read[_Value]] = {}
+    for path, data in files.items():
+        content = hashlib.sha256(data).hexdigest()
+        old = cache.get(path)
+        if old is not None and old.content == content:
+            reads[path] = old
+            continue
+        value, compiled, issues = compile_file(data, path)
+        reads[path] = _Read(content, None if issues else value, tuple(issues), compiled, digest_of(compiled) if compiled else "")
+    return reads
+
+
+def _only(path: str, data: bytes | None) -> dict[str, bytes]:
+    return {} if data is None else {path: data}
+
+
+def _uncompiled(
+    read: Callable[[bytes, str], tuple[_Value | None, list[Issue]]],
+) -> Callable[[bytes, str], tuple[_Value | None, bytes, list[Issue]]]:
+    """Return `read` for files whose documents are made once everything has been read."""
+
+    def read_only(data: bytes, path: str) -> tuple[_Value | None, bytes, list[Issue]]:
+        value, issues = read(data, path)
+        return value, b"", issues
+
+    return read_only
+
+
+def _compile_gateway_file(data: bytes, path: str) -> tuple[GatewayFile | None, bytes, list[Issue]]:
+    tree, issues = read_tree(data, path)
+    if issues:
+        return None, b"", issues
+    file, issues = validate(tree, GatewayFile)
+    if file is None:
+        return None, b"", issues
+    if file.front.bind == file.admin.bind and not file.front.bind.endswith(":0"):
+        issues.append(tree.issue(("admin", "bind"), f"`{file.admin.bind}` is taken by front.bind; give the admin port its own"))
+    if file.environment == "production":
+        message = "needs signed changes of configuration, which this release does not have; allowed: development, staging"
+        issues.append(tree.issue(("environment",), f"`production` {message}"))
+    return file, b"", issues
+
+
+def _compile_modes_file(data: bytes, path: str) -> tuple[ModesFile | None, bytes, list[Issue]]:
+    tree, issues = read_tree(data, path)
+    if issues:
+        return None, b"", issues
+    file, issues = validate(tree, ModesFile)
+    return file, b"", issues
+
+
+def _compile_model_file(data: bytes, path: str) -> tuple[RouteDocument | None, bytes, list[Issue]]:
+    tree, issues = read_tree(data, path)
+    if issues:
+        return None, b"", issues
+    file, issues = validate(tree, ModelFile)
+    if file is None:
+        return None, b"", issues
+    issues = [tree.issue(key, message) for key, message in check_model(file, Path(path).stem)]
+    if issues:
+        return None, b"", issues
+    document = compile_model(file)
+    return document, encode(document), []
+
+
+# --- 3. and 4. all files together
+
+
+def _located(data: bytes | None, path: str, found: Found) -> list[Issue]:
+    """Return what was found in a file with lines and columns; the file is parsed again, as this is rare."""
+    tree = read_tree(data, path)[0] if data is not None else Tree(path)
+    return [tree.issue(_existing(tree, key), message) for key, message in found]
+
+
+def _existing(tree: Tree, key: KeyPath) -> KeyPath:
+    return key if key in tree.places else key[:-1]
+
+
+def _assemble(
+    gateway: GatewayFile,
+    modes: Mapping[str, Mode],
+    models: Mapping[str, _Read[RouteDocument]],
+    experiments: Mapping[str, _Crossed],
+    policies: Mapping[str, bytes],
+) -> Compiled:
+    settings = encode(compile_settings(gateway, modes))
+    objects = {digest_of(settings): settings}
+    named_models = {read.value.model: read.digest for read in models.values() if read.value is not None}
+    in_force = {path: text for path, text in policies.items() if not path.endswith("_test.rego")}
+    manifest = Manifest(
+        settings=digest_of(settings),
+        models=named_models,
+        experiments={name: done.digest for name, done in experiments.items()},
+        policies={path: digest_of(text) for path, text in in_force.items()},
+    )
+    objects.update((read.digest, read.data) for read in models.values())
+    objects.update((done.digest, done.data) for done in experiments.values())
+    for text in in_force.values():
+        objects[digest_of(text)] = text
+    return Compiled(manifest, objects, (), gateway)

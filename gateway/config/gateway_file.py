@@ -1,0 +1,101 @@
+"""`gateway.yaml`: who listens where, what the log is signed with, how old state may be.
+
+What may change while the gateway runs compiles into a `SettingsDocument`; the rest (listeners, store, keys) is read once at start by the parent
+process from `GatewayFile` itself. Every key is documented in `docs/configuration.md` and taught in `config/gateway.yaml`; a test compares the three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.config.names import Bind, Name, SecretReference, Store
+from gateway.config.quantities import Duration, Size
+from gateway.documents import SettingsDocument
+
+Mode = Literal["enforce", "warn", "dryrun", "off"]
+
+
+class FileModel(BaseModel):
+    """Base of every mapping in a file: unknown keys are errors, nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False, protected_namespaces=())
+
+
+class Front(FileModel):
+    """The front door, where products call models."""
+
+    bind: Bind = Field(default="127.0.0.1:8080", description="Where the front door listens, `address:port`. Changed by a restart.")
+    workers: int = Field(default=2, ge=1, le=64, description="Worker processes; one a core. Changed by a restart.")
+    body_limit: Size = Field(default=10 * 1024 * 1024, description="Longest request body; more is a 413.")
+
+
+class Admin(FileModel):
+    """The admin port: console, API, metrics, the log."""
+
+    bind: Bind = Field(default="127.0.0.1:8081", description="Where the admin port listens, `address:port`. Changed by a restart.")
+
+
+class Audit(FileModel):
+    """The signed log."""
+
+    origin: str = Field(
+        pattern=r"^[!-*,-~]{1,255}$",
+        description="Name of the log in its checkpoints: no spaces, no `+`. Never changed once records exist: it is what verifiers pin.",
+    )
+    key: SecretReference = Field(description="The log's signing key, by reference; a file must be mode 0600.")
+    checkpoint: Duration = Field(default=1_000_000, ge=100_000, le=60_000_000, description="A new signed checkpoint at most this often.")
+    heartbeat: Duration = Field(default=10_000_000, ge=1_000_000, le=3_600_000_000, description="An idle log gets a heartbeat record this often.")
+
+
+class Keys(FileModel):
+    """API keys of callers."""
+
+    file: str = Field(default="keys/api-keys.json", min_length=1, description="The file `assay key create` writes; mode 0600.")
+
+
+class Staleness(FileModel):
+    """How old the published state may be before calls are refused with 503 `state_stale`."""
+
+    default: Duration = Field(default=10_000_000, ge=500_000, le=600_000_000, description="For models of low and medium risk.")
+    high_risk: Duration = Field(default=1_000_000, ge=500_000, le=600_000_000, description="For models of high risk.")
+
+
+class GatewayFile(FileModel):
+    """`gateway.yaml`."""
+
+    environment: Literal["development", "staging", "production"] = Field(
+        description="Which environment this is; approvals name the environments they hold in."
+    )
+    front: Front = Field(default_factory=Front, description="The front door.")
+    admin: Admin = Field(default_factory=Admin, description="The admin port.")
+    store: Store = Field(default="sqlite:data/", description="Where log and state are kept. Changed by a restart.")
+    audit: Audit = Field(description="The signed log.")
+    keys: Keys = Field(default_factory=Keys, description="API keys of callers.")
+    staleness: Staleness = Field(default_factory=Staleness, description="How old published state may be.")
+
+    @property
+    def store_directory(self) -> str:
+        """Return the directory of the store, relative to the folder that holds `config/`."""
+        return self.store.partition(":")[2]
+
+
+class ModesFile(FileModel):
+    """`policies/modes.yaml`."""
+
+    modes: dict[Name, Mode] = Field(
+        default_factory=dict, description="Mode of each policy package: enforce, warn (tell), dryrun (record only), off. Default: enforce."
+    )
+
+
+def compile_settings(file: GatewayFile, modes: Mapping[str, Mode]) -> SettingsDocument:
+    """Return the part of `gateway.yaml` and `policies/modes.yaml` that may change while running."""
+    return SettingsDocument(
+        environment=file.environment,
+        body_limit_bytes=file.front.body_limit,
+        staleness_default_us=file.staleness.default,
+        staleness_high_risk_us=file.staleness.high_risk,
+        modes=dict(modes),
+    )

@@ -1,0 +1,211 @@
+"""`models/<model>.yaml`: one route. Which versions answer where, what a call must look like, what is kept of it.
+
+Every key is documented in `docs/configuration.md` and taught in `config/models/`; a test compares the three.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gateway.config.gateway_file import FileModel
+from gateway.config.issues import KeyPath, allowed, nearest
+from gateway.config.names import Digest, InputName, Name, NumberText, Origin, Pointer, Text
+from gateway.config.quantities import Duration, Rate, Share
+from gateway.documents import CaptureDocument, FieldDocument, RouteDocument, VersionDocument
+
+Found = list[tuple[KeyPath, str]]
+"""Key path and message of what is wrong inside one file."""
+
+
+class Unit(FileModel):
+    """Where the unit (the person or thing an experiment assigns) is read from."""
+
+    json_pointer: Pointer = Field(alias="json", description="JSON pointer into the request body.")
+
+
+class VersionEntry(FileModel):
+    """One version of the model."""
+
+    upstreams: list[Origin] = Field(min_length=1, max_length=64, description="Where it answers; several are replicas of one another.")
+    digest: Digest = Field(description="Declared SHA-256 of the artifact; approvals bind it.")
+    stage: Literal["candidate", "production", "retired"] = Field(
+        default="candidate", description="Where the version is in its life: candidate, production, retired."
+    )
+    submitted_by: Name | None = Field(default=None, description="Person who handed it in; never counts among its approvers.")
+
+
+class InputEntry(FileModel):
+    """What one input may be."""
+
+    type: Literal["number", "integer", "string", "boolean"] = Field(description="Type of the value.")
+    min: NumberText | None = Field(default=None, description="Smallest value allowed (numbers).")
+    max: NumberText | None = Field(default=None, description="Largest value allowed (numbers).")
+    allowed: list[str] = Field(default_factory=list, max_length=1000, description="The only values allowed (strings).")
+    unit: Text | None = Field(default=None, description="Unit, for people and reports (`EUR/year`).")
+    required: bool = Field(default=True, description="Whether it must be there.")
+    nullable: bool = Field(default=False, description="Whether it may be null.")
+
+
+class Contract(FileModel):
+    """The schema contract: calls that break it get a 422 and never reach the model."""
+
+    inputs: dict[InputName, InputEntry] = Field(min_length=1, description="Each input and what it may be.")
+    unknown: Literal["reject", "allow"] = Field(default="reject", description="What to do with an input that is not listed.")
+
+
+class Capture(FileModel):
+    """What is read from a call for records and evaluation."""
+
+    prediction: Pointer | None = Field(default=None, description="JSON pointer into the reply to the predicted class.")
+    score: Pointer | None = Field(default=None, description="JSON pointer into the reply to the score, 0 to 1.")
+
+
+class Labels(FileModel):
+    """What is known of late labels."""
+
+    observed_when: Text = Field(
+        description="Condition under which a label is ever seen (`prediction == 1`); reports then say what is not identified."
+    )
+
+
+class Limits(FileModel):
+    """Limits of one call and of one key."""
+
+    max_rows: int = Field(default=1000, ge=1, le=1_000_000, description="Rows one call may carry.")
+    rate: Rate = Field(default=0, description="Calls a second and API key; 0 = unlimited.")
+
+
+class Slo(FileModel):
+    """What was promised to callers; reports compare with it."""
+
+    availability: Share | None = Field(default=None, description="Share of calls answered.")
+    p99: Duration | None = Field(default=None, description="Latency that 99 of 100 calls stay under.")
+
+
+class ModelFile(FileModel):
+    """`models/<model>.yaml`."""
+
+    model: Name = Field(description="Name of the model; callers and experiments use it. One file a model.")
+    protocol: Literal["v2", "http"] = Field(description="v2: Open Inference Protocol, JSON. http: any HTTP under /http/MODEL/.")
+    owner: Name = Field(description="Team that answers for the model.")
+    intended_use: Text = Field(description="What it is for, in words. Approvals bind these words: changing them needs new approvals.")
+    risk: Literal["low", "medium", "high"] = Field(description="Risk class; it sets how many people must approve.")
+    unit: Unit | None = Field(default=None, description="Where the unit is read from when the caller sends no Assay-Unit.")
+    versions: Annotated[dict[Name, VersionEntry], Field(min_length=1, max_length=1000)] = Field(description="Versions by name; quote numbers.")
+    default_version: str = Field(description="Version that serves outside experiments, and instead of an arm that may not serve.")
+    balance: Literal["round_robin", "least_pending"] = Field(default="least_pending", description="How a replica is chosen.")
+    contract: Contract | None = Field(default=None, alias="schema", description="Schema contract of the inputs (protocol v2).")
+    capture: Capture = Field(default_factory=Capture, description="What is kept of a call for evaluation.")
+    labels: Labels | None = Field(default=None, description="What is known of late labels.")
+    audit: Literal["batch", "sync", "async"] = Field(
+        default="batch", description="batch: the reply waits for the log within 50 ms. sync: the record is first. async: telemetry only, may be lost."
+    )
+    on_audit_unavailable: Literal["deny", "degrade"] = Field(
+        default="deny", description="What to do when the log cannot be written: refuse calls, or serve and state the gap."
+    )
+    idempotent: bool = Field(default=False, description="Whether a call that may have reached the model may be sent again.")
+    expose_arm: bool = Field(default=False, description="Whether replies carry Assay-Arm.")
+    deadline: Duration = Field(default=30_000_000, ge=1_000, le=3_600_000_000, description="Time in which the complete reply must have arrived.")
+    retries: int = Field(default=1, ge=0, le=5, description="Times a failed call is sent again, where that is safe.")
+    limits: Limits = Field(default_factory=Limits, description="Limits of a call and of a key.")
+    slo: Slo = Field(default_factory=Slo, description="What was promised to callers.")
+
+
+def check_model(file: ModelFile, stem: str) -> Found:
+    """Return what is wrong with a model file beyond the type of each key.
+
+    Args:
+        file: the file as read.
+        stem: name of the file without `.yaml`.
+    """
+    found: Found = []
+    if file.model != stem:
+        found.append((("model",), f"`{file.model}` must be the name of its file: rename the file to `{file.model}.yaml`, or say `model: {stem}`"))
+    if file.default_version not in file.versions:
+        message = f"`{file.default_version}` is not a version of this model; {allowed(file.versions)}{nearest(file.default_version, file.versions)}"
+        found.append((("default_version",), message))
+    elif file.versions[file.default_version].stage == "retired":
+        found.append((("default_version",), f"version `{file.default_version}` is retired and cannot serve"))
+    for name, version in file.versions.items():
+        seen: set[str] = set()
+        for position, origin in enumerate(version.upstreams):
+            if origin in seen:
+                found.append((("versions", name, "upstreams", position), f"`{origin}` is listed twice"))
+            seen.add(origin)
+    found += _check_inputs(file)
+    if file.audit == "async" and file.risk != "low":
+        found.append((("audit",), f"`async` may lose records and is for low risk only; risk is `{file.risk}`; allowed: batch, sync"))
+    if file.on_audit_unavailable == "degrade" and file.risk == "high":
+        found.append((("on_audit_unavailable",), "a model of high risk is not served without a record; allowed: deny"))
+    return found
+
+
+def _check_inputs(file: ModelFile) -> Found:
+    if file.contract is None:
+        return []
+    found: Found = []
+    if file.protocol != "v2":
+        found.append((("schema",), "a schema contract needs `protocol: v2`: the body of an `http` route is not read"))
+    for name, entry in file.contract.inputs.items():
+        found += [(("schema", "inputs", name, *key), message) for key, message in _check_input(entry)]
+    return found
+
+
+def _check_input(entry: InputEntry) -> Found:
+    numeric = entry.type in {"number", "integer"}
+    bounded = [bound for bound, value in (("min", entry.min), ("max", entry.max)) if value is not None]
+    found: Found = [((bound,), f"a {entry.type} has no `{bound}`; only number and integer have") for bound in bounded if not numeric]
+    if entry.allowed and entry.type != "string":
+        found.append((("allowed",), f"a list of values is for `type: string`; bound a {entry.type} with `min` and `max`"))
+    if numeric and entry.min is not None and entry.max is not None and Decimal(entry.min) > Decimal(entry.max):
+        found.append((("min",), f"`{entry.min}` is more than max `{entry.max}`: no call could ever pass"))
+    return found
+
+
+def compile_model(file: ModelFile) -> RouteDocument:
+    """Return the compiled document of a model file that has no issues."""
+    return RouteDocument(
+        model=file.model,
+        protocol=file.protocol,
+        owner=file.owner,
+        risk=file.risk,
+        intended_use=file.intended_use,
+        unit_pointer=file.unit.json_pointer if file.unit else None,
+        versions={
+            name: VersionDocument(
+                name=name, upstreams=tuple(entry.upstreams), digest=entry.digest, stage=entry.stage, submitted_by=entry.submitted_by
+            )
+            for name, entry in file.versions.items()
+        },
+        default_version=file.default_version,
+        balance=file.balance,
+        inputs={name: _field(entry) for name, entry in file.contract.inputs.items()} if file.contract else {},
+        unknown_inputs=file.contract.unknown if file.contract else "allow",
+        capture=CaptureDocument(prediction=file.capture.prediction, score=file.capture.score),
+        labels_observed_when=file.labels.observed_when if file.labels else None,
+        audit=file.audit,
+        on_audit_unavailable=file.on_audit_unavailable,
+        idempotent=file.idempotent,
+        expose_arm=file.expose_arm,
+        deadline_us=file.deadline,
+        retries=file.retries,
+        max_rows=file.limits.max_rows,
+        rate_per_s=file.limits.rate,
+        slo_availability_ppm=file.slo.availability,
+        slo_p99_us=file.slo.p99,
+    )
+
+
+def _field(entry: InputEntry) -> FieldDocument:
+    return FieldDocument(
+        type=entry.type,
+        min=entry.min,
+        max=entry.max,
+        allowed=tuple(entry.allowed),
+        unit=entry.unit,
+        required=entry.required,
+        nullable=entry.nullable,
+    )
