@@ -26,14 +26,14 @@ class Traffic:
 
     path: str
     body_template: str
-    """Lua `string.format` pattern taking three eight-digit numbers."""
+    """Lua and Python format taking three eight-digit numbers. In JSON a digit stands before each: numbers may not begin with 0."""
     headers: tuple[tuple[str, str], ...] = ()
 
 
 def v2_traffic(headers: tuple[tuple[str, str], ...] = (), model: str = MODEL) -> Traffic:
     """Return v2 infer requests for `model`."""
     names = ("income", "debt", "age_days")
-    tensors = ",".join(f'{{"name":"{n}","shape":[1],"datatype":"FP64","data":[%08d.5]}}' for n in names)
+    tensors = ",".join(f'{{"name":"{n}","shape":[1],"datatype":"FP64","data":[1%08d.5]}}' for n in names)
     padding = "x" * 48
     body = f'{{"parameters":{{"note":"{padding}"}},"inputs":[{tensors}]}}'
     return Traffic(f"/v2/models/{model}/infer", body, headers)

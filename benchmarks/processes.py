@@ -85,25 +85,34 @@ def start(command: Sequence[str], log: Path, cores: str | None, environment: Map
 
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
-    """Stop a process we started and everything below it."""
-    pids = tree(process.pid)
+    """Stop a process we started and everything below it; returns when all of it is gone."""
+    below = [(pid, _started(pid)) for pid in tree(process.pid)[1:]]
     process.terminate()
     try:
         process.wait(grace_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    deadline_at = time.monotonic() + 2.0
-    for pid in pids[1:]:
-        while _alive(pid) and time.monotonic() < deadline_at:
-            time.sleep(0.02)
-        if _alive(pid):
+    for pid, started in below:
+        if not _gone_within(pid, started, 2.0):
             os.kill(pid, signal.SIGKILL)
+            _gone_within(pid, started, 2.0)
 
 
-def _alive(pid: int) -> bool:
+def _gone_within(pid: int, started: str | None, seconds: float) -> bool:
+    """Wait for a process to end. A pid used again has another start time and is none of ours."""
+    deadline_at = time.monotonic() + seconds
+    while started is not None and _started(pid) == started:
+        if time.monotonic() > deadline_at:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _started(pid: int) -> str | None:
+    """Return a process's start time in ticks, or None if it has ended (a zombie has)."""
     stat = _stat(pid)
-    return stat is not None and stat[0] != "Z"
+    return None if stat is None or stat[0] == "Z" else stat[19]
 
 
 def _stat(pid: int) -> list[str] | None:
