@@ -6,8 +6,8 @@ For each treatment and metric (events are the bad ones, `experiments/evidence.py
   1/alpha (Lindon & Malek 2022). Exact for rare events and untouched by a drifting base rate. alpha_harm is split evenly over all metrics and arms,
   once for the whole rollout, so the probability of ever rolling back without effect is at most alpha_harm.
 - *fine*: proven not worse by the margin, at the full alpha for each metric, because promotion needs all of them (an intersection-union test); it is
-  split over arms. A margin in pp takes two one-sample confidence sequences at alpha/2 each; a margin in % is the same conditional test against the ratio 1 + margin;
-  latency compares the treatment's exceedances of threshold plus margin with the control's of the threshold.
+  split over arms. A margin in pp takes two one-sample confidence sequences at alpha/2 each; a margin in % is the same conditional test against the
+  ratio 1 + margin; latency compares the treatment's exceedances of threshold plus margin with the control's of the threshold.
 - *hold*: everything else, above all no data. What is proven worse, but by less than the margin, is fine.
 
 Sample ratios are tested at four stages (alarm at e >= 1,000): `assigned` off blocks every verdict, `served` off blocks `fine`, and `outcome` and

@@ -208,44 +208,74 @@ def _decision(
     is_tripped: bool,
     approved_steps: frozenset[int],
 ) -> tuple[Verb | None, str]:
-    here, is_last = document.steps[state.step], state.step + 1 == len(document.steps)
-    worst = verdict.reasons[0] if verdict.reasons else NO_DATA.reasons[0]
-    if is_tripped and document.breaker is not None and document.breaker.action == "rollback":
+    here = document.steps[state.step]
+    waits = now_us - state.entered_us < here.hold_us or min(verdict.units.values(), default=0) < here.min_units
+    needs_approval = here.approve is not None and state.step not in approved_steps
+    is_ready = not waits and not needs_approval and not is_tripped
+    ending = _ending(document, state, verdict, now_us, is_tripped=is_tripped, is_ready=is_ready)
+    if ending is not None:
+        return ending
+    return _moving(document, state, verdict, is_tripped=is_tripped, waits=waits, needs_approval=needs_approval)
+
+
+def _ending(
+    document: ExperimentDocument,
+    state: RolloutState,
+    verdict: Verdict,
+    now_us: int,
+    *,
+    is_tripped: bool,
+    is_ready: bool,
+) -> tuple[Verb, str] | None:
+    """Rules 1 to 3: what ends it, if anything."""
+    worst = (verdict.reasons or NO_DATA.reasons)[0]
+    breaker = document.breaker
+    if is_tripped and breaker is not None and breaker.action == "rollback":
         return "rollback", _breaker_text(document)
     if verdict.outcome == "harm" and verdict.on_harm == "rollback":
         return "rollback", worst
-    waits = _waits(document, state, verdict, now_us)
-    needs_approval = here.approve is not None and state.step not in approved_steps
-    promotes = document.strategy == "canary" and is_last
-    if promotes and verdict.outcome == "fine" and not waits and not needs_approval and not is_tripped:
-        return "promote", f"every guardrail and the goal hold at {format_share(here.exposure)} exposure"
+    promotes = document.strategy == "canary" and state.step + 1 == len(document.steps)
+    if promotes and is_ready and verdict.outcome == "fine":
+        return "promote", "every guardrail and the goal are proven not worse than their margins"
     if document.deadline_us is not None and now_us - state.started_us >= document.deadline_us:
-        return document.deadline_then, f"deadline passed undecided: {worst}" if document.deadline_then != "hold" else "deadline passed undecided"
-    if is_tripped:
-        return "hold", _breaker_text(document)
-    if document.strategy == "ab":
-        # Nothing moves an A/B test forward; harm that only holds is said once, by metric.
-        return ("hold", _harmed(verdict)) if verdict.outcome == "harm" else (None, "")
-    if not verdict.may_advance:
-        return "hold", _harmed(verdict) if verdict.outcome == "harm" else "evidence is missing or blocked"
-    if waits:
+        # A hold is recorded once for each reason, so its reason must not change with every new call.
+        return document.deadline_then, "deadline passed undecided" + ("" if document.deadline_then == "hold" else f": {worst}")
+    return None
+
+
+def _moving(
+    document: ExperimentDocument,
+    state: RolloutState,
+    verdict: Verdict,
+    *,
+    is_tripped: bool,
+    waits: bool,
+    needs_approval: bool,
+) -> tuple[Verb | None, str]:
+    """Rules 4 to 6: hold, wait or advance."""
+    here = document.steps[state.step]
+    obstacle = _obstacle(document, verdict, is_tripped=is_tripped)
+    if obstacle:
+        return "hold", obstacle
+    if waits or document.strategy == "ab":
         return None, ""
     if needs_approval:
         return "hold", f"waits for approval by `{here.approve}`"
-    if is_last:
+    if state.step + 1 == len(document.steps):
         return "hold", "not yet proven fine"
     following = document.steps[state.step + 1]
     return "advance", f"no harm proven; exposure {format_share(here.exposure)} -> {format_share(following.exposure)}"
 
 
-def _waits(document: ExperimentDocument, state: RolloutState, verdict: Verdict, now_us: int) -> bool:
-    here = document.steps[state.step]
-    return now_us - state.entered_us < here.hold_us or min(verdict.units.values(), default=0) < here.min_units
-
-
-def _harmed(verdict: Verdict) -> str:
-    names = sorted({found.metric for found in verdict.metrics if found.outcome == "harm"})
-    return f"harm proven: {', '.join(names)}"
+def _obstacle(document: ExperimentDocument, verdict: Verdict, *, is_tripped: bool) -> str:
+    """What forbids any movement; empty if nothing does."""
+    if is_tripped:
+        return _breaker_text(document)
+    harmed = sorted({found.metric for found in verdict.metrics if found.outcome == "harm"})
+    if harmed:
+        return f"harm proven: {', '.join(harmed)}"
+    # An A/B test does not move, so missing data is no obstacle to it.
+    return "evidence is missing or blocked" if not verdict.may_advance and document.strategy == "canary" else ""
 
 
 def _breaker_text(document: ExperimentDocument) -> str:
