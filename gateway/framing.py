@@ -58,6 +58,7 @@ _NOT_TO_BE_NAMED: Final = frozenset(
     (b"host", b"authorization", b"content-length", b"content-type", b"content-encoding", b"expect", b"cookie", b"accept", b"idempotency-key")
 )
 _OURS: Final = frozenset((b"host", b"content-length", b"authorization", b"expect", b"accept-encoding", *HOP_BY_HOP))
+_IDENTITY: Final = (b"accept-encoding", b"identity")
 _HAS_SPECIAL_FORM: Final = frozenset((*HOP_BY_HOP, b"host", b"content-length", b"expect", b"content-encoding"))
 _CANONICAL_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%\-]+(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
@@ -157,7 +158,7 @@ def read_request_head(  # noqa: C901 - straight-line checks, kept in one frame b
         kept.append(field)
     if special is None or (host := special.pop(b"host", None)) is None:
         raise malformed("the request has no Host header", "send exactly one Host header (RFC 9112 3.2)")
-    if not _HOST.fullmatch(host):
+    if not is_host(host):
         raise malformed(f"Host `{_shown(host)}` is not a host and port")
     length = special.pop(b"content-length", None)
     if not special:  # the usual case: a host, perhaps a length, nothing else that matters here
@@ -213,6 +214,11 @@ def parse_length(value: bytes) -> int:
     return int(value)
 
 
+def is_host(value: bytes) -> bool:
+    """Tell whether a Host field is one host with an optional port."""
+    return _HOST.fullmatch(value) is not None
+
+
 def connection_names(value: bytes) -> frozenset[bytes]:
     """Return the names a Connection field lists, in lower case."""
     return frozenset(name.strip() for name in value.lower().split(b","))
@@ -253,8 +259,8 @@ def for_upstream(headers: Headers) -> list[tuple[bytes, bytes]]:
     Without framing, Host, the gateway's own credentials (`Authorization`, every `Assay-*`), and `Accept-Encoding`, for which the model is asked for
     `identity` because the gateway reads the reply.
     """
-    kept = [field for field in headers if field[0] not in _OURS and not field[0].startswith(b"assay-")]
-    kept.append((b"accept-encoding", b"identity"))
+    kept = [field for field in headers if field[0] not in _OURS and field[0][:6] != b"assay-"]
+    kept.append(_IDENTITY)
     return kept
 
 

@@ -38,7 +38,7 @@ from gateway.framing import (
     read_target,
 )
 from gateway.native.drive import Drive, Wait
-from gateway.native.reply_bytes import CLOSE, CONTINUE, KEEP_ALIVE_1_0, chunk_bytes, head_bytes
+from gateway.native.reply_bytes import CHUNKED, CLOSE, CONTINUE, KEEP_ALIVE_1_0, chunk_bytes, head_bytes, length_line
 
 if TYPE_CHECKING:
     from gateway.native.front import Front
@@ -89,9 +89,11 @@ class NativeExchange:
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer with a complete reply in one write."""
         caller = self._begin()
-        head = head_bytes(status, headers, None if self._is_head and not body else len(body), self._connection_line, caller.front.date_line)
         if body and status in NO_BODY_STATUSES:
             check_reply(status, headers, body)
+        # A reply to HEAD says the length its GET would have; when the lane has no body for it, we do not know that.
+        length = b"" if self._is_head and not body else length_line(len(body))
+        head = head_bytes(status, headers, length, self._connection_line, caller.front.date_line)
         self.is_started = self.is_ended = True
         if self._is_head or not body:
             caller.transport.write(head)
@@ -108,7 +110,7 @@ class NativeExchange:
         self._is_chunked = has_body and not caller.is_http_1_0
         if has_body and caller.is_http_1_0:
             self._connection_line = CLOSE
-        head = head_bytes(status, headers, None, self._connection_line, caller.front.date_line, is_chunked=self._is_chunked)
+        head = head_bytes(status, headers, CHUNKED if self._is_chunked else b"", self._connection_line, caller.front.date_line)
         self.is_started = True
         caller.transport.write(head)
 
@@ -156,6 +158,7 @@ class NativeExchange:
 
     def finished(self, error: BaseException | None) -> None:
         """Hear from the drive that the handler has ended."""
+        self.drive = None  # else each call would leave a cycle behind for the collector
         self._caller.handler_finished(self, error)
 
 
@@ -179,6 +182,7 @@ class Caller(asyncio.Protocol):
         "_method",
         "_must_continue",
         "_parser",
+        "_parser_is_fresh",
         "_path",
         "_peer",
         "_query",
@@ -207,6 +211,7 @@ class Caller(asyncio.Protocol):
         self._unsent_bytes = 0
         self._peer = ""
         self._parser: Any = httptools.HttpRequestParser(self)
+        self._parser_is_fresh = True  # between messages: nothing of the next one has been fed
         self._reading = _IDLE
         self._since = front.now_s
         self._close_by: float | None = None
@@ -279,12 +284,15 @@ class Caller(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; judge; serve what became complete."""
-        if self._reading is _STOPPED:
+        if self._reading is _STOPPED or self._refusal is not None:
             self._discard(len(data))
             return
         if self._reading is _IDLE:
+            if self._current is None and self._parser_is_fresh and not self._queue and self._serve_plain(data):
+                return
             self._reading = _HEAD
             self._since = self.front.now_s
+        self._parser_is_fresh = False
         self._chunk_bytes = size = len(data)
         self._fed_bytes += size
         self._quiet_bytes += size
@@ -297,6 +305,17 @@ class Caller(asyncio.Protocol):
         if self._reading is not _IDLE and self._refusal is None:
             self._check_unfinished()
         self._advance()
+
+    def _serve_plain(self, data: bytes) -> bool:
+        """Serve a request that is whole and plain without the parser; False when it is not."""
+        front = self.front
+        plain = front.plain.request(data, front.limits.body_limit_bytes)
+        if plain is None:
+            return False
+        method, path, query, headers, body = plain
+        self.is_http_1_0 = False
+        self._serve(NativeExchange(self, Request(method, path, query, headers, body, self._peer), b""))
+        return True
 
     def _note(self, refusal: FramingError) -> None:
         """Remember the first reason to refuse; nothing is read after it."""
@@ -390,6 +409,7 @@ class Caller(asyncio.Protocol):
         self._boundary_bytes = self._chunk_bytes
         self._must_continue = False
         self._method = ""
+        self._parser_is_fresh = True
         self._reading = _IDLE
         self._since = self.front.now_s
 
@@ -405,12 +425,7 @@ class Caller(asyncio.Protocol):
         while self._current is None and self._queue:
             exchange = self._queue.popleft()
             self._queued_bytes -= len(exchange.request.body)
-            self._current = exchange
-            front = self.front
-            front.request_count += 1
-            front.serving_count += 1
-            exchange.drive = drive = Drive(front.serve(exchange), front.trampoline, exchange.finished)
-            drive.start()
+            self._serve(exchange)
         if self._current is None and self._refusal is not None and self._reading is not _STOPPED:
             self._refuse(self._refusal, is_head=self._method == "HEAD")
             return
@@ -422,6 +437,14 @@ class Caller(asyncio.Protocol):
             else:
                 self._since = self.front.now_s
                 self.transport.resume_reading()
+
+    def _serve(self, exchange: NativeExchange) -> None:
+        self._current = exchange
+        front = self.front
+        front.request_count += 1
+        front.serving_count += 1
+        exchange.drive = drive = Drive(front.serve(exchange), front.trampoline, exchange.finished)
+        drive.start()
 
     def handler_finished(self, exchange: NativeExchange, error: BaseException | None) -> None:
         """Close the exchange: keep the connection, or end it in the way its reply needs."""
@@ -460,7 +483,7 @@ class Caller(asyncio.Protocol):
         is_request_open = self._reading is _HEAD or self._reading is _BODY
         self._queue.clear()
         headers, body = self.front.render(refusal)
-        head = head_bytes(refusal.status, headers, len(body), CLOSE, self.front.date_line)
+        head = head_bytes(refusal.status, headers, length_line(len(body)), CLOSE, self.front.date_line)
         self.transport.write(head if is_head else head + body)
         self._stop(self.front.limits.linger_s)
         if is_request_open and self.transport.can_write_eof():

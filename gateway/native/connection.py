@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Final, Protocol, cast
 
 import httptools
@@ -25,6 +25,7 @@ import httptools
 from gateway.exchange import Fault, Headers, UpstreamError
 from gateway.framing import HEAD_LIMIT_BYTES, HEADER_COUNT_LIMIT, BodyBy, FramingError, read_reply_head
 from gateway.native.drive import Wait
+from gateway.native.plain import PlainReader
 
 _BUFFER_MARK_BYTES: Final = 65536  # unread body past which the connection is not read
 _INTERIM_LIMIT: Final = 8  # 1xx heads before the final one
@@ -136,7 +137,8 @@ class Reply:
             self.close()
 
     async def _more(self) -> None:
-        self._wait = wait = Wait[None]()
+        wait: Wait[None] = Wait()
+        self._wait = wait
         try:
             await wait
         except BaseException:
@@ -147,6 +149,32 @@ class Reply:
         """Give the reply up; a connection in the middle of it is closed."""
         if self._connection is not None:
             self._connection.give_up()
+
+
+class WholeReply:
+    """A reply that came in one piece: a plain value, its connection long gone to the next call."""
+
+    __slots__ = ("_body", "headers", "status")
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Keep status, end-to-end headers and body."""
+        self.status = status
+        self.headers: Headers = headers
+        self._body = body
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """Return the body."""
+        if len(self._body) > limit_bytes:
+            raise UpstreamError(Fault.TOO_LARGE, f"the reply is longer than {limit_bytes} bytes", sent=True)
+        return self._body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body, if any, at once."""
+        if self._body:
+            yield self._body
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
 
 
 class OpenReply:
@@ -178,6 +206,9 @@ class OpenReply:
         self._reply.close()
 
 
+AnyReply = Reply | OpenReply | WholeReply
+
+
 class Connection(asyncio.Protocol):
     """A connection to a model server."""
 
@@ -194,6 +225,7 @@ class Connection(asyncio.Protocol):
         "_method",
         "_owner",
         "_parser",
+        "_plain",
         "_reply",
         "_status_error",
         "_until_eof",
@@ -205,18 +237,19 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, owner: Owner, now: Callable[[], float]) -> None:
+    def __init__(self, owner: Owner, now_s: float, plain: PlainReader) -> None:
         """Prepare for a connection the pool is making."""
         self._owner = owner
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by connection_made before anything else runs
         self._parser: Any = httptools.HttpResponseParser(self)
         self.state = _IDLE
-        self.since = now()
+        self.since = now_s
+        self._plain = plain
         self.is_reused = False
         self.has_reply_bytes = False
         self._method = ""
         self._deadline_at = 0.0
-        self._wait: Wait[Reply | OpenReply] | None = None
+        self._wait: Wait[AnyReply] | None = None
         self._reply: Reply | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
@@ -231,14 +264,15 @@ class Connection(asyncio.Protocol):
         """Tell the state."""
         return f"<Connection {self.state.value}{' reused' if self.is_reused else ''}>"
 
-    def begin(self, method: str, request: bytes, deadline_at: float) -> Wait[Reply | OpenReply]:
+    def begin(self, method: str, request: bytes, deadline_at: float) -> Wait[AnyReply]:
         """Send a request; the wait gives its reply once the head is there, or fails with UpstreamError."""
         self.state = _WAITING
         self.has_reply_bytes = False
         self._method = method
         self._deadline_at = deadline_at
         self._head_bytes = self._interim_count = 0
-        self._wait = wait = Wait[Reply | OpenReply]()
+        wait: Wait[AnyReply] = Wait()
+        self._wait = wait
         self.transport.write(request)
         return wait
 
@@ -255,7 +289,10 @@ class Connection(asyncio.Protocol):
             return
         if self.state is _DEAD:
             return
-        self.has_reply_bytes = True
+        if not self.has_reply_bytes:
+            self.has_reply_bytes = True
+            if self._method != "HEAD" and self._give_plain(data):
+                return
         if self.state is _WAITING:
             self._head_bytes += len(data)
         try:
@@ -265,6 +302,19 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._break(f"the reply is not HTTP: {error}")
         self._settle()
+
+    def _give_plain(self, data: bytes) -> bool:
+        """Hand over a reply that is whole and plain without the parser; False when it is not."""
+        plain = self._plain.reply(data)
+        wait = self._wait
+        if plain is None or wait is None:
+            return False
+        self._wait = None
+        self.state = _IDLE
+        self.is_reused = True
+        self._owner.release(self)
+        wait.give(WholeReply(*plain))
+        return True
 
     def _break(self, detail: str) -> None:
         """Note a broken rule: fatal to an open reply, and to the connection."""

@@ -23,6 +23,7 @@ from gateway.exchange import Exchange, Headers
 from gateway.framing import FramingError
 from gateway.native.caller import Caller
 from gateway.native.drive import Trampoline
+from gateway.native.plain import PlainReader
 from gateway.native.reply_bytes import date_line
 
 Serve = Callable[[Exchange], Coroutine[Any, Any, None]]
@@ -64,6 +65,7 @@ class Front:
         self.loop = loop
         self.trampoline = trampoline
         self.limits = limits
+        self.plain = PlainReader()
         self.now_s = loop.time()
         self.date_line = date_line(time.time())
         self.is_draining = False

@@ -30,11 +30,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from gateway.exchange import Endpoint, Fault, Headers, UpstreamError, UpstreamReply
-from gateway.framing import BODY_METHODS, HOP_BY_HOP
-from gateway.native.connection import Connection, OpenReply, Reply
+from gateway.framing import BODY_METHODS
+from gateway.native.connection import AnyReply, Connection
 from gateway.native.drive import Wait
+from gateway.native.plain import FieldLines, PlainReader
 
-_TRANSPORT_SETS: Final = frozenset((*HOP_BY_HOP, b"host", b"content-length"))
+_render: Final = FieldLines(frozenset((b"host",))).__getitem__
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _JOIN_UP_TO_BYTES: Final = 1 << 20
@@ -60,14 +61,17 @@ class Pool:
     """The connections to one endpoint."""
 
     # Owner of all fields: the loop's thread. `idle` is a subset of `open`; tasks in `connecting` remove themselves.
-    __slots__ = ("_endpoint", "_limits", "_loop", "_tls", "connecting", "idle", "line", "open")
+    __slots__ = ("_endpoint", "_limits", "_loop", "_plain", "_tls", "connecting", "idle", "line", "open")
 
-    def __init__(self, endpoint: Endpoint, limits: UpstreamLimits, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, limits: UpstreamLimits, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None, plain: PlainReader
+    ) -> None:
         """Start empty."""
         self._endpoint = endpoint
         self._limits = limits
         self._loop = loop
         self._tls = tls
+        self._plain = plain
         self.idle: list[Connection] = []
         self.open: set[Connection] = set()
         self.connecting: set[asyncio.Task[None]] = set()
@@ -118,7 +122,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._limits.connect_timeout_s):
                 _, connection = await self._loop.create_connection(
-                    lambda: Connection(self, self._loop.time),
+                    lambda: Connection(self, self._loop.time(), self._plain),
                     endpoint.host,
                     endpoint.port,
                     ssl=self._tls,
@@ -146,9 +150,6 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Hand a usable connection to the first in line, or keep it."""
-        if connection.transport.is_closing():
-            connection.give_up()
-            return
         connection.since = self._loop.time()
         if self.line:
             self.line.popleft().wait.give(connection)
@@ -199,7 +200,7 @@ class NativeUpstream:
     """`Upstream` for one worker."""
 
     # Owner of all fields: the loop's thread. `_known` finds a pool by the identity of an endpoint object, which it keeps alive.
-    __slots__ = ("_known", "_limits", "_loop", "_pools", "_tls")
+    __slots__ = ("_known", "_limits", "_loop", "_plain", "_pools", "_tls")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: UpstreamLimits, *, tls: ssl.SSLContext | None = None) -> None:
         """Start without connections.
@@ -212,6 +213,7 @@ class NativeUpstream:
         self._loop = loop
         self._limits = limits
         self._tls = tls
+        self._plain = PlainReader()
         self._pools: dict[tuple[str, str, int], Pool] = {}
         self._known: dict[int, _Known] = {}
 
@@ -268,7 +270,7 @@ class NativeUpstream:
         key = (endpoint.scheme, endpoint.host, endpoint.port)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(endpoint, self._limits, self._loop, self._tls_for(endpoint))
+            pool = self._pools[key] = Pool(endpoint, self._limits, self._loop, self._tls_for(endpoint), self._plain)
         authority = endpoint.authority or f"{endpoint.host}:{endpoint.port}".encode()
         if authority.translate(None, _VISIBLE):
             raise ValueError(f"the authority of {endpoint} holds characters that cannot be sent")
@@ -301,7 +303,7 @@ class NativeUpstream:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _abandon(connection: Connection, wait: Wait[Reply | OpenReply]) -> None:
+def _abandon(connection: Connection, wait: Wait[AnyReply]) -> None:
     """Leave a call whose caller was cancelled. A reply already given may have put the connection back into other hands."""
     if wait.value is not None:
         wait.value.close()
@@ -322,10 +324,7 @@ def request_bytes(method: str, target: bytes, host_line: bytes, headers: Headers
     Raises:
         ValueError: a part that would break the framing.
     """
-    fields = b"".join([b"%b: %b\r\n" % field for field in headers])
-    count = len(headers)
-    if fields.count(b"\n") != count or fields.count(b"\r") != count or not _TRANSPORT_SETS.isdisjoint([name for name, _ in headers]):
-        raise ValueError("the headers for an upstream hold a line break, a framing or a hop-by-hop field")
+    fields = b"".join(map(_render, headers))
     if not target.startswith(b"/") or target.translate(None, _VISIBLE) or not method.isalpha():
         raise ValueError(f"`{method}` `{target!r}` is not a request line")
     if body or method in BODY_METHODS:
