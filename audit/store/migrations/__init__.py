@@ -1,0 +1,1 @@
+"""Alembic migrations, one folder for each family of files."""

@@ -1,0 +1,117 @@
+"""How SQLite files are opened, and which of its errors means what.
+
+Rules:
+- WAL with `synchronous=FULL`: COMMIT returns after the flush of the log, so the commit is the acknowledgement.
+- No automatic checkpoint of the WAL: SQLite ignores a failed flush there, and a second flush would then falsely succeed. `checkpoint_wal` is called
+  between commits and its errors count.
+- SQLITE_FULL is the one error that can be waited out. Every other failed write ends the process (`StoreBroken`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from audit.store.errors import StoreBroken, StoreFull
+
+_FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+_FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+BUSY_TIMEOUT_MS: Final = 5_000
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Open an existing or new file for writing, in WAL mode with full flushes. Transactions are begun explicitly.
+
+    Raises:
+        StoreFull, StoreBroken: As `translated` says.
+    """
+    with translated(path):
+        connection = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute("PRAGMA foreign_keys=ON")
+        return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open an existing file for reading only.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StoreBroken: It cannot be opened.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with translated(path):
+        # Without write access to the folder SQLite cannot make its shared index; a file nobody may write is read as it stands.
+        mode = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA query_only=ON")
+        return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Run the block in one write transaction; whatever goes wrong, nothing of it remains.
+
+    Raises:
+        StoreFull, StoreBroken: As `translated` says.
+    """
+    with translated(path):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):  # the first error is the one to report
+                    connection.execute("ROLLBACK")
+            raise
+
+
+def checkpoint_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Move committed pages from the WAL into the file, as far as readers allow. Never waits for them.
+
+    Raises:
+        StoreFull, StoreBroken: As `translated` says.
+    """
+    with translated(path):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and the system in the block into ours.
+
+    Raises:
+        StoreFull: No space; nothing was stored, the same can be tried later.
+        StoreBroken: Anything else.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) in _FULL_CODES:
+            raise StoreFull(f"no space left to write `{path}`: {error}\nhint: free space on this disk; appending resumes by itself") from error
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        raise StoreBroken(f"`{path}` failed with `{name}`: {error}\nhint: check the disk (`dmesg`), then restart") from error
+    except OSError as error:
+        if error.errno in _FULL_ERRNOS:
+            raise StoreFull(f"no space left to write `{path}`: {error}\nhint: free space on this disk; appending resumes by itself") from error
+        raise StoreBroken(f"`{path}` failed: {error}\nhint: check the disk (`dmesg`), then restart") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make created, renamed and removed names of a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
