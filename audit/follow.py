@@ -1,0 +1,137 @@
+"""Reads committed leaves in order, across range files and sealed ranges, without disturbing the recorder.
+
+Rules:
+- Only committed rows are seen, each with its index; a reader never sees a gap.
+- Reads are short: no transaction outlives a batch, so the recorder's WAL can always be moved.
+- Where a range's database is gone because it was sealed and removed, its entry bundles are read. They are files anyone could have changed: whoever
+  needs proof checks them against a tree (`audit/publisher.py` did before the database was removed).
+
+Example:
+    for index, leaf in follow(data_dir, from_index=0): ...
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from audit.store import layout
+from audit.store.errors import StoreDamaged
+from audit.store.layout import RANGE_LEAVES
+from audit.store.sqlite import open_reader, translated
+from audit.tiles import WIDTH, decode_bundle, entries_path
+
+BATCH_ROWS = 4096
+
+
+class Follower:
+    """Reads leaves from any index on; keeps one range file open. Owned by one thread."""
+
+    __slots__ = ("_connection", "_data_dir", "_number")
+
+    def __init__(self, data_dir: Path) -> None:
+        """Read the log in `data_dir`; nothing is opened yet."""
+        self._data_dir = data_dir
+        self._connection: sqlite3.Connection | None = None  # of range `_number`; replaced by `_open`
+        self._number = -1
+
+    def read(self, from_index: int, limit: int = BATCH_ROWS) -> list[tuple[int, bytes]]:
+        """Return up to `limit` committed leaves from `from_index` on, in order, as (index, leaf); empty at the end of the log.
+
+        A read stops at the end of a range file: fewer than `limit` leaves do not mean the end, an empty list does.
+
+        Raises:
+            StoreDamaged: A range is missing, or its leaves have gaps.
+            StoreBroken: A file cannot be read.
+        """
+        number = from_index // RANGE_LEAVES
+        limit = min(limit, (number + 1) * RANGE_LEAVES - from_index)
+        if self._open(number):
+            return self._read_rows(from_index, limit)
+        return self._read_bundle(from_index, limit)
+
+    def end(self) -> int:
+        """Return the number of committed leaves."""
+        for number in reversed(layout.range_numbers(self._data_dir)):
+            if self._open(number):
+                last = self._last_index()
+                if last is not None:
+                    return last + 1
+        return 0
+
+    def close(self) -> None:
+        """Close what is open. The follower can be used again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            self._number = -1
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def _open(self, number: int) -> bool:
+        """Open range `number` unless it is; return False if it has no database."""
+        if self._number == number:
+            return True
+        self.close()
+        try:
+            self._connection = open_reader(layout.range_path(self._data_dir, number))
+        except FileNotFoundError:
+            return False
+        self._number = number
+        return True
+
+    def _last_index(self) -> int | None:
+        assert self._connection is not None  # noqa: S101 - `_open` returned True
+        with translated(layout.range_path(self._data_dir, self._number)):
+            last: int | None = self._connection.execute("SELECT max(idx) FROM leaf").fetchone()[0]
+        return last
+
+    def _read_rows(self, from_index: int, limit: int) -> list[tuple[int, bytes]]:
+        assert self._connection is not None  # noqa: S101 - `_open` returned True
+        path = layout.range_path(self._data_dir, self._number)
+        with translated(path):
+            rows: list[tuple[int, bytes]] = self._connection.execute(
+                "SELECT idx, bytes FROM leaf WHERE idx >= ? ORDER BY idx LIMIT ?", (from_index, limit)
+            ).fetchall()
+        if rows and (rows[0][0] != from_index or rows[-1][0] != from_index + len(rows) - 1):
+            raise StoreDamaged(f"`{path}` has no leaf `{from_index}` but later ones\nhint: restore the file from a copy that verifies")
+        return rows
+
+    def _read_bundle(self, from_index: int, limit: int) -> list[tuple[int, bytes]]:
+        bundle, start = divmod(from_index, WIDTH)
+        path = layout.log_dir(self._data_dir) / entries_path(bundle)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            if any(number > from_index // RANGE_LEAVES for number in layout.range_numbers(self._data_dir)):
+                raise StoreDamaged(
+                    f"leaf `{from_index}` is neither in `{layout.range_path(self._data_dir, from_index // RANGE_LEAVES)}` nor in `{path}`\n"
+                    "hint: put one of the two back"
+                ) from None
+            return []
+        leaves = decode_bundle(data, WIDTH, str(path))[start : start + limit]
+        return list(enumerate(leaves, from_index))
+
+
+def follow(data_dir: Path, from_index: int, *, until: int | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, bytes]]:
+    """Yield (index, leaf) from `from_index` to the end of what is committed when the end is reached, or up to `until` (exclusive).
+
+    Raises:
+        StoreDamaged, StoreBroken: As `Follower.read`.
+    """
+    with Follower(data_dir) as follower:
+        while until is None or from_index < until:
+            rows = follower.read(from_index, batch_rows if until is None else min(batch_rows, until - from_index))
+            if not rows:
+                return
+            yield from rows
+            from_index += len(rows)
