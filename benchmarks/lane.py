@@ -119,7 +119,7 @@ def upstreams(layout: Layout, folder: Path) -> Iterator[tuple[int, int]]:
     mock = [sys.executable, "-m", "benchmarks.mock_upstream", "--port", str(delayed), "--delay-ms", str(DELAY_MS)]
     with running(nginx, home / "log", layout.load_cores), running(mock, home / "log", layout.load_cores):
         for port in (at_once, delayed):
-            wait_until_answering(port, Peer().traffic(Setting(0, 0, 1, home)), 10, home / "log")
+            wait_until_answering(port, Peer().traffic(Setting(0, 0, 0, 1, home)), 10, home / "log")
         yield at_once, delayed
 
 
@@ -132,9 +132,9 @@ class Busy:
     resident_bytes: int
 
 
-def measure_busy(peer: Peer, layout: Layout, upstream_port: int, seconds: float, folder: Path) -> Busy:
+def measure_busy(peer: Peer, layout: Layout, ports: tuple[int, int], seconds: float, folder: Path) -> Busy:
     """Drive one gateway as hard as 32 callers can; count its CPU."""
-    setting = Setting(free_port(), upstream_port, layout.workers, folder)
+    setting = Setting(free_port(), ports[0], ports[0], layout.workers, folder)
     with started(peer, setting, layout) as pid:
         before = processes.usage_by_role(pid, peer.role_of)
         load = run_wrk(setting.port, peer.traffic(setting), connections=BUSY_CONNECTIONS, seconds=seconds, cores=layout.load_cores)
@@ -143,13 +143,11 @@ def measure_busy(peer: Peer, layout: Layout, upstream_port: int, seconds: float,
     return Busy(load, cpu_us, sum(usage.resident_bytes for usage in spent.values()))
 
 
-def measure_calm(peer: Peer, layout: Layout, upstream_port: int, seconds: float, folder: Path) -> LoadResult:
+def measure_calm(peer: Peer, layout: Layout, ports: tuple[int, int], seconds: float, folder: Path) -> LoadResult:
     """Drive one gateway with 8 callers over the delayed upstream."""
     if peer.name == "direct":
-        return run_wrk(
-            upstream_port, Peer().traffic(Setting(0, 0, 1, folder)), connections=CALM_CONNECTIONS, seconds=seconds, cores=layout.load_cores
-        )
-    setting = Setting(free_port(), upstream_port, layout.workers, folder)
+        return run_wrk(ports[1], Peer().traffic(Setting(0, 0, 0, 1, folder)), connections=CALM_CONNECTIONS, seconds=seconds, cores=layout.load_cores)
+    setting = Setting(free_port(), ports[1], ports[0], layout.workers, folder)
     with started(peer, setting, layout):
         return run_wrk(setting.port, peer.traffic(setting), connections=CALM_CONNECTIONS, seconds=seconds, cores=layout.load_cores)
 
@@ -170,8 +168,8 @@ def sample(kind: type[Peer], layout: Layout, ports: tuple[int, int], seconds: fl
     """Measure one gateway once. What goes wrong is told in the sample; the other gateways are measured all the same."""
     try:
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-            busy = measure_busy(kind(), layout, ports[0], seconds, Path(first))
-            calm = measure_calm(kind(), layout, ports[1], seconds, Path(second))
+            busy = measure_busy(kind(), layout, ports, seconds, Path(first))
+            calm = measure_calm(kind(), layout, ports, seconds, Path(second))
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return Sample(kind.name, layout.name, 0, 0, {}, 0, 0, 0, 0, trouble=str(error))
     unclean = [load for load in (busy.load, calm) if not load.is_clean]

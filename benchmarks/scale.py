@@ -66,7 +66,7 @@ class Size:
 def measure(models: int, experiments: int, seconds: float, folder: Path, upstream_port: int) -> Size:
     """Start Assay with a configuration of this size and measure it."""
     peer = Sized(models, experiments)
-    setting = Setting(free_port(), upstream_port, 1, folder)
+    setting = Setting(free_port(), upstream_port, upstream_port, 1, folder)
     peer.prepare(setting)
     log = folder / "log"
     began_at = time.monotonic()

@@ -60,6 +60,7 @@ class NginxBare(Peer):
     }}
     {self.more_locations}"""
         http = f"""  upstream model {{ server 127.0.0.1:{setting.upstream_port}; keepalive 256; keepalive_requests 100000000; }}
+  upstream authority {{ server 127.0.0.1:{setting.authority_port}; keepalive 256; keepalive_requests 100000000; }}
   {self.before_server}
   server {{
     listen 127.0.0.1:{setting.port} backlog=4096;
@@ -75,7 +76,7 @@ class NginxBare(Peer):
 class NginxGoverned(NginxBare):
     """What people put together from nginx to govern calls: an auth subrequest per call and a rate limit per key.
 
-    The subrequest goes to the upstream's `/auth`, which answers 204 at once: a lower bound for any real authority. The limit is far above
+    The subrequest goes to a server that answers 204 at once, however slow the model is: a lower bound for any real authority. The limit is far above
     the load, so that it is computed and never hit.
     """
 
@@ -84,7 +85,7 @@ class NginxGoverned(NginxBare):
     in_location = "auth_request /_auth; limit_req zone=calls burst=100000 nodelay;"
     more_locations = """location = /_auth {
       internal;
-      proxy_pass http://model/auth;
+      proxy_pass http://authority/auth;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_pass_request_body off;

@@ -16,6 +16,9 @@ class Setting:
 
     port: int
     upstream_port: int
+    """The model: answers at once, or after the delay."""
+    authority_port: int
+    """Answers 204 at once on `/auth`, whatever the model does."""
     cores: int
     """1 or 2: how many workers (threads, processes) to configure."""
     folder: Path
