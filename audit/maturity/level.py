@@ -28,7 +28,13 @@ def assess(framework: Framework, evidence: Evidence) -> dict[str, Any]:
     proven, claimed = _level(framework, judged, only_proven=True), _level(framework, judged, only_proven=False)
     names = {level.number: level.name for level in framework.levels}
     return {
-        "framework": {"name": framework.name, "title": framework.title, "source": framework.source, "as_of": framework.as_of},
+        "framework": {
+            "name": framework.name,
+            "title": framework.title,
+            "source": framework.source,
+            "as_of": framework.as_of,
+            "levels": [level.name for level in framework.levels],
+        },
         "parameters": msgspec.structs.asdict(framework.parameters),
         "level": {"proven": proven, "proven_name": names[proven], "claimed": claimed, "claimed_name": names[claimed]},
         "blocking": [criterion.id for criterion, finding in judged if criterion.level == proven + 1 and finding.state != PROVEN],

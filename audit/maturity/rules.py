@@ -34,7 +34,7 @@ class Finding:
 
 Rule = Callable[[Evidence, Parameters], Finding]
 
-UNSEEN = Finding(MISSING, "Insufficient evidence: no record of this version of Assay shows it.")
+UNSEEN = Finding(MISSING, "Insufficient evidence: nothing in this log shows it.")
 
 
 def artifact_identified(evidence: Evidence, parameters: Parameters) -> Finding:
@@ -49,10 +49,12 @@ def separate_hands(evidence: Evidence, _parameters: Parameters) -> Finding:
         return Finding(MISSING, "Insufficient evidence: no approval in the log.")
     shared = evidence.approvers & evidence.changers
     if evidence.changes.count == 0 or shared:
-        text = "who changes the configuration is not in the log" if not shared else f"{len(shared)} of the approvers also change the configuration"
+        text = (
+            "who changes the configuration is not in the log" if not shared else f"{_people(len(shared))} both approved and changed the configuration"
+        )
         return _finding(MISSING, f"Insufficient evidence: {text}.", evidence.approvals)
-    count, people = evidence.approvals.count, len(evidence.approvers)
-    text = f"{count} approvals by {people} people who do not change the configuration; who trained is not in the log."
+    count, people = evidence.approvals.count, _people(len(evidence.approvers))
+    text = f"{count} approvals, given by {people} not changing the configuration; who trained is not in the log."
     return _finding(CLAIMED, text, evidence.approvals)
 
 
@@ -156,6 +158,10 @@ def _at_most_claimed(finding: Finding, why: str) -> Finding:
 
 def _finding(state: str, text: str, tally: Tally) -> Finding:
     return Finding(state, text, tuple(tally.indices), tally.newest, tally.count)
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{number} people"
 
 
 def _percent(ppm: int) -> str:

@@ -63,6 +63,15 @@ def when(time: str | None) -> str:
 STATES = {"insufficient_evidence": "insufficient evidence", "not_identified": "not identified", "not_applicable": "not applicable"}
 
 
+NOT_PERCENT = frozenset({"brier", "auroc"})
+"""Metrics that are read as numbers between 0 and 1."""
+
+
+def ratio(ppm: int, name: str) -> str:
+    """A metric's ppm the way that metric is read."""
+    return decimal3(ppm) if name in NOT_PERCENT else percent(ppm)
+
+
 def metric(value: dict[str, Any], *, as_percent: bool = True) -> str:
     """Point of a metric, or the words for why there is none."""
     if value["state"] != "estimated":
