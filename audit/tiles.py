@@ -155,8 +155,8 @@ def decode_bundle(data: bytes, width: int, path: str = "") -> list[bytes]:
 # ---- hash tiles ---------------------------------------------------------------------------------------------------------------
 
 
-def _fold_perfect(data: bytes) -> bytes:
-    """Return the root over 2**k concatenated hashes."""
+def tile_root(data: bytes) -> bytes:
+    """Return the root over 2**k concatenated hashes, such as a full tile."""
     while len(data) > HASH_BYTES:
         data = b"".join([sha256(b"\x01" + data[at : at + 64]).digest() for at in range(0, len(data), 64)])
     return data
@@ -167,7 +167,7 @@ def _peaks(data: bytes) -> Iterator[bytes]:
     start, count = 0, len(data) // HASH_BYTES
     while count:
         size = 1 << (count.bit_length() - 1)
-        yield _fold_perfect(data[start : start + size * HASH_BYTES])
+        yield tile_root(data[start : start + size * HASH_BYTES])
         start, count = start + size * HASH_BYTES, count - size
 
 
@@ -211,7 +211,7 @@ class HashTiles:
             if rest and added:
                 files[tile_path(level, index + len(full), len(rest) // HASH_BYTES)] = rest
             edge.append(rest)
-            added, level = b"".join([_fold_perfect(tile) for tile in full]), level + 1
+            added, level = b"".join([tile_root(tile) for tile in full]), level + 1
         return HashTiles(size, tuple(edge)), files
 
     def frontier(self) -> Frontier:
@@ -288,7 +288,7 @@ class TileReader:
         tile_level, height = divmod(level, 8)
         tile_index, start = divmod(index << height, WIDTH)
         data = self._tile(tile_level, tile_index)
-        return _fold_perfect(data[start * HASH_BYTES : (start + (1 << height)) * HASH_BYTES])
+        return tile_root(data[start * HASH_BYTES : (start + (1 << height)) * HASH_BYTES])
 
     def root(self) -> bytes:
         """Return the root these tiles give."""
