@@ -77,14 +77,16 @@ def main() -> None:
         begin = time.perf_counter()
         cold = compiler.compile()
         cold_s = time.perf_counter() - begin
-        assert cold.manifest is not None, cold.issues[:5]
+        if cold.manifest is None:
+            raise SystemExit(f"does not compile: {cold.issues[:5]}")
         changes_s = []
         for n in range(5):
             write_model(folder, n, rows=101 + n)
             begin = time.perf_counter()
             after = compiler.compile()
             changes_s.append(time.perf_counter() - begin)
-            assert after.manifest is not None
+            if after.manifest is None:
+                raise SystemExit(f"does not compile: {after.issues[:5]}")
         result = {
             "models": options.models,
             "experiments": options.experiments,

@@ -29,6 +29,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
+    NoEncryption,
+    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
     load_ssh_private_key,
@@ -249,6 +251,10 @@ class PersonKey:
         if not isinstance(private, Ed25519PrivateKey):
             raise InvalidTrust("the private key is not Ed25519; hint: `ssh-keygen -t ed25519`")
         return cls(private, "ssh-ed25519" if is_ssh else "ed25519")
+
+    def encode(self) -> str:
+        """Return the key as PKCS #8 PEM, which `load` and OpenSSL read. It is the secret itself: for a file of mode 0600 and nowhere else."""
+        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
     @property
     def id(self) -> str:
