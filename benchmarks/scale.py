@@ -3,8 +3,8 @@
 Measured, each beside a small configuration of the same kind:
 - start: from the command to the first answered call;
 - CPU per call of the worker, and memory;
-- reload: the file of one more model appears; the time until a call for it is no longer a 404, and the slowest call of a caller meanwhile. The caller
-  key may call the measured model alone: what it then gets is a refusal, and that is enough to see the new configuration in force.
+- reload: the file of one more model appears; the time until a call for it is no longer a 404, and the slowest call of a caller meanwhile. What it
+  then gets is a refusal for want of approval, which is enough to see the new configuration in force.
 
 Example:
     $ python -m benchmarks.scale --models 1500 --experiments 10000 --json /tmp/scale.json
@@ -118,7 +118,7 @@ def reload_under_load(deployment: Path, setting: Setting, traffic: Traffic, seco
 def change_and_wait(deployment: Path, setting: Setting, traffic: Traffic) -> float:
     """Add the file of a new model and ask for it until it is known; returns the seconds that took.
 
-    A model nobody knows is a 404; once its file is in force the answer is another one: the key may not call it, or it has no approval (403).
+    A model nobody knows is a 404; once its file is in force the answer is another one: it has no approval (403).
     """
     name = "late-arrival"
     path = deployment / "config" / "models" / f"{name}.yaml"

@@ -13,6 +13,7 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +23,9 @@ from benchmarks.peers.peer import Peer, Setting
 
 ASSAY = str(Path(sys.executable).with_name("assay"))
 ROLES = {"gateway.processes.worker": "worker", "gateway.processes.recorder": "recorder", "gateway.processes.controller": "controller"}
+
+PERSON = "alice"
+"""Approver of the development root: one is enough for a model of low risk."""
 
 
 class AssayNativeBare(Peer):
@@ -53,17 +57,14 @@ class AssayNativeBare(Peer):
     def prepare(self, setting: Setting) -> None:
         """Make a deployment as a user would: init, own configuration, key, approvals."""
         self.folder = setting.folder / "deployment"
-        run_assay("init", str(self.folder))
-        write_configuration(self.folder, self.shape(setting))
-        self.enrol()
-
-    def enrol(self) -> None:
-        """Make an API key and approve both versions of the measured model."""
-        where = ("--dir", str(self.folder), "--json")
-        made = run_assay("key", "create", *where, "--tenant", "bench", "--scope", "unit:assert", "--model", MODEL)
-        self.key = json.loads(made)["key"]
+        made = json.loads(run_assay("init", str(self.folder), "--person", PERSON, "--json"))
+        self.key = made["api_key"]
+        # The log's key carries the origin it was made for; the verifier key begins with it.
+        origin = made["log_vkey"].partition("+")[0]
+        write_configuration(self.folder, replace(self.shape(setting), origin=origin))
+        signer = ("--as", PERSON, "--key", str(self.folder / "keys" / f"{PERSON}.key"))
         for version in ("1", "2"):
-            run_assay("model", "approve", MODEL, version, *where)
+            run_assay("model", "approve", MODEL, version, *signer, "--dir", str(self.folder))
 
     def command(self, setting: Setting) -> list[str]:  # noqa: ARG002 - the port is in the configuration
         """Serve the deployment."""

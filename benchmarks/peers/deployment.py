@@ -3,7 +3,7 @@
 Rules: same arguments, same bytes; nothing but files under `config/` is written, so keys and trust of `assay init` stay as they are.
 
 Example:
-    write_configuration(folder, Shape(front_port=8080, admin_port=8081, workers=1, upstream_ports=(9001, 9002)))
+    write_configuration(folder, Shape(front_port=8080, admin_port=8081, workers=1, upstream_port=9001))
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class Shape:
     admin_port: int
     workers: int
     upstream_port: int
+    origin: str = "bench.example/log"
+    """Origin of the log: the one its key was made for."""
     split: bool = False
     """A 50/50 A/B experiment between two versions of the measured model."""
     audit: str = "batch"
@@ -88,7 +90,7 @@ def gateway_file(shape: Shape) -> str:
     return f"""environment: development
 front: {{bind: "127.0.0.1:{shape.front_port}", workers: {shape.workers}}}
 admin: {{bind: "127.0.0.1:{shape.admin_port}"}}
-audit: {{origin: bench.example/log, key: "file:keys/log.key"}}
+audit: {{origin: "{shape.origin}", key: "file:keys/log.key"}}
 """
 
 
