@@ -6,8 +6,9 @@ For each treatment and metric (events are the bad ones, `experiments/evidence.py
   1/alpha (Lindon & Malek 2022). Exact for rare events and untouched by a drifting base rate. alpha_harm is split evenly over all metrics and arms,
   once for the whole rollout, so the probability of ever rolling back without effect is at most alpha_harm.
 - *fine*: proven not worse by the margin, at the full alpha for each metric, because promotion needs all of them (an intersection-union test); it is
-  split over arms. A margin in pp takes two one-sample confidence sequences at alpha/2 each; a margin in % is the same conditional test against the
-  ratio 1 + margin; latency compares the treatment's exceedances of threshold plus margin with the control's of the threshold.
+  split over arms. A margin in pp multiplies two one-sample e-processes, one an arm, at the least favourable base rate; a margin in % is the
+  conditional test against the ratio 1 + margin; latency compares the treatment's exceedances of threshold plus margin with the control's of the
+  threshold.
 - *hold*: everything else, above all no data. What is proven worse, but by less than the margin, is fine.
 
 Sample ratios are tested at four stages (alarm at e >= 1,000): `assigned` off blocks every verdict, `served` off blocks `fine`, and `outcome` and
@@ -105,7 +106,7 @@ def _judge_metric(
     fine, bound = _not_worse(metric, found, arm, control, share, alpha)
     better = _ln_less(events, control_events, share) >= math.log(1 / alpha)
     outcome: Outcome = "hold"
-    said = f"undecided, {bound}"
+    said = f"not proven fine, {bound}"
     if fine:
         outcome, said = "fine", f"{'better' if better else 'not worse by the margin'}, {bound}"
     elif log_e >= math.log(1 / alpha_harm):
@@ -116,18 +117,16 @@ def _judge_metric(
 def _not_worse(metric: MetricDocument, found: MetricEvidence, arm: str, control: str, share: float, alpha: float) -> tuple[bool, str]:
     """Non-inferiority at level alpha, and the bound in words."""
     if metric.margin_unit == "pp":
-        upper = float(
-            stats.bernoulli_bound(found.events[arm], found.units[arm], alpha / 2, side="upper")
-            - stats.bernoulli_bound(found.events[control], found.units[control], alpha / 2, side="lower")
+        log_e = stats.log_non_inferiority_e_value(
+            found.events[arm], found.units[arm], found.events[control], found.units[control], metric.margin / 1e6
         )
-        return upper < metric.margin / 1e6, f"at most {upper * 100:+.2f} pp, margin {metric.margin / 1e4:g} pp"
-    if metric.kind == "latency":
+    elif metric.kind == "latency":
         past = found.events_past_margin or {}
         log_e = _ln_less(past.get(arm, 0), found.events[control], share)
     else:
         ratio = 1 + metric.margin / 1e6
         log_e = _ln_less(found.events[arm], found.events[control], share * ratio / (share * ratio + 1 - share))
-    return log_e >= math.log(1 / alpha), f"{_e_text(log_e)} for non-inferiority against {1 / alpha:g}"
+    return log_e >= math.log(1 / alpha), f"{_e_text(log_e)} against {1 / alpha:g}"
 
 
 def _ln_less(events: int, control_events: int, null: float) -> float:
