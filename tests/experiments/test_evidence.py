@@ -176,12 +176,12 @@ def test_rewards_that_are_no_proportion_are_not_used_and_a_missing_success_is_th
 
 
 def test_latency_counts_only_units_after_those_that_fixed_the_threshold():
-    past = [call(number, f"u{number}", latency_us=1000 + number) for number in range(40)]
-    assert folded(past[:39]).metrics["p50_ms"].threshold_us is None
-    after = [call(100, "slow", "challenger", latency_us=1200), call(101, "margin", "challenger", latency_us=1050), call(102, "fast", latency_us=1019)]
+    past = [call(number, f"u{number}", latency_us=1000 + number) for number in range(20)]
+    assert folded(past[:19]).metrics["p50_ms"].threshold_us is None
+    after = [call(100, "slow", "challenger", latency_us=1200), call(101, "margin", "challenger", latency_us=1050), call(102, "fast", latency_us=1009)]
     early = [call(5, "early", "challenger", latency_us=9999)]
     found = folded([*after, *early, *[record | {"id": f"{int(record['id']):08d}"} for record in past]]).metrics["p50_ms"]
-    assert found.threshold_us == 1019
+    assert found.threshold_us == 1009
     assert found.units == {"champion": 1, "challenger": 2}
     assert found.events == {"champion": 0, "challenger": 2}
     assert found.events_past_margin == {"champion": 0, "challenger": 1}
