@@ -28,7 +28,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 
@@ -36,6 +36,7 @@ from audit import wire
 from audit.highwater import HighWater
 from audit.leaf import render
 from audit.statements import Clock, statement
+from audit.wire import BATCH_BYTES, BATCH_RECORDS
 
 FLUSH_S = 0.005
 RECONNECT_FIRST_S = 0.02
@@ -124,8 +125,8 @@ class Journal:
         self._marks = highwater.words
         self._clock = clock
         self._mono_ns = clock.mono_ns
-        self._limits = limits or Limits()
-        self._limit_records, self._limit_bytes = self._limits.records, self._limits.leaf_bytes
+        bounds = limits or Limits()
+        self._limit_records, self._limit_bytes = bounds.records, bounds.leaf_bytes  # changed by `close` and `_fail` alone
         self._next_seq = 0
         self._waiting_bytes = 0  # leaf bytes not acknowledged
         self._open = _Batch(0, 0)  # takes appends; empty or with a flush timer running
@@ -169,9 +170,8 @@ class Journal:
         try:
             if self._failure is not None:
                 raise self._failure
-            last_seq = self._next_seq
-            seq = self._append(statement("writer.close", self._clock.moment(), actor_id=self.node, last_seq=last_seq))
-            self.flush()
+            self._limit_records, self._limit_bytes = wire.SEQ_LIMIT, wire.SEQ_LIMIT  # the last record finds room in a full queue
+            seq = self.append(statement("writer.close", self._clock.moment(), actor_id=self.node, last_seq=self._next_seq))
             await self._settled(seq, deadline_s)
         finally:
             await self._shut()
@@ -202,35 +202,35 @@ class Journal:
             JournalFailed: This writer cannot record any more.
             audit.leaf.LeafError: The record is no leaf; no number was used.
         """
-        if self._waiting_bytes >= self._limit_bytes or self._next_seq - self.acked_through > self._limit_records:
-            raise JournalFull(f"`{self._next_seq - self.acked_through - 1}` records of `{self._waiting_bytes}` bytes wait for the recorder")
-        return self._append(record)
-
-    def _append(self, record: dict[str, Any]) -> int:
-        if self._failure is not None:
-            raise self._failure
         seq = self._next_seq
+        if self._waiting_bytes >= self._limit_bytes or seq - self.acked_through > self._limit_records:
+            self._refuse_append()
         record["writer"] = {"node": self.node, "epoch": self.epoch, "seq": seq}
         leaf = render(record)
         size = len(leaf)
         batch = self._open
-        if batch.leaf_bytes + size > wire.BATCH_BYTES:
+        if batch.leaf_bytes + size > BATCH_BYTES:
             self.flush()
             batch = self._open
+        leaves = batch.leaves
         self._marks[1] = seq  # the high-water mark, before the record may leave (audit/highwater.py)
         self._next_seq = seq + 1
         self._waiting_bytes += size
-        leaves = batch.leaves
-        if not leaves:
-            batch.first_seq = seq
+        batch.leaf_bytes += size
+        leaves.append(leaf)
+        count = len(leaves)
+        if count == 1:
             batch.opened_ns = self._mono_ns()
             if self._timer is None and self._loop is not None:
                 self._timer = self._loop.call_later(FLUSH_S, self._on_timer)
-        leaves.append(leaf)
-        batch.leaf_bytes += size
-        if len(leaves) >= wire.BATCH_RECORDS:
+        elif count >= BATCH_RECORDS:
             self.flush()
         return seq
+
+    def _refuse_append(self) -> NoReturn:
+        if self._failure is not None:
+            raise self._failure
+        raise JournalFull(f"`{self.unacked_count}` records of `{self._waiting_bytes}` bytes wait for the recorder")
 
     def flush(self) -> None:
         """Send what is queued without waiting for the timer."""
@@ -382,6 +382,7 @@ class Journal:
 
     def _fail(self, failure: JournalError) -> None:
         self._failure = failure
+        self._limit_bytes = -1  # no append passes from here on; the hot path needs no check of its own
         waiters, self._waiters = self._waiters, {}
         for futures in waiters.values():
             for future in futures:

@@ -1,0 +1,123 @@
+"""A real recorder process behind a socket the test keeps, and a real writer process with a client-side journal as judge."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from audit.highwater import HighWater
+from audit.journal import Journal, JournalError
+from audit.statements import Clock, machine_boot_id
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def child_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+
+
+class RecorderProcess:
+    """Binds the socket as the parent of `assay serve` does, and starts recorders that inherit it."""
+
+    def __init__(self, data_dir: Path, node: str = "n1.recorder") -> None:
+        self.data_dir = data_dir
+        self.node = node
+        (data_dir / "run").mkdir(parents=True, exist_ok=True)
+        self.socket_path = data_dir / "run" / "recorder.sock"
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(self.socket_path))
+        self._listener.listen(128)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        fd = self._listener.fileno()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "audit.recorder", str(self.data_dir), str(fd), self.node],
+            pass_fds=[fd],
+            cwd=ROOT,
+            env=child_environment(),
+            stderr=subprocess.PIPE,
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    def end(self, timeout_s: float = 30) -> tuple[int, str]:
+        """Wait for the end; return exit code and stderr."""
+        assert self._process is not None
+        _, stderr = self._process.communicate(timeout=timeout_s)
+        return self._process.returncode, stderr.decode()
+
+    def terminate(self) -> tuple[int, str]:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self.end()
+
+    def close(self) -> None:
+        if self.is_running():
+            self.kill()
+        self._listener.close()
+
+
+def new_journal(data_dir: Path, node: str = "n1.w0", **options: object) -> Journal:
+    clock = Clock(machine_boot_id())
+    mark = HighWater.claim(data_dir / "run", node, clock.wall_ms(), clock.boot_id)
+    return Journal(node, mark.epoch, data_dir / "run" / "recorder.sock", mark, clock=clock, **options)  # type: ignore[arg-type]
+
+
+def wait_until(condition, timeout_s: float = 20.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "condition not met in time"
+        time.sleep(0.01)
+
+
+async def _write(data_dir: Path, node: str, judge_path: Path, pause_s: float) -> None:
+    """Append records until SIGTERM; write down every acknowledgement as `seq count index`, beyond this process's death."""
+    judge = os.open(judge_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    journal = new_journal(data_dir, node)
+    os.link(journal._highwater.path, judge_path.with_suffix(".hwm"))  # the judge's own hold on the mark
+    os.write(judge, b"epoch %d 0\n" % journal.epoch)
+    journal.on_ack.append(lambda first, count, index: os.write(judge, b"%d %d %d\n" % (first, count, index)))
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await journal.open(deadline_s=60)
+    number = 0
+    while not stop.is_set():
+        for _ in range(20):
+            try:
+                journal.append({"v": 1, "type": "test", "id": f"{node}-{journal.epoch}-{journal._next_seq}", "note": "x" * (number * 37 % 900)})
+            except JournalError:
+                break
+            number += 1
+        await asyncio.sleep(pause_s)
+    await journal.close(deadline_s=30)
+    os.write(judge, b"closed 0 0\n")
+
+
+def start_writer(data_dir: Path, node: str, judge_path: Path, pause_s: float = 0.001) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__)), str(data_dir), node, str(judge_path), str(pause_s)], cwd=ROOT, env=child_environment()
+    )
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(_write(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), float(sys.argv[4])))

@@ -1,0 +1,26 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('r0001');
+CREATE TABLE leaf (
+	idx INTEGER NOT NULL, 
+	node TEXT NOT NULL, 
+	epoch BIGINT NOT NULL, 
+	seq BIGINT NOT NULL, 
+	bytes BLOB NOT NULL, 
+	PRIMARY KEY (idx), 
+	UNIQUE (node, epoch, seq)
+);
+INSERT INTO "leaf" VALUES(0,'n1.w0',1763632800000,0,X'7B7D');
+INSERT INTO "leaf" VALUES(1,'n1.w0',1763632800000,1,X'7B2276223A317D');
+CREATE TABLE writer (
+	node TEXT NOT NULL, 
+	epoch BIGINT NOT NULL, 
+	last_seq BIGINT NOT NULL, 
+	ended INTEGER NOT NULL, 
+	PRIMARY KEY (node, epoch)
+);
+INSERT INTO "writer" VALUES('n1.w1',1763632800000,41,1);
+COMMIT;
