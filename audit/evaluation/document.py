@@ -32,7 +32,7 @@ def describe(evaluation: Evaluation, *, observed_when: Mapping[str, str] | None 
 
     Args:
         evaluation: the fold's result.
-        observed_when: `labels.observed_when` by model, for models that have it.
+        observed_when: `labels.observed_when` by model, for models that have it; None when the configuration is not at hand.
         positive: the positive class, where neither {0, 1} nor {false, true} tells.
     """
     conditions = observed_when or {}
@@ -46,7 +46,7 @@ def describe(evaluation: Evaluation, *, observed_when: Mapping[str, str] | None 
         "denied_before_authentication": _counts(evaluation.denials),
         "feedback": {"records": evaluation.feedback, "in_force": evaluation.joined},
         "models": models,
-        "limits": _limits(evaluation, total, conditions),
+        "limits": _limits(evaluation, total, observed_when),
     }
 
 
@@ -148,7 +148,7 @@ def _timeline(evaluation: Evaluation, model: str) -> Document:
     }
 
 
-def _limits(evaluation: Evaluation, total: Cell, conditions: Mapping[str, str]) -> list[str]:
+def _limits(evaluation: Evaluation, total: Cell, conditions: Mapping[str, str] | None) -> list[str]:
     said = [
         "Covers what passed through the gateway and is in this log; calls that went around it are not in any number here.",
         (
@@ -159,7 +159,9 @@ def _limits(evaluation: Evaluation, total: Cell, conditions: Mapping[str, str]) 
     ]
     if total.confusion.total() < total.predictions.total():
         said.append("Not every prediction has a label yet; labels may still come and may be corrected.")
-    said += [f"`{model}`: labels are observed only when {text}." for model, text in sorted(conditions.items())]
+    if conditions is None:
+        said.append("The configuration in force is not at hand: if labels cannot come for every row, quality is not identified here.")
+    said += [f"{model}: labels are observed only when {text}." for model, text in sorted((conditions or {}).items())]
     if evaluation.lost:
         said.append(f"{evaluation.lost} records were lost before they were committed (`log.lost`).")
     if total.unfinished:

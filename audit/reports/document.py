@@ -35,7 +35,14 @@ def document(kind: Kind, body: dict[str, Any], state: LogState, *, version: str)
         "report": kind,
         "schema": SCHEMA,
         "generator": {"name": "assay", "version": version},
-        "log": {"size": state.size, "root": state.root, "time": state.time or None, "origin": state.origin, "signed": state.is_signed},
+        "log": {
+            "size": state.size,
+            "root": state.root,
+            "time": state.time or None,
+            "origin": state.origin,
+            "signed": state.is_signed,
+            "config_digest": state.config_digest,
+        },
         "body": body,
     }
 
