@@ -35,21 +35,26 @@ def schema(kind: str) -> dict[str, Any]:
     return {"$schema": DIALECT, **found, "title": place}
 
 
-def keys_of(kind: str) -> frozenset[str]:
-    """Return every key a kind of file may have, at any level, without the free names (of versions, inputs, arms)."""
+def key_paths(kind: str) -> frozenset[str]:
+    """Return every key a kind of file may have as a path: `versions.NAME.upstreams`; `NAME` is a free name, `[]` an item of a list."""
+    document = schema(kind)
     found: set[str] = set()
-    _collect(schema(kind), found)
+    _collect(document, document.get("$defs", {}), "", found)
     return frozenset(found)
 
 
-def _collect(node: Any, found: set[str]) -> None:
-    if isinstance(node, dict):
-        properties = node.get("properties")
-        if isinstance(properties, dict):
-            found.update(properties)
-        for name, child in node.items():
-            if name not in {"examples", "default", "enum", "const"}:
-                _collect(child, found)
-    elif isinstance(node, list):
-        for child in node:
-            _collect(child, found)
+def _collect(node: Mapping[str, Any], definitions: Mapping[str, Any], path: str, found: set[str]) -> None:
+    """Add the paths below `node`; the schemas have no recursion, so this ends."""
+    if "$ref" in node:
+        _collect(definitions[str(node["$ref"]).rsplit("/", maxsplit=1)[-1]], definitions, path, found)
+    for alternative in (*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("allOf", ())):
+        _collect(alternative, definitions, path, found)
+    for name, child in node.get("properties", {}).items():
+        found.add(f"{path}.{name}" if path else name)
+        _collect(child, definitions, f"{path}.{name}" if path else name, found)
+    free = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+    for child in free:
+        if isinstance(child, dict):
+            _collect(child, definitions, f"{path}.NAME", found)
+    if isinstance(node.get("items"), dict):
+        _collect(node["items"], definitions, f"{path}[]", found)
