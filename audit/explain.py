@@ -83,7 +83,7 @@ def check_arm(record: Record, recompute: Recompute, salt: str | None = None) -> 
         return ArmCheck("no_experiment", None, None, "No experiment took part; there is no arm to recompute.")
     try:
         found = recompute(route, record.get("subject"), salt)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:  # the route may be anything
         return ArmCheck("contradicted", recorded, None, f"The record does not lead to an arm: {error}")
     if found != recorded:
         return ArmCheck("contradicted", recorded, found, f"The record states arm `{recorded}`, its own hashes and shares give `{found}`.")
@@ -93,7 +93,7 @@ def check_arm(record: Record, recompute: Recompute, salt: str | None = None) -> 
 
 def _headline(record: Record, end: Record) -> str:
     kind = record.get("type", "record")
-    if kind not in {"call", "decision"}:
+    if kind not in ("call", "decision"):
         return f"A `{kind}` record of {record.get('time', 'an unstated time')}."
     outcome, model = _map(end, "outcome"), _map(record, "model")
     version = f"{model.get('name', 'unknown model')} version {model.get('version', '?')}"
@@ -140,7 +140,7 @@ def _route(record: Record) -> tuple[str, ...]:
             lines.append("The unit was outside the exposure: it got the control and is not compared.")
     else:
         lines.append("No experiment: the default version.")
-    for candidate in route.get("eligible") or ():
+    for candidate in _list(route, "eligible"):
         if isinstance(candidate, Mapping):
             reason = candidate.get("reason")
             lines.append(f"Candidate `{candidate.get('arm')}`: {f'not eligible, `{reason}`' if reason else 'eligible'}.")
@@ -166,19 +166,19 @@ def _draw(record: Record, arm: ArmCheck) -> tuple[str, ...]:
 def _policy(record: Record) -> tuple[str, ...]:
     policy = _map(record, "policy")
     if not policy:
-        return ("No policy verdict is recorded.",) if record.get("type") in {"call", "decision"} else ()
+        return ("No policy verdict is recorded.",) if record.get("type") in ("call", "decision") else ()
     lines = [f"Verdict `{policy.get('decision')}` by bundle `{policy.get('digest', 'not recorded')}`."]
-    reasons = (reason for reason in policy.get("reasons") or () if isinstance(reason, Mapping))
+    reasons = (reason for reason in _list(policy, "reasons") if isinstance(reason, Mapping))
     lines.extend(f"`{reason.get('id')}` ({reason.get('package')}): {reason.get('msg')}" for reason in reasons)
     return tuple(lines)
 
 
 def _approvals(record: Record, related: Sequence[Record]) -> tuple[str, ...]:
-    ids = _map(record, "approval").get("ids") or ()
-    granted = {one.get("approval_id"): one for one in related if one.get("type") == "approval.granted"}
+    ids = _list(_map(record, "approval"), "ids")
+    granted = {str(one.get("approval_id")): one for one in related if one.get("type") == "approval.granted"}
     lines = []
     for approval_id in ids:
-        found = granted.get(approval_id)
+        found = granted.get(str(approval_id))
         who = f" by `{found.get('person')}` at {found.get('time')}" if found else ""
         lines.append(f"Approval `{approval_id}`{who}.")
     return tuple(lines)
@@ -221,6 +221,11 @@ def _later(related: Sequence[Record]) -> tuple[str, ...]:
 def _map(record: Record, key: str) -> Record:
     value = record.get(key)
     return value if isinstance(value, Mapping) else {}
+
+
+def _list(record: Record, key: str) -> Sequence[Any]:
+    value = record.get(key)
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _share(value: int) -> str:

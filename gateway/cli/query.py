@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.exc import OperationalError
@@ -31,7 +32,9 @@ DataOption = Annotated[Path, typer.Option("--data", help="Data directory.", show
 DEFAULT_DATA = Path("data")
 MOST_RELATED = 1000
 TABLE_WIDTH = 168
-"""Columns when the output is no terminal, so that ids are never cut."""
+"""Columns when the output is no terminal."""
+_MIN_WIDTHS = {"#": 4, "decision or record": 36}
+"""Ids are never cut, however narrow the terminal: they are what `show` is called with."""
 
 Ask = Callable[[Query, int, str | None], Page]
 
@@ -196,10 +199,11 @@ def _print_page(page: Page) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("#", "time", "type", "model", "arm", "verdict", "status", "decision or record", "subject"):
-        table.add_column(name, no_wrap=True, justify="right" if name in {"#", "status"} else "left")
+        table.add_column(name, no_wrap=True, justify="right" if name in {"#", "status"} else "left", min_width=_MIN_WIDTHS.get(name))
     for row in page.rows:
         table.add_row(*(escape(text) for text in _cells(row)), style="red" if row.policy == "deny" or (row.status or 0) >= 500 else "")
-    out.print(table, width=out.width if out.is_terminal else TABLE_WIDTH)
+    console = out if out.is_terminal else Console(highlight=False, width=TABLE_WIDTH)
+    console.print(table)
     out.print(f"[dim]{len(page.rows)} rows, pinned to size {page.size}[/]")
     if page.cursor:
         out.print(f"[dim]more:[/] --cursor {page.cursor}", soft_wrap=True)
