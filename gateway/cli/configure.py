@@ -85,7 +85,7 @@ def init(
     out.print(f"API key (shown once, keep it): {secret}", markup=False, soft_wrap=True)
     out.print(f"Log's public key: {log_key.verifier}", markup=False, soft_wrap=True)
     out.print(f"Trust root version 1, people: {', '.join(people)} (keys in {directory}/keys). Digest {root.digest}", markup=False, soft_wrap=True)
-    err.print("This is a development root: whoever has this folder is everyone in it. For real use every person makes their own key.")
+    err.print("This is a development root: whoever has this folder is everyone in it. For real use every person makes their own key.", soft_wrap=True)
     example = f"assay model approve credit-risk 3 --as {people[0]} --key {directory}/keys/{people[0]}.key --dir {directory}"
     out.print(f"Next: assay check {directory}; {example}; assay serve {directory}", markup=False, soft_wrap=True)
 
