@@ -24,15 +24,16 @@ Example:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 from hashlib import sha256
-from math import log
+from math import inf, log
 from typing import Any
 
 import msgspec
 
-from experiments.bucketing import encode_part, encode_parts
+from experiments.bucketing import encode_parts
 from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.shares import WHOLE
 
@@ -43,7 +44,8 @@ Draw = tuple[str, int, int]
 """(node, epoch, n) of a draw that is not sticky."""
 
 _DECIMAL = Context(prec=50)
-_SCALE = 2.0**53
+_HASH = re.compile(r"[0-9a-f]{16}")
+_ULP = 2.0**-53
 
 
 class RouteMismatchError(ValueError):
@@ -101,7 +103,11 @@ class Assigner:
         "_live",
         "_only",
         "_per_call",
+        "in_force",
     )
+
+    in_force: bool
+    """Whether the experiment routes anything: it runs, or it ended with an arm that serves."""
 
     def __init__(self, document: ExperimentDocument, live: LiveExperiment) -> None:
         """Encode the prefixes.
@@ -114,6 +120,7 @@ class Assigner:
         if sum(live.shares.values()) != WHOLE or not 0 <= live.exposure <= WHOLE:
             raise ValueError(f"the shares of `{live.experiment}` must sum to 2**32 and its exposure lie within it")
         self._document, self._live, self._exposure = document, live, live.exposure
+        self.in_force = live.phase in ("running", "promoted", "rolled_back")
         self._per_call = document.sticky == "none"
         suffix = ".call" if self._per_call else ""
         self._exposure_prefix = encode_parts((document.salt, "exposure" + suffix))
@@ -126,11 +133,6 @@ class Assigner:
         self._layer_prefix = None if layer is None else encode_parts((layer.salt, "layer"))
         self._holdout_prefix = None if holdout is None or live.holdout_released else encode_parts((holdout.salt, "holdout"))
         self._extra = _constant_extra(document, live)
-
-    @property
-    def in_force(self) -> bool:
-        """Whether the experiment routes anything: it runs, or it ended with an arm that serves."""
-        return self._live.phase in ("running", "promoted", "rolled_back")
 
     def assign(self, pseudonym: str, draw: Draw | None = None) -> Assignment | None:
         """Assign one unit (or, with `sticky: none`, one call).
@@ -149,7 +151,8 @@ class Assigner:
             raise ValueError("an empty pseudonym cannot be assigned; hint: a call without unit is served by the default")
         if not self.in_force:
             return None
-        unit = encode_part(pseudonym)
+        encoded = pseudonym.encode()
+        unit = len(encoded).to_bytes(4, "big") + encoded
         hashes: dict[str, str] = {}
         if self._layer_prefix is not None and not self._in_slots(unit, hashes):
             return None
@@ -187,16 +190,17 @@ class Assigner:
         return self._made("holdout", False, (("holdout", holdout.version),), hashes, self._extra)
 
     def _drawn(self, key: bytes, hashes: dict[str, str]) -> str:
-        best, best_score, second = "", float("inf"), float("inf")
-        smallest = 1.0
+        best, best_score, second, smallest = "", inf, inf, 1.0
         for arm, share, prefix in self._arms:
             hashes[arm] = hexadecimal = sha256(prefix + key).hexdigest()[:16]
-            exponential = -log(((int(hexadecimal, 16) >> 11) + 0.5) / _SCALE)
+            # u = (h + 1/2) / 2**53 with h the top 53 bits; -ln(u) is exponential, and the least of -ln(u)/w wins with probability w.
+            exponential = -log(((int(hexadecimal, 16) >> 11) + 0.5) * _ULP)
             score = exponential / share
             if score < best_score:
                 best, best_score, second, smallest = arm, score, best_score, exponential
             elif score < second:
                 second = score
+        # Near u = 1 the logarithm has lost its digits, and close scores may swap on another machine: decide those exactly.
         if smallest < 1e-4 or second - best_score < 1e-9 * second:
             return _exact_rendezvous(((arm, share) for arm, share, _ in self._arms), hashes)
         return best
@@ -247,10 +251,13 @@ def recompute(route: Mapping[str, Any], subject: str | None = None, salt: str | 
         RouteMismatchError: hashes are missing or wrong, shares do not sum to 2**32, the unit lies outside the layer's slots, or `exposed` is untrue.
     """
     try:
+        for name, hexadecimal in route["hashes"].items():
+            if _HASH.fullmatch(hexadecimal) is None:
+                raise RouteMismatchError(f"the hash `{name}` is not 16 hex digits")
         if subject is not None and salt is not None:
             _check_hashes(route, subject, salt)
         return _replay(route)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RouteMismatchError(f"the route lacks or garbles {error}") from error
 
 
@@ -264,7 +271,7 @@ def _replay(route: Mapping[str, Any]) -> str:
     exposure = route.get("exposure", WHOLE)
     if exposure != WHOLE and int(hashes["exposure"][:8], 16) >= exposure:
         return _agreed(route, route["control"], exposed=False)
-    if sum(shares.values()) != WHOLE or min(shares.values()) < 0:
+    if any(type(share) is not int or share < 0 for share in shares.values()) or sum(shares.values()) != WHOLE:
         raise RouteMismatchError(f"the shares `{dict(shares)}` do not sum to 2**32")
     weights = [(arm, share) for arm, share in sorted(shares.items()) if share]
     arm = weights[0][0] if len(weights) == 1 else _exact_rendezvous(weights, hashes)

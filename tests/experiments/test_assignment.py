@@ -185,6 +185,11 @@ def test_a_route_with_one_hash_digit_changed_does_not_verify(weights, unit, data
         (lambda route: route.update(exposed=False), "`exposed` says"),
         (lambda route: route["hashes"].pop("a"), "lacks"),
         (lambda route: route.pop("hashes"), "lacks"),
+        (lambda route: route.update(hashes=[]), "lacks"),
+        (lambda route: route["hashes"].update(a="12"), "16 hex"),
+        (lambda route: route["hashes"].update(a="0x12345678901234"), "16 hex"),
+        (lambda route: route["hashes"].update(a=7), "garbles"),
+        (lambda route: route["shares"].update(a=2.0**31), "sum to"),
     ],
 )
 def test_a_garbled_route_says_what_is_wrong(garble, complaint):
@@ -193,6 +198,22 @@ def test_a_garbled_route_says_what_is_wrong(garble, complaint):
     garble(route)
     with pytest.raises(RouteMismatchError, match=complaint):
         recompute(route)
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@given(st.sampled_from(["hashes", "shares", "exposure", "exposed", "layer", "holdout", "draw", "control"]), junk)
+def test_any_junk_in_a_route_is_a_mismatch_or_leads_to_an_arm(key, value):
+    document = document_of({"a": 1, "b": 1}, sticky="none", exposure=WHOLE - 1, layer=layer_of(0, 999), holdout=holdout_of(1))
+    route = assign(document, UNITS[0], live_of(document), ("n", 1, 1)).route() | {key: value}
+    try:
+        assert recompute(route, UNITS[0], document.salt) in {"a", "b", "holdout"}
+    except RouteMismatchError as error:
+        assert str(error)  # noqa: PT017 - either outcome is right; any other exception is not
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.tuples(st.integers(1, WHOLE), st.integers(0, 2**64 - 1)), min_size=2))
