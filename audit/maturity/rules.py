@@ -53,8 +53,8 @@ def separate_hands(evidence: Evidence, _parameters: Parameters) -> Finding:
             "who changes the configuration is not in the log" if not shared else f"{_people(len(shared))} both approved and changed the configuration"
         )
         return _finding(MISSING, f"Insufficient evidence: {text}.", evidence.approvals)
-    count, people = evidence.approvals.count, _people(len(evidence.approvers))
-    text = f"{count} approvals, given by {people} not changing the configuration; who trained is not in the log."
+    approvals = "1 approval" if evidence.approvals.count == 1 else f"{evidence.approvals.count} approvals"
+    text = f"{approvals} by {_people(len(evidence.approvers))} not changing the configuration; who trained is not in the log."
     return _finding(CLAIMED, text, evidence.approvals)
 
 
