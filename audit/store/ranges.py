@@ -143,30 +143,42 @@ class RangeFile:
         path = range_path(data_dir, self.number + 1)
         if path.exists():
             return
-        temporary = path.with_suffix(".new")
         with translated(path):
             schema = [sql for (sql,) in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")]
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
-            with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+            aside = _clean_aside(path)
+            with contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as connection:
                 connection.execute("BEGIN")
                 for sql in schema:
                     connection.execute(sql)
                 connection.execute("INSERT INTO alembic_version VALUES (?)", (RANGES.head,))
                 connection.execute("COMMIT")
                 connection.execute("PRAGMA journal_mode=WAL")
-            temporary.rename(path)
+            aside.rename(path)
             sync_directory(path.parent)
 
 
 def prepare_file(data_dir: Path, number: int) -> None:
-    """Create the file of range `number` by its migrations, or upgrade it; and move a WAL left by a crash into it."""
+    """Create the file of range `number` by its migrations, or upgrade it; and move a WAL left by a crash into it.
+
+    A new file is made aside: a reader that sees a range file sees its tables.
+    """
     path = range_path(data_dir, number)
-    is_new = not path.exists()
-    ensure_schema(path, RANGES)
-    if is_new:
-        with translated(path):
-            sync_directory(path.parent)
+    if path.exists():
+        ensure_schema(path, RANGES)
+        return
+    aside = _clean_aside(path)
+    ensure_schema(aside, RANGES)
+    with translated(path):
+        aside.rename(path)
+        sync_directory(path.parent)
+
+
+def _clean_aside(path: Path) -> Path:
+    """Return the name under which a range file is made, free of what a crash left there."""
+    aside = path.with_suffix(".new")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        aside.with_name(aside.name + suffix).unlink(missing_ok=True)
+    return aside
 
 
 def has_wal(data_dir: Path, number: int) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from audit.highwater import HighWater
 from audit.journal import Journal, JournalError
 from audit.statements import Clock, machine_boot_id
+from audit.store import layout
+from audit.store.leaves import LeafStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,18 +26,30 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
 
 
+@functools.cache
+def empty_range() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        LeafStore.open(Path(folder)).close()
+        return layout.range_path(Path(folder), 0).read_bytes()
+
+
 class RecorderProcess:
     """Binds the socket as the parent of `assay serve` does, and starts recorders that inherit it."""
 
-    def __init__(self, data_dir: Path, node: str = "n1.recorder") -> None:
+    def __init__(self, data_dir: Path, node: str = "n1.recorder", *, is_first_start: bool = False) -> None:
+        """Unless `is_first_start`, the directory already has an empty store: a first start spends seconds on migrations."""
         self.data_dir = data_dir
         self.node = node
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
+        if not is_first_start:
+            layout.ranges_dir(data_dir).mkdir(exist_ok=True)
+            layout.range_path(data_dir, 0).write_bytes(empty_range())
         self.socket_path = data_dir / "run" / "recorder.sock"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.socket_path))
         self._listener.listen(128)
         self._process: subprocess.Popen[bytes] | None = None
+        self.peers: list[socket.socket] = []  # closed with the recorder
 
     def start(self) -> None:
         fd = self._listener.fileno()
@@ -73,6 +89,8 @@ class RecorderProcess:
         if self.is_running():
             self.kill()
         self._listener.close()
+        for peer in self.peers:
+            peer.close()
 
 
 def new_journal(data_dir: Path, node: str = "n1.w0", **options: object) -> Journal:

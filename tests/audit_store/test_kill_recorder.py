@@ -67,7 +67,7 @@ class Writer:
 
 def run_cycles(data_dir: Path, cycles: int, seed: int) -> None:
     draw = random.Random(seed)
-    recorder = RecorderProcess(data_dir)
+    recorder = RecorderProcess(data_dir, is_first_start=True)
     recorder.start()
     lives: list[Writer] = []
     writers = {f"n1.w{n}": Writer(data_dir, f"n1.w{n}", 0) for n in range(2)}
