@@ -18,7 +18,10 @@ Example:
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,13 +34,15 @@ from gateway.config.gateway_file import GatewayFile, Mode, ModesFile, compile_se
 from gateway.config.issues import Issue, KeyPath, allowed, nearest
 from gateway.config.model_file import Found, ModelFile, check_model, compile_model
 from gateway.config.policy_files import check_modules
-from gateway.config.tree import Tree, read_tree
+from gateway.config.tree import MOST_BYTES, Tree, read_tree
 from gateway.config.validate import validate
 from gateway.documents import Manifest, RouteDocument, digest_of, encode
 
 _Value = TypeVar("_Value")
 GATEWAY = "gateway.yaml"
 MODES = "policies/modes.yaml"
+_DEEPEST_FOLDER = 4
+"""Below the configuration folder; also ends a loop of symbolic links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +193,22 @@ def compile_folder(config: Path) -> Compiled:
 
 def _list(config: Path) -> _Files:
     files = _Files()
-    for path in _walk(config, files.issues):
+    for path in _walk(config, config, files.issues):
         name = path.relative_to(config).as_posix()
         parts = name.split("/")
         kind = parts[0] if len(parts) == 2 else ""
         suffix = path.suffix
         try:
             if name == GATEWAY:
-                files.gateway = path.read_bytes()
+                files.gateway = _bytes(path)
             elif name == MODES:
-                files.modes = path.read_bytes()
+                files.modes = _bytes(path)
             elif kind == "models" and suffix == ".yaml":
-                files.models[name] = path.read_bytes()
+                files.models[name] = _bytes(path)
             elif kind == "experiments" and suffix == ".yaml":
-                files.experiments[name] = path.read_bytes()
+                files.experiments[name] = _bytes(path)
             elif parts[0] == "policies" and suffix == ".rego":
-                files.policies[name] = path.read_bytes()
+                files.policies[name] = _bytes(path)
             else:
                 files.issues.append(Issue(name, 1, 1, "", _stranger(parts, suffix)))
         except OSError as error:
@@ -211,19 +216,31 @@ def _list(config: Path) -> _Files:
     return files
 
 
-def _walk(folder: Path, issues: list[Issue]) -> Iterator[Path]:
+def _bytes(path: Path) -> bytes:
+    """Return a regular file's bytes; anything else (a pipe) could make the reader wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(MOST_BYTES + 1)
+
+
+def _walk(config: Path, folder: Path, issues: list[Issue], depth: int = 0) -> Iterator[Path]:
     try:
-        entries = sorted(folder.iterdir())
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        issues.append(Issue(folder.name, 1, 1, "", f"cannot be read: {error.strerror}"))
+        issues.append(Issue(folder.relative_to(config).as_posix(), 1, 1, "", f"cannot be read: {error.strerror}"))
         return
     for entry in entries:
         if entry.name.startswith(".") or entry.name.endswith("~"):
             continue
-        if entry.is_dir():
-            yield from _walk(entry, issues)
+        path = folder / entry.name
+        if not entry.is_dir():
+            yield path
+        elif depth < _DEEPEST_FOLDER:
+            yield from _walk(config, path, issues, depth + 1)
         else:
-            yield entry
+            issues.append(Issue(path.relative_to(config).as_posix(), 1, 1, "", f"folders are nested deeper than {_DEEPEST_FOLDER} levels"))
 
 
 def _stranger(parts: list[str], suffix: str) -> str:

@@ -212,7 +212,7 @@ def read_tree(data: bytes, file: str) -> tuple[Tree, list[Issue]]:
         file: its name for messages.
     """
     if len(data) > MOST_BYTES:
-        return Tree(file), [Issue(file, 1, 1, "", f"file has {len(data)} bytes, more than {MOST_BYTES}")]
+        return Tree(file), [Issue(file, 1, 1, "", f"file is longer than {MOST_BYTES} bytes")]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,5 +1,6 @@
 """A configuration folder: everything wrong is told at once, where it is; nothing half-right is in force."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from audit import canonical
 from gateway.config.compile import Compiler, compile_folder
+from gateway.config.tree import MOST_BYTES
 from gateway.documents import Manifest, RouteDocument, SettingsDocument, decode, digest_of, encode
 
 REFERENCE = Path(__file__).parents[2] / "config"
@@ -207,6 +209,29 @@ def test_a_file_that_is_not_read_is_refused(config, name, message):
 def test_editors_leftovers_are_passed_over(config):
     (config / "models" / ".credit-risk.yaml.swp").write_bytes(b"\xff")
     (config / "models" / "credit-risk.yaml~").write_text("x")
+    assert issues(config) == []
+
+
+def test_what_is_not_a_regular_file_is_refused_without_waiting(config):
+    os.mkfifo(config / "models" / "pipe.yaml")
+    (config / "models" / "gone.yaml").symlink_to("nowhere.yaml")
+    (config / "policies" / "loop").symlink_to("..")
+    found = issues(config)
+    assert "models/pipe.yaml:1:1: cannot be read: it is not a regular file" in found
+    assert "models/gone.yaml:1:1: cannot be read: No such file or directory" in found
+    assert any("nested deeper" in issue for issue in found)
+
+
+def test_a_file_that_is_too_long_is_refused(config):
+    with (config / "models" / "long.yaml").open("wb") as file:
+        file.truncate(MOST_BYTES + 100)
+    assert any(issue.startswith("models/long.yaml:1:1: file is longer than") for issue in issues(config))
+
+
+def test_files_may_be_linked_as_kubernetes_does_it(config):
+    (config / "models").rename(config / "..data")
+    (config / "models").mkdir()
+    (config / "models" / "credit-risk.yaml").symlink_to("../..data/credit-risk.yaml")
     assert issues(config) == []
 
 

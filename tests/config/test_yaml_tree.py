@@ -69,7 +69,7 @@ def test_every_value_has_its_place():
         (b"a: \xff\n", "f.yaml:1:1: not UTF-8: byte 3 is 0xff"),
         ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), f"nested deeper than {DEEPEST} levels"),
         ("[" * 100_000, f"nested deeper than {DEEPEST} levels"),
-        (b" " * (MOST_BYTES + 1), "more than"),
+        (b" " * (MOST_BYTES + 1), "longer than"),
         ("a: \x00", "not YAML"),
     ],
 )
