@@ -216,10 +216,10 @@ class LogSource:
                 start = index * WIDTH
                 count = min(size - start, 16 * WIDTH, RANGE_LEAVES - start % RANGE_LEAVES)
                 found = self.rows.read(start, count)
-                if found is None:
-                    entries = self.rows.read(start, width)
-                else:
+                if found is not None:
                     entries, ahead = found[:width], found[width:]
+                else:  # a row is missing, or the range was sealed to files a moment ago
+                    entries = self.rows.read(start, width) or LogSource(self.files).bundle(index, width)
             yield index, entries
 
     def entry(self, index: int, size: int) -> bytes | None:

@@ -337,7 +337,10 @@ def _judge_independence(head: SignedCheckpoint, known: SignedCheckpoint | None, 
         check.notes.append(f"{unseen} of the given witnesses did not cosign this head")
     if said:
         check.done("; ".join(said))
-    elif not check.fault_count:
+    elif check.fault_count:
+        check.done("the kept checkpoint and this log do not agree")
+    else:
+        check.done("nothing to compare this head with")
         check.doubt("freshness is unproven: no kept checkpoint and no witness; an operator with the key could show an old or another log")
 
 

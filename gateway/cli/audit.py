@@ -7,6 +7,7 @@ own directory the commands say so, because then they prove that the log is whole
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from audit.keys import COSIGNATURE_V1, ED25519, InvalidKey, SigningKey, VerifierKey, save_signing_key
+from audit.keys import COSIGNATURE_V1, ED25519, InvalidKey, SigningKey, VerifierKey, read_secret, save_signing_key
 from audit.merkle import ProofError
 from audit.note import NoteError, open_checkpoint
 from audit.proof import make_proof, parse_proof, verify_proof
@@ -39,6 +40,11 @@ VkeyOption = Annotated[
 WitnessOption = Annotated[list[str] | None, typer.Option("--witness", help="Verification key of a witness whose cosignature counts.")]
 OriginOption = Annotated[str | None, typer.Option("--origin", help="Origin of the log, where it is not the name of its key.")]
 
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token", help="Bearer token for a URL whose entries need a role, as `env:NAME` or `file:PATH`."),
+]
+
 _COLOURS = {Grade.OK: "green", Grade.FAILED: "bold red", Grade.UNPROVEN: "yellow"}
 
 
@@ -49,6 +55,7 @@ def verify(
     known: Annotated[Path | None, typer.Option("--known", help="A checkpoint of this log that you kept from earlier.")] = None,
     witness: WitnessOption = None,
     origin: OriginOption = None,
+    token: TokenOption = None,
     *,
     json_flag: JsonFlag = False,
 ) -> None:
@@ -59,7 +66,7 @@ def verify(
     Example: assay audit verify data --vkey log.vkey --known last-month.checkpoint
     """
     kept = _read_file(known) if known else None
-    with _opened(log) as source:
+    with _opened(log, token) as source:
         keys, witnesses, is_own_key = _keys(log, vkey, witness)
         verdict = verify_log(source, keys, kept, witnesses, None if json_flag else _progress(), origin=origin)
     if is_own_key:
@@ -77,6 +84,7 @@ def prove(
     index: Annotated[int, typer.Argument(help="Index of the leaf, from 0.", min=0)],
     vkey: VkeyOption = None,
     origin: OriginOption = None,
+    token: TokenOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the proof; default: standard output.")] = None,
     leaf_output: Annotated[Path | None, typer.Option("--leaf", help="Where to write the bytes of the leaf.")] = None,
     *,
@@ -86,7 +94,7 @@ def prove(
 
     Example: assay audit prove data 41 -o 41.tlog-proof --leaf 41.json
     """
-    with _opened(log) as source, _told_as(Exit.NO):
+    with _opened(log, token) as source, _told_as(Exit.NO):
         keys, _, _ = _keys(log, vkey, None)
         proof = make_proof(source, index, keys, origin=origin)
         head = open_checkpoint(proof.checkpoint_note, keys, origin=origin).checkpoint
@@ -136,6 +144,7 @@ def checkpoint(
     vkey: VkeyOption = None,
     witness: WitnessOption = None,
     origin: OriginOption = None,
+    token: TokenOption = None,
     *,
     json_flag: JsonFlag = False,
 ) -> None:
@@ -143,7 +152,7 @@ def checkpoint(
 
     Example: assay audit checkpoint data > 2026-11.checkpoint
     """
-    with _opened(log) as source, _told_as(Exit.NO):
+    with _opened(log, token) as source, _told_as(Exit.NO):
         keys, witnesses, _ = _keys(log, vkey, witness)
         data = source.read(CHECKPOINT)
         if data is None:
@@ -207,10 +216,15 @@ def _told_as(code: Exit) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(log: str) -> Iterator[LogSource]:
-    """Open a directory or a URL."""
+def _opened(log: str, token: str | None = None) -> Iterator[LogSource]:
+    """Open a directory or a URL; `token` is a reference to a secret."""
     if log.startswith(("http://", "https://")):
-        with httpx.Client(timeout=HTTP_TIMEOUT_S) as client:
+        try:
+            secret = read_secret(token, base=Path(), environ=os.environ).strip() if token else None
+        except InvalidKey as error:
+            fail(str(error))
+        headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        with httpx.Client(timeout=HTTP_TIMEOUT_S, headers=headers) as client:
             yield open_url(log, client)
     elif Path(log).is_dir():
         yield open_directory(Path(log))

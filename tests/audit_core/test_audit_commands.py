@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import stat
@@ -144,10 +145,19 @@ def test_the_keys_of_a_log_are_listed(data):
     assert VKEY in run("keys", VKEY).stdout
 
 
-def test_a_log_behind_http_is_verified(log):
+@contextlib.contextmanager
+def served(directory, token=None):
+    """Serve a directory on the loopback; entries only to who has the token."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments, directory=str(log))
+            super().__init__(*arguments, directory=str(directory))
+
+        def do_GET(self):
+            if token and "entries" in self.path and self.headers.get("authorization") != f"Bearer {token}":
+                self.send_error(403)
+            else:
+                super().do_GET()
 
         def log_message(self, *_: object):
             pass
@@ -156,11 +166,25 @@ def test_a_log_behind_http_is_verified(log):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            done = run("verify", f"http://127.0.0.1:{server.server_port}/", "--vkey", VKEY, "--witness", WITNESS)
+            yield f"http://127.0.0.1:{server.server_port}/"
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_a_log_behind_http_is_verified(log):
+    with served(log) as url:
+        done = run("verify", url, "--vkey", VKEY, "--witness", WITNESS)
     assert done.exit_code == 0, done.output
+
+
+def test_entries_behind_a_role_need_the_token(log, monkeypatch):
+    monkeypatch.setenv("AUDITOR", "s3cret")
+    with served(log, token="s3cret") as url:
+        assert run("verify", url, "--vkey", VKEY, "--witness", WITNESS).exit_code == 3
+        done = run("verify", url, "--vkey", VKEY, "--witness", WITNESS, "--token", "env:AUDITOR")
+        assert done.exit_code == 0, done.output
+        assert run("verify", url, "--vkey", VKEY, "--token", "s3cret").exit_code == 2
 
 
 def test_a_server_that_is_down_is_exit_3():
