@@ -7,7 +7,8 @@ In the order data flows (imports go only downwards in this list):
 - `assignment`  the hot path: unit -> arm, and the same from a record alone; on `bucketing` (hashes) and `shares` (integers out of 2**32).
 - `evidence`    folds records of calls, labels and rewards into counts by unit; `breaker` watches a sliding window beside it.
 - `judge`       counts -> harm, fine or hold, with reasons; on `stats`, a leaf module that other folders may use.
-- `rollout`     the state machine: verdicts and time -> advance, hold, roll back, promote.
+- `rollout`     the state machine: `verdict` and time -> advance, hold, roll back, promote.
+- `analysis`    the same statistics on people's own rows; behind `assay experiment analyze`.
 
 Built strategies: `ab` and `canary`. Nothing is imported here, because workers need `assignment` without NumPy and SciPy; import from the modules:
 

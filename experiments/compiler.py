@@ -301,6 +301,10 @@ def _time_faults(file: AbFile | CanaryFile) -> list[Fault]:
                 f"the deadline of {_hours(file.deadline.after)} passes before the steps are through: their holds alone take {_hours(held_us)}",
             )
         )
+    if file.steps[0].share > Fraction(1, 2):
+        faults.append(
+            Fault(("steps", 0, "share"), "the first step must be at most 50%: above it arms are not compared, so nothing would ever be proven")
+        )
     if file.breaker is None:
         faults += [
             Fault(("steps", number, "share"), "a step above 50% is watched, not tested, and needs a `breaker`")

@@ -83,7 +83,7 @@ def wilson_interval(events: int, n: int, alpha: float = 0.05) -> tuple[float, fl
     _check_counts(events, n)
     if n == 0:
         return 0.0, 1.0
-    z = float(special.ndtri(1 - alpha / 2))
+    z = normal_quantile(1 - alpha / 2)
     centre = (events + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(events * (n - events) / n + z * z / 4)
     lower = 0.0 if events == 0 else max(0.0, centre - half)
@@ -111,8 +111,18 @@ def compare_proportions(treatment_events: int, treatment_n: int, control_events:
     upper = difference + math.hypot(high1 - p1, p0 - low0)
     pooled = (treatment_events + control_events) / (treatment_n + control_n)
     spread = math.sqrt(pooled * (1 - pooled) * (1 / treatment_n + 1 / control_n))
-    p_value = 1.0 if spread == 0 else float(2 * special.ndtr(-abs(difference) / spread))
+    p_value = 1.0 if spread == 0 else 2 * normal_tail(abs(difference) / spread)
     return Comparison(difference, lower, upper, p_value)
+
+
+def normal_quantile(probability: float) -> float:
+    """Quantile of the standard normal."""
+    return float(special.ndtri(probability))
+
+
+def normal_tail(z: float) -> float:
+    """P(Z > z) of the standard normal."""
+    return float(special.ndtr(-z))
 
 
 # --- e-values and bounds for rates ------------------------------------------------------------------------------------

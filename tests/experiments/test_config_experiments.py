@@ -112,6 +112,11 @@ def test_a_step_above_half_needs_a_breaker():
     assert "needs a `breaker`" in faults_of(changed(steep, ("breaker",), None))[("steps", 2, "share")]
 
 
+def test_a_canary_starts_where_arms_can_be_compared():
+    steep = changed(CANARY, ("steps",), [{"share": "60%", "hold": "1h"}])
+    assert "nothing would ever be proven" in faults_of(steep)[("steps", 0, "share")]
+
+
 def test_label_metrics_need_a_captured_prediction():
     models = {"credit-risk": ModelFacts(frozenset({"3", "4"}), "3", has_labels=False)}
     assert "captures none" in faults_of(AB, models=models)[("goal", "metric")]
