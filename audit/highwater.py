@@ -78,9 +78,16 @@ class HighWater:
             boot_id: Boot in which the marks are valid.
 
         Raises:
-            HighWaterError: Another living process holds the name.
+            HighWaterError: Another living process holds the name, or the mark cannot be written (full disk). A writer without a mark must not start.
         """
         check_node(node)
+        try:
+            return cls._claim(run_dir, node, now_ms, boot_id)
+        except OSError as error:
+            raise HighWaterError(f"no high-water mark of `{node}` in `{run_dir}`: {error}\nhint: free space, or check permissions") from error
+
+    @classmethod
+    def _claim(cls, run_dir: Path, node: str, now_ms: int, boot_id: str) -> HighWater:
         run_dir.mkdir(parents=True, exist_ok=True)
         name_fd = os.open(run_dir / f"epoch-{node}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -24,14 +24,15 @@ def control(tmp_path):
     store.close()
 
 
-def test_only_one_controller_leads(control, tmp_path):
+@pytest.mark.usefixtures("control")
+def test_only_one_controller_leads(tmp_path):
     other = ControlStore.open(tmp_path)
     with pytest.raises(StoreInUse):
         other.lead("n1.other", 2)
     other.close()
 
 
-def test_a_leader_that_comes_back_late_cannot_sign(control, tmp_path):
+def test_a_leader_that_comes_back_late_cannot_sign(control):
     control.add_checkpoint(1, ROOT, b"a")
     control._connection.execute("INSERT INTO term (term, node, started_us) VALUES (?, 'n2.controller', 2)", (control.term + 1,))
     with pytest.raises(TermLost):

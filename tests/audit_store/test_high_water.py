@@ -46,7 +46,7 @@ def test_epochs_grow_even_when_the_clock_steps_back(tmp_path):
 def test_a_file_that_is_no_mark_is_refused_by_name(tmp_path):
     path = tmp_path / "hwm-n1.w0-5"
     path.write_bytes(os.urandom(256))
-    with pytest.raises(HighWaterError, match="hwm-n1.w0-5"):
+    with pytest.raises(HighWaterError, match=r"hwm-n1\.w0-5"):
         read_if_abandoned(path)
 
 

@@ -66,7 +66,7 @@ class Writer:
 
 
 def run_cycles(data_dir: Path, cycles: int, seed: int) -> None:
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - times of death, to be repeatable
     recorder = RecorderProcess(data_dir, is_first_start=True)
     recorder.start()
     lives: list[Writer] = []
@@ -119,7 +119,7 @@ def judge(data_dir: Path, lives: list[Writer]) -> None:
         lost += judge_life(life, by_writer, ends)
     judge_recorders(by_writer, ends)
     judge_tree(data_dir, [leaf for _, leaf in rows])
-    print(f"{len(rows)} records, {len(lives)} writer lives, {lost} stated as lost")
+    print(f"{len(rows)} records, {len(lives)} writer lives, {lost} stated as lost")  # noqa: T201 - shown by `pytest -s`: how hard the run was
 
 
 def judge_life(life: Writer, by_writer, ends) -> int:

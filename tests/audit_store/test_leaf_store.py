@@ -104,8 +104,8 @@ def test_a_commit_across_a_range_boundary_fills_one_file_and_opens_the_next(tmp_
         assert dict(connection.execute("SELECT node, last_seq FROM writer").fetchall()) == {A[0]: RANGE_LEAVES - 4, B[0]: 2}
     connection.close()
     # A retry from before the boundary, across it, and beyond it.
-    runs = store.stage(A, RANGE_LEAVES - 7, leaves(RANGE_LEAVES - 7, 13))
-    assert runs == [Run(RANGE_LEAVES - 7, 2, RANGE_LEAVES - 7), Run(RANGE_LEAVES - 5, 10, RANGE_LEAVES - 2), Run(RANGE_LEAVES + 5, 1, RANGE_LEAVES + 8)]
+    n = RANGE_LEAVES
+    assert store.stage(A, n - 7, leaves(n - 7, 13)) == [Run(n - 7, 2, n - 7), Run(n - 5, 10, n - 2), Run(n + 5, 1, n + 8)]
     store.commit()
     store.close()
     store = LeafStore.open(tmp_path)
@@ -129,7 +129,8 @@ def test_a_file_prepared_ahead_is_not_mistaken_for_the_end(tmp_path):
     store.close()
 
 
-def test_a_second_recorder_fails_to_lock(store, tmp_path):
+@pytest.mark.usefixtures("store")
+def test_a_second_recorder_fails_to_lock(tmp_path):
     with pytest.raises(StoreInUse):
         LeafStore.open(tmp_path)
 
@@ -189,10 +190,10 @@ class Failing:
     def __init__(self, real: sqlite3.Connection, code: int, *, before: bool) -> None:
         self.real, self.code, self.before = real, code, before
 
-    def __getattr__(self, name):
+    def __getattr__(self, name) -> object:
         return getattr(self.real, name)
 
-    def execute(self, sql, *values):
+    def execute(self, sql, *values: object):
         if sql == "COMMIT" and self.code:
             code, self.code = self.code, 0
             if not self.before:

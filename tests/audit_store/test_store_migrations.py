@@ -88,15 +88,13 @@ def test_a_foreign_database_is_refused(tmp_path):
 def test_a_migration_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     import alembic.op
 
-    def fail(*_args, **_kwargs):
-        msg = "injected"
-        raise RuntimeError(msg)
-
     real, calls = alembic.op.create_table, []
 
-    def second_fails(*args, **kwargs):
-        calls.append(args[0])
-        return fail() if len(calls) == 2 else real(*args, **kwargs)
+    def second_fails(name: str, *columns: object):
+        calls.append(name)
+        if len(calls) == 2:
+            raise RuntimeError("injected")
+        return real(name, *columns)
 
     monkeypatch.setattr(alembic.op, "create_table", second_fails)
     with pytest.raises(RuntimeError):
