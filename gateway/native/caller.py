@@ -115,7 +115,8 @@ class NativeExchange:
         caller.transport.write(head)
 
     def _begin(self) -> Caller:
-        if self.is_gone:
+        # A transport that closed itself on an error tells us a little later; uvloop refuses writes in between.
+        if self.is_gone or self._caller.transport.is_closing():
             raise CallerGone
         if self.is_started:
             raise RuntimeError("a second reply was given to one request")
@@ -125,7 +126,7 @@ class NativeExchange:
 
     async def write(self, chunk: bytes) -> None:
         """Send a piece of the body; waits while the caller reads slower than we write."""
-        if self.is_gone:
+        if self.is_gone or self._caller.transport.is_closing():
             raise CallerGone
         if not self.is_started or self.is_ended:
             raise RuntimeError("a piece of a body was given outside of `start` and `end`")
@@ -139,7 +140,7 @@ class NativeExchange:
 
     def end(self) -> None:
         """Finish the body."""
-        if self.is_gone:
+        if self.is_gone or self._caller.transport.is_closing():
             raise CallerGone
         if not self.is_started or self.is_ended:
             raise RuntimeError("a reply was ended that is not open")
@@ -148,7 +149,8 @@ class NativeExchange:
             self._caller.transport.write(b"0\r\n\r\n")
 
     def abort(self) -> None:
-        """Cut the connection in the middle of the reply."""
+        """Cut the connection in the middle of the reply; the handler itself may go on."""
+        self.is_gone = True
         self._caller.cut()
 
     @property
@@ -482,6 +484,9 @@ class Caller(asyncio.Protocol):
         """Answer with an error of our own, then read nothing more."""
         is_request_open = self._reading is _HEAD or self._reading is _BODY
         self._queue.clear()
+        if self.transport.is_closing():
+            self._stop(self.front.limits.linger_s)
+            return
         headers, body = self.front.render(refusal)
         head = head_bytes(refusal.status, headers, length_line(len(body)), CLOSE, self.front.date_line)
         self.transport.write(head if is_head else head + body)
@@ -496,9 +501,10 @@ class Caller(asyncio.Protocol):
         self._close_by = self.front.now_s + grace_s
 
     def cut(self) -> None:
-        """Break the connection off at once."""
+        """Break the connection off at once, and what is served on it."""
         self._reading = _STOPPED
         self.transport.abort()
+        self._cancel_current()
 
     def close_if_idle(self) -> None:
         """Close unless a request is being read or served; for draining."""

@@ -114,9 +114,9 @@ class PlainReader:
         end = data.find(b"\r\n\r\n", 0, _PLAIN_HEAD_LIMIT_BYTES)
         if end < 0:
             return None
-        first, *lines = data[:end].split(b"\r\n")
+        lines = data[:end].split(b"\r\n")
         try:
-            method, path, query = self._request_start(first)
+            method, path, query = self._request_start(lines.pop(0))
             headers = list(map(self._request_field, lines))
         except (Declined, FramingError):
             return None
@@ -141,9 +141,9 @@ class PlainReader:
         end = data.find(b"\r\n\r\n", 0, _PLAIN_HEAD_LIMIT_BYTES)
         if end < 0:
             return None
-        first, *lines = data[:end].split(b"\r\n")
+        lines = data[:end].split(b"\r\n")
         try:
-            status = self._status(first)
+            status = self._status(lines.pop(0))
             headers = list(map(self._reply_field, lines))
         except (Declined, FramingError):
             return None

@@ -45,15 +45,12 @@ def head_bytes(status: int, headers: Headers, length_line: bytes, connection_lin
     if status_line is None:
         check_reply(status, headers)
         raise ValueError(f"`{status}` is not a status")
-    lines = list(map(_render, headers))
-    for line in lines:
-        if line.startswith(b"date: "):
-            break
-    else:
-        lines.append(date)
     if status in NO_BODY_STATUSES:
         length_line = b""
-    return b"%b%b%b%b\r\n" % (status_line, b"".join(lines), length_line, connection_line)
+    head = b"%b%b%b%b" % (status_line, b"".join(map(_render, headers)), length_line, connection_line)
+    if b"\ndate: " in head:  # no value holds a line break, so this is a field of that name
+        return head + b"\r\n"
+    return b"%b%b\r\n" % (head, date)
 
 
 def length_line(body_bytes: int) -> bytes:

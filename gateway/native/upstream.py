@@ -60,8 +60,9 @@ class _Waiter(NamedTuple):
 class Pool:
     """The connections to one endpoint."""
 
-    # Owner of all fields: the loop's thread. `idle` is a subset of `open`; tasks in `connecting` remove themselves.
-    __slots__ = ("_endpoint", "_limits", "_loop", "_plain", "_tls", "connecting", "idle", "line", "open")
+    # Owner of all fields: the loop's thread. `idle` is a subset of `open`; `_now_s` is the
+    # sweep's clock, coarse on purpose; tasks in `connecting` remove themselves.
+    __slots__ = ("_endpoint", "_limits", "_loop", "_now_s", "_plain", "_tls", "connecting", "idle", "line", "open")
 
     def __init__(
         self, endpoint: Endpoint, limits: UpstreamLimits, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext | None, plain: PlainReader
@@ -72,6 +73,7 @@ class Pool:
         self._loop = loop
         self._tls = tls
         self._plain = plain
+        self._now_s = loop.time()
         self.idle: list[Connection] = []
         self.open: set[Connection] = set()
         self.connecting: set[asyncio.Task[None]] = set()
@@ -150,7 +152,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Hand a usable connection to the first in line, or keep it."""
-        connection.since = self._loop.time()
+        connection.since = self._now_s
         if self.line:
             self.line.popleft().wait.give(connection)
         else:
@@ -172,6 +174,7 @@ class Pool:
 
     def look(self, now: float) -> None:
         """Compare every connection and every waiter with the clock."""
+        self._now_s = now
         for connection in tuple(self.open):
             connection.look(now, self._limits.idle_timeout_s)
         if self.line:

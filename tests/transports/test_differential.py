@@ -16,7 +16,7 @@ OWN = {b"date", b"transfer-encoding", b"connection", b"content-length"}
 class Parsed:
     """A reply as a caller sees it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.headers = []
         self.body = b""
         self.complete = False
@@ -157,7 +157,7 @@ def replies(draw):
     form = draw(st.sampled_from(["length", "chunked", "eof", "short", "cut"]))
     if status[:3] in (b"204", b"304"):
         return [interim + head + b"\r\n"], False
-    if form == "chunked" or form == "cut":
+    if form in ("chunked", "cut"):
         middle = len(body) // 2
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:middle], body[middle:]) if part)
         return [interim + head + b"Transfer-Encoding: chunked\r\n\r\n", chunks + (b"0\r\n\r\n" if form == "chunked" else b"")], form == "cut"
@@ -167,7 +167,7 @@ def replies(draw):
     return [interim + head + b"Content-Length: %d\r\n\r\n" % (len(body) + extra) + body], form == "short"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(requests(), replies(), st.booleans())
 def test_both_transports_say_the_same(request, reply, streams):
     pieces, closes = reply

@@ -7,10 +7,10 @@ from gateway.native.drive import Drive, Trampoline, Wait
 
 
 class Owner:
-    def __init__(self):
+    def __init__(self) -> None:
         self.ends = []
 
-    def __call__(self, error):
+    def __call__(self, error) -> None:
         self.ends.append(error)
 
 
@@ -223,7 +223,7 @@ def test_a_future_done_but_not_yet_delivered_loses_against_a_throw():
 
 def test_awaiting_what_is_no_future_is_an_error():
     class Odd:
-        def __await__(self):
+        def __await__(self):  # noqa: ANN204 - a generator of anything
             yield "odd"
 
     async def run():

@@ -22,7 +22,7 @@ def echo(_):
     return serve
 
 
-def once(*pieces, front=None, until=None, handler=echo):
+def once(*pieces: bytes, front=None, until=None, handler=echo):
     async def main():
         async with native(handler, front) as stack:
             return await talk(stack.port, *pieces, until=until)
@@ -103,7 +103,9 @@ def test_ambiguous_framing_is_refused_and_the_connection_closed(sent, status):
 @pytest.mark.parametrize("split", range(1, 60, 7))
 def test_a_request_in_two_pieces_means_the_same(split):
     sent = b"POST /a?q HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
-    assert once(sent[:split], sent[split:], until=b"hello").endswith(b"content-length: 5\r\n\r\nhello")
+    reply = once(sent[:split], sent[split:], until=b"hello")
+    assert reply.startswith(b"HTTP/1.1 200 OK\r\nx-path: /a\r\ncontent-length: 5\r\n")
+    assert reply.endswith(b"\r\n\r\nhello")
 
 
 def test_a_request_byte_by_byte_means_the_same():
@@ -406,3 +408,49 @@ def test_both_legs_send_without_nagle():
     uvloop.run(main())
     assert len(options) == 2
     assert all(options)
+
+
+def test_a_handler_that_aborts_its_stream_may_still_finish_its_own_work():
+    after = []
+
+    def make(_):
+        async def serve(exchange):
+            exchange.start(200, [])
+            await exchange.write(b"part")
+            await asyncio.sleep(0.02)
+            exchange.abort()
+            await asyncio.sleep(0.02)
+            after.append("recorded")
+
+        return serve
+
+    assert once(GET + b"\r\n", handler=make).endswith(b"4\r\npart\r\n")
+    assert after == ["recorded"]
+
+
+def test_a_reply_to_a_caller_that_left_is_callergone_not_a_crash(caplog):
+    seen = []
+
+    def make(_):
+        async def serve(exchange):
+            try:
+                await asyncio.sleep(30)
+            except CallerGone:
+                for attempt in (lambda: exchange.respond(200, [], b""), lambda: exchange.start(200, [])):
+                    with pytest.raises(CallerGone):
+                        attempt()
+                    seen.append(1)
+
+        return serve
+
+    async def main():
+        async with native(make) as stack:
+            _, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+            writer.write(GET + b"\r\n")
+            await until_true(lambda: stack.front.serving_count == 1)
+            writer.transport.abort()
+            await until_true(lambda: stack.front.serving_count == 0)
+
+    uvloop.run(main())
+    assert seen == [1, 1]
+    assert not caplog.records

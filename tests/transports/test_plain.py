@@ -15,7 +15,7 @@ from gateway.native.plain import PlainReader
 class Transport:
     """Keeps what is written."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.written = b""
         self.is_closed = False
 
@@ -46,19 +46,71 @@ class Pool:
 
 
 LINES = [
-    b"Host: h", b"host: [::1]:80", b"Host: a b", b"Host:", b"HOST:\th \t", b"Content-Length: 2", b"content-length: 0", b"Content-Length: 02",
-    b"Content-Length: 3", b"Content-Length:  2 ", b"Connection: keep-alive", b"Connection: close", b"Connection: X-A", b"Transfer-Encoding: chunked",
-    b"X-A: 1", b"X-A: \xff\xfe", b"X-A: a\x00b", b"X-A : 1", b" folded", b"X-A", b": v", b"X-A: a\rb", b"X-A: a\nX-B: c", b"Authorization: Bearer k",
-    b"Expect: 100-continue", b"Upgrade: h2c", b"Content-Encoding: gzip", b"Cookie: a=b", b"X-\xe9: 1", b"X(A): 1", b"X-A: \x7f", b"X-A: a\tb", b"Accept: */*",
-]  # fmt: skip
+    b"Host: h",
+    b"host: [::1]:80",
+    b"Host: a b",
+    b"Host:",
+    b"HOST:\th \t",
+    b"Content-Length: 2",
+    b"content-length: 0",
+    b"Content-Length: 02",
+    b"Content-Length: 3",
+    b"Content-Length:  2 ",
+    b"Connection: keep-alive",
+    b"Connection: close",
+    b"Connection: X-A",
+    b"Transfer-Encoding: chunked",
+    b"X-A: 1",
+    b"X-A: \xff\xfe",
+    b"X-A: a\x00b",
+    b"X-A : 1",
+    b" folded",
+    b"X-A",
+    b": v",
+    b"X-A: a\rb",
+    b"X-A: a\nX-B: c",
+    b"Authorization: Bearer k",
+    b"Expect: 100-continue",
+    b"Upgrade: h2c",
+    b"Content-Encoding: gzip",
+    b"Cookie: a=b",
+    b"X-\xe9: 1",
+    b"X(A): 1",
+    b"X-A: \x7f",
+    b"X-A: a\tb",
+    b"Accept: */*",
+]
 STARTS = [
-    b"GET / HTTP/1.1", b"POST /a//b?q=%zz HTTP/1.1", b"GET /../ HTTP/1.1", b"GET /a%2fb HTTP/1.1", b"HEAD /a HTTP/1.1", b"GET /a HTTP/1.0", b"GET  /a HTTP/1.1",
-    b"GET /a  HTTP/1.1", b"get /a HTTP/1.1", b"DELETE /a?x#y HTTP/1.1", b"PUT /\xc3 HTTP/1.1", b"GET /a HTTP/1.1 ", b"TRACE / HTTP/1.1", b'GET /"?"{} HTTP/1.1', b"PATCH /a?b?c HTTP/1.1",
-]  # fmt: skip
+    b"GET / HTTP/1.1",
+    b"POST /a//b?q=%zz HTTP/1.1",
+    b"GET /../ HTTP/1.1",
+    b"GET /a%2fb HTTP/1.1",
+    b"HEAD /a HTTP/1.1",
+    b"GET /a HTTP/1.0",
+    b"GET  /a HTTP/1.1",
+    b"GET /a  HTTP/1.1",
+    b"get /a HTTP/1.1",
+    b"DELETE /a?x#y HTTP/1.1",
+    b"PUT /\xc3 HTTP/1.1",
+    b"GET /a HTTP/1.1 ",
+    b"TRACE / HTTP/1.1",
+    b'GET /"?"{} HTTP/1.1',
+    b"PATCH /a?b?c HTTP/1.1",
+]
 STATUSES = [
-    b"HTTP/1.1 200 OK", b"HTTP/1.1 404 Not Found", b"HTTP/1.1 204 No", b"HTTP/1.0 200 OK", b"HTTP/1.1 200", b"HTTP/1.1 200 ", b"HTTP/1.1 100 C", b"HTTP/1.1 600 X",
-    b"HTTP/1.1 200 \xff", b"HTTP/1.1  200 OK", b"HTTP/1.1 500 a\tb", b"http/1.1 200 OK",
-]  # fmt: skip
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.1 404 Not Found",
+    b"HTTP/1.1 204 No",
+    b"HTTP/1.0 200 OK",
+    b"HTTP/1.1 200",
+    b"HTTP/1.1 200 ",
+    b"HTTP/1.1 100 C",
+    b"HTTP/1.1 600 X",
+    b"HTTP/1.1 200 \xff",
+    b"HTTP/1.1  200 OK",
+    b"HTTP/1.1 500 a\tb",
+    b"http/1.1 200 OK",
+]
 BODIES = st.sampled_from([b"", b"ok", b"ok!", b"\r\n"])
 LINE_LISTS = st.lists(st.sampled_from(LINES), max_size=6)
 
@@ -90,10 +142,10 @@ def serve_slowly(data):
 
 
 class Declining:
-    def request(self, *_):
+    def request(self, *_: object):
         return None
 
-    def reply(self, *_):
+    def reply(self, *_: object):
         return None
 
 

@@ -109,7 +109,7 @@ async def portable(make: Callable[[Upstream], Handler], body_limit_bytes: int = 
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign] # the test runner keeps its signals
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[sock]))
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.005)
     try:
         yield sock.getsockname()[1]
@@ -204,7 +204,7 @@ async def talk(port: int, *pieces: bytes, until: bytes | None = None, pause_s: f
 
 async def until_true(condition: Callable[[], bool], timeout_s: float = 2.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition is any predicate
             await asyncio.sleep(0.005)
 
 
