@@ -33,6 +33,7 @@ from sqlmodel import Field, Session, SQLModel, col, create_engine, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from audit.query import Page, Query, Row, page_of, row_of, start
+from audit.store.errors import StoreError
 
 Follow = Callable[[Path, int], Iterable[tuple[int, bytes]]]
 """`follow(data_dir, from_index)`: committed leaves in index order, ending at the last one committed."""
@@ -41,6 +42,10 @@ FILE_NAME = "index.sqlite"
 LAYOUT = 1
 """Raised with every change of the tables; an index of another layout is rebuilt."""
 BATCH_ROWS = 2048
+CHECKED_BYTES = 64 << 20
+"""Up to this size every page is checked when the index is opened; above, a damaged page is noticed when it is read."""
+BUSY_MS = 1000
+"""How long a write waits for another process's batch."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +98,10 @@ _COLUMNS = Row.__struct_fields__
 _INSERT = f"INSERT OR IGNORE INTO leaf_index ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - column names of a constant
 
 
+class IndexUnavailable(StoreError):  # noqa: N818 - reads as the state it is
+    """The index cannot be written now: locked for too long, read-only, or no space. The log is unharmed; try again."""
+
+
 class GapError(Exception):
     """A batch starts past the end of the index; feed from `next_index`."""
 
@@ -142,6 +151,7 @@ class Indexer:
 
         Raises:
             GapError: when the batch starts past `next_index` of a sound index.
+            IndexUnavailable: when the file cannot be written now.
         """
         if self._is_gone():
             self._rebuild("the file was deleted or replaced")
@@ -150,7 +160,7 @@ class Indexer:
             return self._insert(batch)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
-                raise  # busy, disk full: the index is sound, the caller tries again
+                raise IndexUnavailable(f"`{self.path}`: {error}") from error
             self._rebuild(str(error))
             return 0
 
@@ -201,7 +211,8 @@ class Indexer:
 
     def _fault(self) -> str | None:
         raw = self._driver()
-        (found,) = raw.execute("PRAGMA quick_check(1)").fetchone()
+        is_small = self.path.stat().st_size <= CHECKED_BYTES
+        (found,) = raw.execute("PRAGMA quick_check(1)").fetchone() if is_small else ("ok",)
         layout, wanted, tail = self._progress()
         counted = raw.execute("SELECT count(*), coalesce(max(idx), -1) FROM leaf_index").fetchone()
         if found != "ok":
@@ -264,14 +275,14 @@ class Indexer:
                 break
             except (sqlite3.DatabaseError, DatabaseError) as error:
                 self._connection.close()
-                if attempt:
-                    raise
+                if attempt or _is_unavailable(error):
+                    raise IndexUnavailable(f"`{self.path}`: {error}") from error
                 self._remove(str(error))
         self._inode = self.path.stat().st_ino
 
     def _create_tables(self) -> None:
         raw = self._driver()
-        raw.execute("PRAGMA busy_timeout = 5000")
+        raw.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         raw.execute("PRAGMA journal_mode = WAL")
         raw.execute("PRAGMA synchronous = OFF")  # lost at power loss, then noticed and rebuilt: it is derived
         _Tables.metadata.create_all(self._connection)
@@ -309,6 +320,10 @@ def _statement(query: Query) -> SelectOfScalar[Indexed]:
     if query.arm is not None:
         statement = statement.where(or_(col(Indexed.assigned) == query.arm, col(Indexed.served) == query.arm))
     return statement
+
+
+def _is_unavailable(error: Exception) -> bool:
+    return any(words in str(error) for words in ("locked", "readonly", "unable to open", "disk is full", "disk I/O"))
 
 
 def _is_damage(error: sqlite3.OperationalError) -> bool:

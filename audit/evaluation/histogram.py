@@ -5,7 +5,8 @@ At most about 1,900 buckets for 64-bit values; only those that occur are kept.
 
 Example:
     >>> histogram = Histogram()
-    >>> for value in (5, 7, 900): histogram.add(value)
+    >>> for value in (5, 7, 900):
+    ...     histogram.add(value)
     >>> histogram.quantile(50, 100)
     7
 """

@@ -7,7 +7,7 @@ Rules:
 
 Example:
     >>> wilson(81, 263)
-    Interval(value_ppm=307985, low_ppm=255277, high_ppm=366219)
+    Interval(value_ppm=307985, low_ppm=255288, high_ppm=366210)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Numbers as people read them, from integers only.
 
 Example:
-    >>> percent(873_210), duration_us(5_321), share(3, 8)
-    ('87.3 %', '5.3 ms', 375000)
+    >>> decimal3(873_210), count(873), share(3, 8)
+    ('0.873', '873', 375000)
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 THIN = "\u202f"
 """Narrow no-break space between groups of three digits."""
+NO_BREAK = "\u00a0"
+"""Between a number and its unit."""
 
 
 def count(value: int) -> str:
@@ -21,7 +23,7 @@ def count(value: int) -> str:
 def percent(ppm: int) -> str:
     """Parts per million with one decimal; two below 1 % and above 99 %, so that 0.04 % does not read as nothing."""
     decimals = 1 if 10_000 <= ppm <= 990_000 or ppm in {0, 1_000_000} else 2
-    return f"{_fixed(ppm, 10_000, decimals)} %"
+    return f"{_fixed(ppm, 10_000, decimals)}{NO_BREAK}%"
 
 
 def decimal3(ppm: int) -> str:
@@ -34,10 +36,10 @@ def duration_us(value: int | None) -> str:
     if value is None:
         return "\u2013"
     if value < 1_000:
-        return f"{value} µs"
+        return f"{value}{NO_BREAK}µs"
     if value < 1_000_000:
-        return f"{_fixed(value, 1_000, 1 if value < 100_000 else 0)} ms"
-    return f"{_fixed(value, 1_000_000, 1)} s"
+        return f"{_fixed(value, 1_000, 1 if value < 100_000 else 0)}{NO_BREAK}ms"
+    return f"{_fixed(value, 1_000_000, 1)}{NO_BREAK}s"
 
 
 def duration_s(value: int | None) -> str:
@@ -46,8 +48,8 @@ def duration_s(value: int | None) -> str:
         return "\u2013"
     for limit, unit_s, name in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
         if value < limit:
-            return f"{_fixed(value, unit_s, 0)} {name}"
-    return f"{_fixed(value, 86_400, 1)} d"
+            return f"{_fixed(value, unit_s, 0)}{NO_BREAK}{name}"
+    return f"{_fixed(value, 86_400, 1)}{NO_BREAK}d"
 
 
 def share(part: int, whole: int) -> int:

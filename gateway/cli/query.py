@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy.exc import OperationalError
 
 from audit.explain import Explanation, explain
 from audit.follow import Follower, follow
-from audit.index import Indexer
+from audit.index import Indexer, IndexUnavailable
 from audit.query import Page, Query, QueryError, Row, full_scan, normal_time
 from audit.store.errors import StoreError
 from experiments.assignment import recompute
@@ -129,7 +127,6 @@ def opened(data: Path, *, full: bool) -> Iterator[Ask]:
         yield lambda question, limit, cursor: full_scan(follow(data, 0), question, size=size, limit=limit, cursor=cursor)
         return
     with indexer:
-        indexer.catch_up()
         yield lambda question, limit, cursor: indexer.page(question, limit=limit, cursor=cursor)
 
 
@@ -148,11 +145,18 @@ def read_record(data: Path, idx: int) -> dict[str, Any]:
 
 
 def _index(data: Path) -> Indexer | None:
+    """The index, brought up to date; None when it cannot be written now."""
     try:
-        return Indexer(data, follow)
-    except (OperationalError, sqlite3.OperationalError) as error:
-        err.print(f"[yellow]note:[/] the index cannot be written ({escape(str(error).splitlines()[0])}); reading every leaf")
+        indexer = Indexer(data, follow)
+        try:
+            indexer.catch_up()
+        except BaseException:
+            indexer.close()
+            raise
+    except IndexUnavailable as error:
+        err.print(f"[yellow]note:[/] {escape(str(error))}; reading every leaf", soft_wrap=True)
         return None
+    return indexer
 
 
 def _find(ask: Ask, record_id: str, data: Path) -> int:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records_strategy import Log, leaf_bytes, logs
 
-from audit.index import GapError, Indexer
+from audit.index import GapError, Indexer, IndexUnavailable
 from audit.query import Page, Query, QueryError, Row, full_scan, normal_time
 
 Leaves = list[tuple[int, bytes]]
@@ -162,6 +162,19 @@ def test_deletion_under_a_running_indexer_is_noticed_at_the_next_batch(tmp_path:
         (tmp_path / "index.sqlite").unlink()
         assert indexer.add(leaves[4:]) == 0
         assert indexer.catch_up() == len(leaves)
+
+
+def test_a_locked_index_is_unavailable_and_not_thrown_away(tmp_path: Path):
+    leaves = small_log()
+    with Indexer(tmp_path, following(leaves)) as indexer:
+        indexer.add(leaves[:4])
+        other = sqlite3.connect(tmp_path / "index.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(IndexUnavailable, match="locked"):
+            indexer.add(leaves[4:])
+        other.execute("ROLLBACK")
+        other.close()
+        assert indexer.add(leaves[4:]) == len(leaves)
 
 
 def test_the_index_of_another_log_is_rebuilt(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 from xml.etree import ElementTree as ET
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from records_strategy import Log, logs
 
-from audit.evaluation import Scope
+from audit.evaluation import Scope, histogram, intervals
 from audit.keys import SigningKey
 from audit.merkle import leaf_hash, root
 from audit.note import Checkpoint, NoteError
+from audit.reports import figures
 from audit.reports.build import evaluation_report, maturity_report
 from audit.reports.charts import domain, interval_mark
 from audit.reports.document import ReportMismatchError, digest, report_bytes, signed_note, verify_note
@@ -164,7 +166,7 @@ def test_unknown_label_conditions_are_said():
     ],
 )
 def test_figures_read_as_people_write_them(function, value, words):
-    assert function(value) == words
+    assert function(value) == words.replace(" ", "\u00a0")
 
 
 def test_a_scale_holds_all_its_intervals_and_marks_lie_on_it():
@@ -174,3 +176,9 @@ def test_a_scale_holds_all_its_intervals_and_marks_lie_on_it():
     places = [int(place) for place in re.findall(r'<(?:rect|circle)[^>]*? (?:x|cx)="(\d+)"', interval_mark(values[0], (low, high)))]
     assert all(0 <= place <= 220 for place in places)
     assert domain([{"state": "insufficient_evidence"}]) == (0, 1_000_000)
+
+
+@pytest.mark.parametrize("module", [figures, intervals, histogram])
+def test_the_examples_in_the_documentation_are_true(module):
+    result = doctest.testmod(module)
+    assert (result.failed, result.attempted > 0) == (0, True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,15 @@ def test_query_prints_the_same_rows_with_and_without_the_index(data: Path):
     by_index = json.loads(run(*arguments).stdout)
     assert by_index == json.loads(run(*arguments, "--full-scan").stdout)
     assert [row["code"] for row in by_index["rows"]] == ["policy_denied"]
+
+
+def test_a_locked_index_falls_back_to_reading_every_leaf(data: Path):
+    run("audit", "query", "--data", str(data))
+    (data / "index.sqlite").unlink()
+    with contextlib.closing(sqlite3.connect(data / "index.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        result = run("audit", "query", "--data", str(data), "--policy", "deny", "--json")
+    assert [row["code"] for row in json.loads(result.stdout)["rows"]] == ["policy_denied"]
 
 
 def test_pages_follow_the_printed_cursor(data: Path):
