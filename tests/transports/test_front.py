@@ -211,7 +211,7 @@ def test_half_closing_while_served_means_gone():
     seen = []
 
     def make(_):
-        async def serve(exchange):
+        async def serve(_exchange):
             try:
                 await asyncio.sleep(30)
             except CallerGone:

@@ -374,3 +374,25 @@ def test_what_goes_over_the_wire():
             return b"POST /b?q=1 HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nx: 1\r\naccept-encoding: identity\r\ncontent-length: 0\r\n\r\n" % port
 
     assert [uvloop.run(main())] == heads
+
+
+def test_a_connection_given_to_a_call_that_is_cancelled_before_it_runs_is_not_lost():
+    async def main():
+        async with model(answering(OK)) as port, client(UpstreamLimits(connection_limit=1)) as upstream:
+            await call(upstream, port)
+            (pool,) = upstream._pools.values()
+            trampoline, ends = Trampoline(), []
+            connection = pool.idle.pop()
+            waiting = Drive(call(upstream, port), trampoline, ends.append)
+            waiting.start()
+            assert len(pool.line) == 1
+
+            async def holder():
+                pool.release(connection)  # `waiting` is woken, but it is not its turn yet
+                waiting.throw(KeyError())
+
+            Drive(holder(), trampoline, ends.append).start()
+            assert [type(end).__name__ for end in ends] == ["NoneType", "KeyError"]
+            assert pool.idle == [connection]
+
+    uvloop.run(main())

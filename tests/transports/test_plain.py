@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway.native.caller import Caller
 from gateway.native.connection import Connection
-from gateway.native.drive import Trampoline
+from gateway.native.drive import Trampoline, Wait
 from gateway.native.front import Front, FrontLimits
 from gateway.native.plain import PlainReader
 
@@ -196,3 +196,28 @@ def test_memos_hold_no_credentials_and_are_bounded():
         )
     assert len(memo) <= 4096
     assert not any(b"Bearer" in line or b"aaa" in line for line in memo)
+
+
+def test_a_plain_request_does_not_overtake_one_that_waits():
+    async def main():
+        served, waits = [], [Wait() for _ in range(3)]
+
+        async def serve(exchange):
+            served.append(exchange.request.path)
+            await waits[len(served) - 1]
+            exchange.respond(200, [], b"")
+
+        loop = asyncio.get_running_loop()
+        caller = Caller(Front(serve, render=lambda _: ([], b""), loop=loop, trampoline=Trampoline(), limits=FrontLimits()))
+        caller.connection_made(Transport())
+        one, two, three = (message(b"GET /%d HTTP/1.1" % index, [b"Host: h"], b"") for index in range(3))
+        caller.data_received(one + two)
+        waits[0].give(None)  # the first is answered, the second still waits for its turn of the loop
+        caller.data_received(three)
+        for wait in waits[1:]:
+            await asyncio.sleep(0.01)
+            wait.give(None)
+        await asyncio.sleep(0.01)
+        return served
+
+    assert asyncio.run(main()) == ["/0", "/1", "/2"]
