@@ -237,3 +237,25 @@ def test_equal_scores_go_to_the_name_that_sorts_first():
 def test_recorded_hash_is_the_documented_one():
     document = document_of({"a": 1, "b": 1})
     assert assign(document, UNITS[5], live_of(document)).hashes["a"] == f"{native_hash('salt', 'arm', 'a', UNITS[5]):016x}"
+
+
+class ChosenHash:
+    """A hash function whose answers are chosen; takes the place of SHA-256 where no unit is known to hash so near to 1."""
+
+    def __init__(self, digests) -> None:
+        self.digests = digests
+
+    def __call__(self, data) -> "ChosenHash":
+        self.found = next(digest for arm, digest in self.digests.items() if b"\x00\x00\x00\x01" + arm.encode() in data)
+        return self
+
+    def hexdigest(self):
+        return self.found * 4
+
+
+def test_a_draw_too_close_for_floating_point_is_decided_exactly(monkeypatch):
+    """-ln(u) of `a` rounds to 0 and would win; exactly it is 0.5 ulp against 1.5 ulp, and `b` has four times the share."""
+    top = 2**53 - 1
+    monkeypatch.setattr("experiments.assignment.sha256", ChosenHash({"a": f"{top << 11:016x}", "b": f"{(top - 1) << 11:016x}"}))
+    document = document_of({"a": 1, "b": 4})
+    assert assign(document, UNITS[0], live_of(document)).arm == "b"
