@@ -33,7 +33,8 @@ def check_modules(files: Mapping[str, bytes], modes: Mapping[str, Mode]) -> tupl
         return issues, []
     try:
         from policies.bundle import PREFIX, BundleError, PolicyBundle, shipped_modules  # noqa: PLC0415 - commands on keys need no engine
-        from policies.rego import RegoError, parse_module  # noqa: PLC0415 - as above
+        from policies.rego import RegoError  # noqa: PLC0415 - as above
+        from policies.rego.parser import parse_module  # noqa: PLC0415 - as above
     except ImportError as error:
         return [Issue(next(iter(texts), "policies"), 1, 1, "", f"policies cannot be enforced by this installation: {error}")], []
     packages: set[str] = set()
