@@ -214,3 +214,16 @@ def test_an_index_outside_the_tree_is_refused(index, size):
 def test_a_frontier_with_the_wrong_number_of_peaks_is_refused():
     with pytest.raises(ValueError, match="2 peaks"):
         Frontier(3, (bytes(32),))
+
+
+def test_a_proof_for_a_smaller_tree_is_none_for_a_larger_one_of_the_same_root():
+    """The hashes fit, the claimed size does not: whoever checks the length alone would believe a wrong size."""
+    proof, head = inclusion_proof(0, 4, BIG.hash_at), BIG.root(4)
+    verify_inclusion(0, 4, HASHES[0], proof, head)
+    for size in (8, 9, 1024):
+        with pytest.raises(ProofError, match="too short"):
+            verify_inclusion(0, size, HASHES[0], proof, head)
+    proof = consistency_proof(2, 4, BIG.hash_at)
+    verify_consistency(2, 4, BIG.root(2), head, proof)
+    with pytest.raises(ProofError, match="too short"):
+        verify_consistency(2, 8, BIG.root(2), head, proof)

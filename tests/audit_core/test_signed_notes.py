@@ -200,3 +200,12 @@ def test_checkpoint_text_is_a_fixed_point(size, root, extensions):
 def test_what_could_not_be_read_back_is_not_signed(text, time_s):
     with pytest.raises(NoteError):
         make_signature(text, WITNESS, time_s=time_s)
+
+
+def test_a_cosignature_beyond_the_largest_time_is_refused():
+    """tlog-cosignature: the timestamp MUST NOT exceed 2^63 - 1, even if it is signed."""
+    time_s = 2**63
+    value = time_s.to_bytes(8, "big") + WITNESS.sign(f"cosignature/v1\ntime {time_s}\n{TEXT}".encode())
+    late = type(make_signature(TEXT, LOG))(WITNESS.name, WITNESS.verifier.id, value)
+    with pytest.raises(NoteError, match="beyond"):
+        verify(Note(TEXT, (late,)), [WITNESS.verifier])
