@@ -140,7 +140,7 @@ class Recorder:
                     census_at_s = now_s + _CENSUS_S
             self._drain()
         except StoreBroken as error:
-            self._refuse_all("store.broken", str(error))
+            self._refuse_all(wire.STORE_BROKEN, str(error))
             raise
         finally:
             self._hang_up()

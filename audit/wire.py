@@ -42,8 +42,13 @@ NODE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]{0,63}", re.ASCII)
 """Names a writer may have. No `-`, because file names join node and epoch with it."""
 
 STORE_FULL = "store.full"
-RETRYABLE = frozenset({STORE_FULL})
-"""Refusals after which the same records are sent again later, unchanged."""
+STORE_BROKEN = "store.broken"
+RETRYABLE = frozenset({STORE_FULL, STORE_BROKEN})
+"""Refusals after which the same records are sent again later, unchanged.
+
+After `STORE_BROKEN` it is unknown whether they are stored: the next recorder reads what is there, and answers the repetition with the original
+index or stores it.
+"""
 
 _HELLO, _BATCH, _ACK, _REFUSAL = 1, 2, 3, 4
 _PREFIX = struct.Struct(">IB")

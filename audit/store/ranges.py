@@ -18,7 +18,7 @@ import msgspec
 from audit.store.errors import SchemaError, StoreDamaged
 from audit.store.layout import RANGE_LEAVES, range_path
 from audit.store.migrate import RANGES, ensure_schema, revision
-from audit.store.sqlite import checkpoint_wal, open_reader, open_writer, sync_directory, transaction, translated
+from audit.store.sqlite import checkpoint_wal, open_reader, open_writer, settle_wal, sync_directory, transaction, translated
 
 LeafTuple = tuple[int, str, int, int, bytes]
 """(index, node, epoch, seq, leaf)."""
@@ -158,13 +158,15 @@ class RangeFile:
 
 
 def prepare_file(data_dir: Path, number: int) -> None:
-    """Create the file of range `number` by its migrations, or upgrade it; and move a WAL left by a crash into it.
+    """Create the file of range `number` by its migrations, or upgrade it; and settle a WAL left by a crash.
 
     A new file is made aside: a reader that sees a range file sees its tables.
     """
     path = range_path(data_dir, number)
     if path.exists():
         ensure_schema(path, RANGES)
+        with contextlib.closing(open_writer(path)) as connection:
+            settle_wal(connection, path)
         return
     aside = _clean_aside(path)
     ensure_schema(aside, RANGES)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from audit.store.errors import StoreBroken, StoreFull
+from audit.store.errors import StoreBroken, StoreFull, StoreInUse
 
 _FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -85,6 +85,22 @@ def checkpoint_wal(connection: sqlite3.Connection, path: Path) -> None:
     """
     with translated(path):
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def settle_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Move the whole WAL into the file and flush it; to be done before anything in it is trusted after a restart.
+
+    After a failed flush the system keeps the pages and calls them clean: they read well, a second flush succeeds, and they are not on disk. Moving
+    them writes them anew, to another file, and that flush is a true one.
+
+    Raises:
+        StoreInUse: A reader held the file for longer than the busy timeout.
+        StoreFull, StoreBroken: As `translated` says.
+    """
+    with translated(path):
+        busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    if busy or frames != moved:
+        raise StoreInUse(f"a reader holds `{path}`: `{moved}` of `{frames}` pages could be moved\nhint: end the reading process, then restart")
 
 
 @contextlib.contextmanager

@@ -51,10 +51,14 @@ class RecorderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.peers: list[socket.socket] = []  # closed with the recorder
 
-    def start(self) -> None:
+    def start(self, *, faults: str = "") -> None:
+        """Start a recorder; `faults` is Python run in it before its main, to break something it stands on."""
         fd = self._listener.fileno()
+        call = f"main(Path({str(self.data_dir)!r}), {fd}, {self.node!r})"
+        program = f"{faults}\nimport sys; from pathlib import Path; from audit.recorder import main\nsys.exit({call})"
+        command = ["-c", program] if faults else ["-m", "audit.recorder", str(self.data_dir), str(fd), self.node]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "audit.recorder", str(self.data_dir), str(fd), self.node],
+            [sys.executable, *command],
             pass_fds=[fd],
             cwd=ROOT,
             env=child_environment(),

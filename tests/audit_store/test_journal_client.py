@@ -225,3 +225,46 @@ def test_a_cleanly_closed_writer_leaves_no_mark_and_no_statement_of_loss(recorde
     asyncio.run(run())
     wait_until(lambda: not list((recorder.data_dir / "run").glob("hwm-*")))
     assert [row["type"] for row in rows(recorder)] == ["writer.open", "writer.open", "writer.close"]
+
+
+BREAK_THE_FOURTH_APPEND = """
+from audit.store.errors import StoreBroken
+from audit.store.ranges import RangeFile
+real, calls = RangeFile.append, []
+def append(self, *values):
+    calls.append(1)
+    if len(calls) == 4:
+        {stored}
+        raise StoreBroken("injected: flush failed")
+    real(self, *values)
+RangeFile.append = append
+"""
+
+
+@pytest.mark.parametrize("stored", ["pass", "real(self, *values)"], ids=["nothing stored", "all stored"])
+def test_after_a_failed_flush_the_recorder_ends_and_the_next_one_settles_what_was_in_doubt(tmp_path, stored):
+    recorder = RecorderProcess(tmp_path / "data")
+    recorder.start(faults=BREAK_THE_FOURTH_APPEND.format(stored=stored))
+
+    async def run():
+        journal = new_journal(recorder.data_dir)
+        await journal.open(deadline_s=20)
+        await journal.committed(journal.append(record(n=0)))
+        doubtful = journal.append(record(n=1))
+        waiter = journal.add_waiter(doubtful)
+        code, stderr = await asyncio.to_thread(recorder.end)
+        assert code == 74
+        assert "flush failed" in stderr
+        assert not waiter.done(), "neither told as committed nor as lost"
+        recorder.start()
+        index = await asyncio.wait_for(waiter, 20)
+        await journal.close(deadline_s=10)
+        return index
+
+    try:
+        index = asyncio.run(run())
+    finally:
+        recorder.close()
+    found = rows(recorder)
+    assert found[index]["n"] == 1
+    assert [row["n"] for row in found if row["type"] == "test"] == [0, 1]
