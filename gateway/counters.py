@@ -1,6 +1,7 @@
 """What a worker counts: calls by model, version and status, with a latency histogram; refusals before authentication.
 
-Plain integers, owned by the worker's loop; written to `data/run/status-<node>.json` once a second, where the controller reads them for metrics and console.
+Plain integers, owned by the worker's loop; written to `data/run/status-<node>.json` once a second, where the controller reads them for
+metrics and console.
 """
 
 from __future__ import annotations

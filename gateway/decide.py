@@ -1,8 +1,9 @@
 """The pure decision: the only place where a call is allowed or refused and an arm is chosen.
 
-No I/O, no clock, no randomness of its own: live traffic, `plan`, `replay` and `explain` all run this function. Order (semantics.md 3.1): candidates are
-judged first, then the arm is drawn. For `ab` and `canary` the draw ignores eligibility; an ineligible arm is served by the default version and
-recorded `assigned` and `served` apart. A call is refused only if nothing eligible remains or the caller pinned the version.
+No I/O, no clock, no randomness of its own: live traffic, `plan`, `replay` and `explain` all run this function. Order (semantics.md 3.1):
+candidates are judged first, then the arm is drawn. For `ab` and `canary` the draw ignores eligibility; an ineligible arm is served by the
+default version and recorded `assigned` and `served` apart. A call is refused only if nothing eligible remains or the caller pinned the
+version.
 
 Example::
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from experiments.assignment import Assignment
+from experiments.shares import WHOLE
 from gateway.gate import Facts, Judged
 from gateway.live import Live
 from gateway.refusals import Refusal
@@ -37,7 +39,7 @@ class Call:
     """Pseudonym of the unit."""
     may_pin: bool
     draw: tuple[str, int, int]
-    """Writer's node, epoch and sequence number: the seed of draws that are not sticky."""
+    """Writer's node and epoch and the number of this draw in it: the seed of draws that are not sticky."""
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int
         version = route.versions[call.pinned]
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
         return Decision(version, judged, cached, None, None, _told(version.name, judged), None if judged.allowed else _denied(version, judged))
-    assignment = live.assign(snapshot.by_model.get(route.document.model, ()), call.subject, call.draw)
+    assignment = live.assign(route.document.model, call.subject, call.draw)
     if assignment is None:
         version = route.default
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
@@ -108,7 +110,7 @@ def _in_experiment(call: Call, facts: Facts, live: Live, assignment: Assignment,
     for arm, version_name in assignment.versions:
         version = route.versions[version_name]
         facts.arm = arm
-        judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
+        judged, cached = live.gate(route, version, now_us, _exposure(assignment, arm, version, route)).judge(facts, now_us)
         eligible.append({"arm": arm} if judged.allowed else {"arm": arm, "reason": str(judged.reason)})
         if arm == assignment.arm:
             if judged.allowed:
@@ -128,6 +130,13 @@ def _in_experiment(call: Call, facts: Facts, live: Live, assignment: Assignment,
         return Decision(fallback[1], fallback[2], fallback[3], assignment, fallback[0], eligible)
     version, judged, cached = refused if refused is not None else (route.default, judged, cached)
     return Decision(version, judged, cached, assignment, None, eligible, _denied(version, judged))
+
+
+def _exposure(assignment: Assignment, arm: str, version: Version, route: Route) -> int:
+    """Return the share of the traffic an arm may get, which its approvals have to cover; the default has to be good for everyone."""
+    if version is route.default or not assignment.exposed:
+        return WHOLE
+    return assignment.exposure * assignment.shares[arm] // WHOLE
 
 
 def _told(name: str, judged: Judged) -> Eligible:

@@ -1,7 +1,7 @@
 """Which replica of a version takes the next call: balance among origins, with passive ejection.
 
-Owned by one worker; never changes the arm of a call, only the endpoint. An origin that fails `EJECT_AFTER` calls in a row is left alone for `EJECT_S`; when all are
-ejected, all are tried again, because a wrong guess about health must not become an outage of its own.
+Owned by one worker; never changes the arm of a call, only the endpoint. An origin that fails `EJECT_AFTER` calls in a row is left alone for
+`EJECT_S`; when all are ejected, all are tried again, because a wrong guess about health must not become an outage of its own.
 """
 
 from __future__ import annotations

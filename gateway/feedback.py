@@ -1,8 +1,8 @@
 """Labels and rewards as callers send them to `POST /feedback`: one event or a list.
 
-`{"decision_id": ..., "label": "1"}` or `{"decision_id": ..., "metric": "repaid", "value": 1}`, each with optional `row`, `event_id`, `time` and, for
-labels, `corrects`. Events arrive late, early, twice and in any order: each is recorded as it comes, and folding makes it count once (by `event_id`, else by
-decision, row and metric).
+`{"decision_id": ..., "label": "1"}` or `{"decision_id": ..., "metric": "repaid", "value": 1}`, each with optional `row`, `event_id`, `time`
+and, for labels, `corrects`. Events arrive late, early, twice and in any order: each is recorded as it comes, and folding makes it count
+once (by `event_id`, else by decision, row and metric).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _event(index: int, item: Any) -> Event:
         return Event("label", decision, fields)
     fields["metric"] = _text(where, "metric", item.get("metric"))
     value = item.get("value")
-    if type(value) not in (int, float) or not -_MOST_VALUE <= value <= _MOST_VALUE:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_MOST_VALUE <= value <= _MOST_VALUE:
         raise Refusal("bad_feedback", f"{where}: `value` has to be a number between -{_MOST_VALUE} and {_MOST_VALUE}")
     fields["value_ppm"] = round(value * 1_000_000)
     return Event("reward", decision, fields)

@@ -1,9 +1,9 @@
 """One version's gate: may this call go to it? Approval first, then the policies, remembered while nothing they read has changed.
 
-A gate is built for one (snapshot, live state) pair and one version. Everything about the version and its approvals is fixed in it until `valid_until_us`, when an
-approval begins or ends; what varies from call to call are the facts in `Facts`. A policy set says which of them it reads, and the memo is keyed by
-exactly those (semantics.md 6.1): equal values on the paths read give equal verdicts. The values have one type each by construction, so 1, true and
-1.0 cannot meet in one key.
+A gate is built for one (snapshot, live state) pair and one version. Everything about the version and its approvals is fixed in it until
+`valid_until_us`, when an approval begins or ends; what varies from call to call are the facts in `Facts`. A policy set says which of them
+it reads, and the memo is keyed by exactly those (semantics.md 6.1): equal values on the paths read give equal verdicts. The values have one
+type each by construction, so 1, true and 1.0 cannot meet in one key.
 """
 
 from __future__ import annotations

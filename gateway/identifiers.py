@@ -30,13 +30,7 @@ class Identifiers:
             offset = 0
         self._offset = offset + 10
         noise = int.from_bytes(self._block[offset : offset + 10], "big")
-        value = (
-            (now_ms << 80)
-            | 0x7000_0000_0000_0000_0000
-            | ((noise >> 68) & 0xFFF) << 64
-            | 0x8000_0000_0000_0000
-            | (noise & 0x3FFF_FFFF_FFFF_FFFF)
-        )
+        value = (now_ms << 80) | 0x7000_0000_0000_0000_0000 | ((noise >> 68) & 0xFFF) << 64 | 0x8000_0000_0000_0000 | (noise & 0x3FFF_FFFF_FFFF_FFFF)
         text = f"{value:032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
@@ -58,9 +52,3 @@ class Timestamps:
             self._second = second
             self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return f"{self._prefix}.{micro:06d}Z"
-
-
-def boot_id() -> str:
-    """Return the kernel's id of this boot, what `mono_ns` counts from."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - one line, no path arithmetic
-        return file.read().strip()

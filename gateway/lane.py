@@ -1,24 +1,27 @@
 """The lane: one handler for every call, read from top to bottom. `Lane.serve` is what both transports run.
 
-It knows no socket (see `gateway/exchange.py`), waits for no database, takes no lock. It pins one snapshot and one live state at the start; a reload in
-the middle of a call changes nothing for that call. What is refused before authentication is counted; everything after it is one record.
+It knows no socket (see `gateway/exchange.py`), waits for no database, takes no lock. It pins one snapshot and one live state at the start;
+a reload in the middle of a call changes nothing for that call. What is refused before authentication is counted; everything after it is one
+record.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from audit.journal import Journal, JournalFull
+from audit.journal import Journal, JournalError
 from gateway import feedback
 from gateway.authenticate import Authenticator, Principal
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas
 from gateway.exchange import CallerGone, Exchange, Fault, Headers, Request, Upstream, UpstreamError, UpstreamReply
+from gateway.framing import for_upstream
 from gateway.gate import Facts
 from gateway.identifiers import Identifiers
 from gateway.limits import RateLimits
@@ -45,7 +48,6 @@ _FAULTS: Final = {
     Fault.TOO_LARGE: "upstream_too_large",
     Fault.BUSY: "upstream_busy",
 }
-_OURS: Final = frozenset((b"authorization", b"host", b"content-length", b"accept-encoding", b"expect"))
 
 
 @dataclass(slots=True)
@@ -85,11 +87,19 @@ class Lane:
     ids: Identifiers = field(default_factory=Identifiers)
     open: dict[str, Open] = field(default_factory=dict)
     """Calls in flight by id, oldest first."""
+    draws: int = 0
+    """Decisions of this writer so far; numbers the draws that are not sticky. Changed by the handler alone."""
     ready: Callable[[], str | None] = field(default=lambda: None)
     """Says why the gateway is not ready, or None."""
     on_defect: Callable[[str, BaseException], None] = field(default=lambda _id, _fault: None)
     """Told of every exception that is a defect of ours."""
     monotonic_s: Callable[[], float] = time.monotonic
+
+    def install(self, snapshot: Snapshot, live: Live) -> None:
+        """Put a configuration and a live state in force for every call that begins from now on."""
+        self.snapshot = snapshot
+        self.live = live
+        self.source.install(snapshot.config_digest, live.digest, snapshot.policies.record)
 
     async def serve(self, exchange: Exchange) -> None:
         """Serve one request."""
@@ -145,7 +155,7 @@ class Lane:
             record.committed_in = pseudonyms.commitment(call_id, b"in", request.body)
             # 4. `sync`: the decision is durable before anything leaves.
             if route.document.audit == "sync":
-                await self._durable(held, record.decision_leaf())
+                await self._durable(held)
             # 5. Forward, 6. record, 7. reply.
             await self._forward(exchange, route, parsed, decision.version, held, pseudonyms, started_ns)
         except Refusal as refusal:
@@ -184,6 +194,8 @@ class Lane:
         """Gather the facts and decide; what is refused here is recorded with what is known so far."""
         route = target.route
         model = route.document.model
+        if "infer" not in principal.scopes:
+            raise Refusal("missing_scope", "calling a model needs the scope `infer`")
         if principal.models is not None and model not in principal.models:
             raise Refusal("model_not_allowed", f"this key may not call `{model}`")
         subject = record.subject = pseudonyms.of(_unit(request, route, parsed.document, principal))
@@ -206,8 +218,8 @@ class Lane:
             "",
             "",
         )
-        journal = self.journal
-        call = Call(record.id, route, target.pinned, subject, principal.may_pin, (journal.node, journal.epoch, journal.next_seq))
+        self.draws += 1
+        call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws))
         decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
         return decision
 
@@ -224,7 +236,7 @@ class Lane:
         request, record = exchange.request, held.record
         deadline_s = started_ns / 1e9 + route.deadline_s
         sent_ns = time.monotonic_ns()
-        headers = _forwarded(request.headers, plain=route.reads_reply)
+        headers = for_upstream(request.headers)
         try:
             reply = await self._attempt(request, headers, route, parsed.upstream_target, version, deadline_s)
             if not route.reads_reply and not _is_short(reply.headers):
@@ -243,9 +255,7 @@ class Lane:
         await self._ended(route, held, started_ns)
         exchange.respond(reply.status, self._told(route, reply.headers, record), body)
 
-    async def _attempt(
-        self, request: Request, headers: Headers, route: Route, target: bytes, version: Version, deadline_s: float
-    ) -> UpstreamReply:
+    async def _attempt(self, request: Request, headers: Headers, route: Route, target: bytes, version: Version, deadline_s: float) -> UpstreamReply:
         """Call a replica; try another one within the deadline where that cannot run a model twice unasked."""
         replicas = version.replicas
         tries = 1 + route.document.retries
@@ -255,7 +265,9 @@ class Lane:
             endpoint = replica.endpoint
             path = endpoint.base_path.encode() + target if endpoint.base_path else target
             try:
-                reply = await self.upstream.send(endpoint, request.method, path, headers, request.body, deadline_s)
+                reply = await self.upstream.send(
+                    endpoint, request.method, path, headers, request.body, deadline_s, idempotent=route.document.idempotent
+                )
             except UpstreamError as fault:
                 Replicas.give_back(replica, self.monotonic_s(), failed=fault.fault is not Fault.BUSY)
                 tries -= 1
@@ -293,7 +305,7 @@ class Lane:
 
     def _require_recording(self, route: Route) -> None:
         """Refuse a call that could not be recorded: never after the model has been called."""
-        if self.journal.oldest_unacked_age_s(self.monotonic_s()) > BACKLOG_REFUSE_S and route.document.on_audit_unavailable == "deny":
+        if self.journal.oldest_unacked_age_s(time.monotonic_ns()) > BACKLOG_REFUSE_S and route.document.on_audit_unavailable == "deny":
             raise Refusal("audit_unavailable", "the log has not confirmed a record for over a second")
 
     def _write_decision(self, held: Open) -> int | None:
@@ -302,9 +314,13 @@ class Lane:
         held.decided = True
         return self.journal.append(held.record.decision_leaf())
 
-    async def _durable(self, held: Open, leaf: dict[str, Any]) -> None:
-        held.decided = True
-        await self._committed(self.journal.append(leaf))
+    async def _durable(self, held: Open) -> None:
+        try:
+            seq = self._write_decision(held)
+        except JournalError:
+            raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
+        if seq is not None:
+            await self._committed(seq)
 
     async def _ended(self, route: Route, held: Open, started_ns: int) -> None:
         """Write the leaf that ends a call, and wait as the route's mode asks."""
@@ -321,18 +337,20 @@ class Lane:
             else:
                 held.decided = True
                 seq = self.journal.append(record.call())
-        except JournalFull:
+        except JournalError:
             if document.on_audit_unavailable == "deny":
                 raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
             self.counters.early("degraded_unrecorded")
             return
-        if document.audit == "sync":
-            await self._committed(seq)
-        elif document.audit == "batch" and self.journal.oldest_unacked_age_s(now_ns / 1e9) > BATCH_WINDOW_S:
+        if document.audit == "sync" or (document.audit == "batch" and self.journal.oldest_unacked_age_s(now_ns) > BATCH_WINDOW_S):
             await self._committed(seq)
 
     async def _committed(self, seq: int) -> None:
-        await self.journal.add_waiter(seq)
+        self.journal.flush()
+        try:
+            await self.journal.add_waiter(seq)
+        except JournalError:
+            raise Refusal("audit_unavailable", "the log has refused this worker's records") from None
 
     def write_late_decisions(self, older_than_s: float) -> None:
         """Write the `decision` of every call that has been open for longer; the worker calls this every few milliseconds."""
@@ -342,6 +360,14 @@ class Lane:
                 return
             if not held.decided and held.record.decision is not None and held.record.decision.refusal is None:
                 self._write_decision(held)
+
+    def record_denials(self, reason: str, count: int) -> None:
+        """Record how many requests were refused for `reason` before it was known who asked; the worker calls this once a second."""
+        unix_us = time.time_ns() // 1000
+        actor = {"kind": "system", "id": self.journal.node}
+        head = self.source.head(self.ids.next(unix_us // 1000), "denial.count", unix_us, time.monotonic_ns(), "-", actor)
+        with contextlib.suppress(JournalError):
+            self.journal.append({**head, "reason": reason, "count": count, "second": unix_us // 1_000_000})
 
     def _caller_gone(self, held: Open, started_ns: int) -> None:
         record = held.record
@@ -353,7 +379,7 @@ class Lane:
                 self.journal.append(record.outcome(self.ids.next(unix_us // 1000), unix_us, time.monotonic_ns()))
             else:
                 self.journal.append(record.call())
-        except JournalFull:
+        except JournalError:
             self.counters.early("degraded_unrecorded")
 
     # --- replies ----------------------------------------------------------------------------------------------------------------------------
@@ -457,12 +483,10 @@ class Lane:
         seq = None
         events = feedback.read(request.body)
         for event in events:
-            head = self.source.head(
-                self.ids.next(unix_us // 1000), event.kind, unix_us, time.monotonic_ns(), principal.tenant, principal.actor
-            )
+            head = self.source.head(self.ids.next(unix_us // 1000), event.kind, unix_us, time.monotonic_ns(), principal.tenant, principal.actor)
             try:
                 seq = self.journal.append({**head, **event.fields, "source": principal.id, "parents": [event.decision]})
-            except JournalFull:
+            except JournalError:
                 raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
         if seq is not None:
             await self._committed(seq)
@@ -492,16 +516,6 @@ def _unit(request: Request, route: Route, document: Any, principal: Principal) -
             raise Refusal("schema_mismatch", f"the unit is missing: `{route.document.unit_pointer}` has to hold text or a whole number")
         return str(value)
     return f"key:{principal.id}"
-
-
-def _forwarded(headers: Headers, *, plain: bool) -> list[tuple[bytes, bytes]]:
-    """Return the headers a model sees: the caller's, without the gateway's own credentials; `plain` asks for an uncoded reply."""
-    kept = [pair for pair in headers if pair[0] not in _OURS and not pair[0].startswith(b"assay-")]
-    if plain:
-        kept.append((b"accept-encoding", b"identity"))
-    else:
-        kept.extend(pair for pair in headers if pair[0] == b"accept-encoding")
-    return kept
 
 
 def _is_short(headers: Headers) -> bool:
@@ -534,10 +548,3 @@ def _capture(route: Route, body: bytes, record: CallRecord) -> None:
 def _of_fault(fault: UpstreamError, version: Version) -> Refusal:
     code = _FAULTS[fault.fault]
     return Refusal(code, f"version `{version.name}` of `{version.model}`: {fault.detail}", fault=fault.fault.value)
-
-
-async def run_late_decisions(lane: Lane, every_s: float, older_than_s: float) -> None:
-    """Write late decisions until cancelled."""
-    while True:
-        await asyncio.sleep(every_s)
-        lane.write_late_decisions(older_than_s)

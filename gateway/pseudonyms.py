@@ -1,8 +1,9 @@
 """Pseudonyms: what a record says instead of who a call was about.
 
-pseudonym = HMAC-SHA256(tenant's epoch key, unit), cut to 128 bits. The same unit has the same pseudonym within a tenant and an epoch, and nobody without
-the epoch key can link it to the unit or to another tenant's. The controller makes the epoch keys, rotates them (`EPOCH_DAYS`) and destroys them; workers read
-them. Until a key is destroyed, whoever can read `data/vault/` can test a guessed unit against a pseudonym: that is what the file's mode 0600 guards.
+pseudonym = HMAC-SHA256(tenant's epoch key, unit), cut to 128 bits. The same unit has the same pseudonym within a tenant and an epoch, and
+nobody without the epoch key can link it to the unit or to another tenant's. The controller makes the epoch keys, rotates them
+(`EPOCH_DAYS`) and destroys them; workers read them. Until a key is destroyed, whoever can read `data/vault/` can test a guessed unit
+against a pseudonym: that is what the file's mode 0600 guards.
 
 A record also *commits* to the bytes it was about without telling them: SHA-256 over a salt only the vault's key can make, and the bytes.
 """

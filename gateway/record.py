@@ -1,6 +1,7 @@
 """From a decided call to its leaves. The format is `docs/records.md`; the profile (no floats, integers < 2^53) is kept by construction here.
 
-One `CallRecord` per call. `call()` is the single leaf of a call that ended before its batch closed; otherwise `decision()` first and `outcome()` at the end.
+One `CallRecord` per call. `call()` is the single leaf of a call that ended before its batch closed; otherwise `decision()` first and
+`outcome()` at the end.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ class Source:
         """Start with no configuration in force."""
         self.boot_id = boot_id
         self.times = Timestamps()
-        # Replaced together when a snapshot or live state comes into force.
+        # Replaced together by `install`.
         self.config_digest = ""
         self.live_digest = ""
         self.policy: dict[str, str] = {}
+
+    def install(self, config_digest: str, live_digest: str, policy: dict[str, str]) -> None:
+        """Say what is in force; records begun before keep what they were begun with."""
+        self.config_digest = config_digest
+        self.live_digest = live_digest
+        self.policy = policy
 
     def head(self, record_id: str, kind: str, unix_us: int, mono_ns: int, tenant: str, actor: dict[str, str]) -> Leaf:
         """Return the keys every record has."""
@@ -150,8 +157,7 @@ class CallRecord:
         route: Leaf = {"eligible": decision.eligible, "live_digest": self.live_digest}
         assignment = decision.assignment
         if assignment is not None:
-            route.update(assignment.record())
-            route["assigned"] = assignment.arm
+            route.update(assignment.route())
             route["served"] = decision.served or "default"
         return route
 

@@ -36,7 +36,6 @@ CODES: Final[dict[str, Code]] = {
     "not_found": Code(404, "caller", "see the list of paths in the README"),
     "unknown_model": Code(404, "caller", "`assay check` lists the configured models"),
     "method_not_allowed": Code(405, "caller", "use the method the protocol names"),
-    "duplicate_in_flight": Code(409, "caller", "wait for the first call with this Idempotency-Key to end", 1),
     "body_too_large": Code(413, "caller", "send less, or raise `front.body_limit`"),
     "unsupported_media": Code(415, "caller", "send `Content-Type: application/json` without Content-Encoding"),
     "schema_mismatch": Code(422, "caller", "compare the inputs with the `schema` of the model's file"),

@@ -5,7 +5,7 @@ configurations. What did not change is taken over from the previous snapshot: a 
 
 Example::
 
-    snapshot = Snapshot.build(manifest, objects.load, previous=old)
+    snapshot = Snapshot.build(current.manifest, control.get, previous=old)
     route = snapshot.targets["/v2/models/credit-risk/infer"].route
 """
 
@@ -17,9 +17,8 @@ from typing import Any
 
 import msgspec
 
-from audit import canonical
 from experiments.document import ExperimentDocument
-from gateway.documents import Manifest, RouteDocument, SettingsDocument, VersionDocument
+from gateway.documents import Manifest, RouteDocument, SettingsDocument, VersionDocument, decode
 from gateway.endpoints import Replicas
 from gateway.protocols import v2
 from gateway.protocols.contract import Check, compile_contract
@@ -96,19 +95,20 @@ class Snapshot:
     policies: PolicyBundle
 
     @classmethod
-    def build(cls, manifest: Manifest, load: Load, previous: Snapshot | None = None) -> Snapshot:
+    def build(cls, config_digest: str, load: Load, previous: Snapshot | None = None) -> Snapshot:
         """Compile a manifest.
 
         Args:
-            manifest: digests of everything in force.
+            config_digest: digest of the manifest.
             load: gives the bytes of a digest.
             previous: the snapshot before; unchanged parts are taken from it.
 
         Raises:
-            msgspec.ValidationError: an object is not the document it should be.
+            ValueError: an object is not the document it should be.
             policies.bundle.BundleError: a policy cannot be enforced.
         """
-        settings = msgspec.json.decode(load(manifest.settings), type=SettingsDocument)
+        manifest = decode(load(config_digest), Manifest)
+        settings = decode(load(manifest.settings), SettingsDocument)
         routes: dict[str, Route] = {}
         targets: dict[str, Target] = {}
         for model, digest in manifest.models.items():
@@ -133,7 +133,7 @@ class Snapshot:
         else:
             policies = PolicyBundle.load({path: load(digest).decode() for path, digest in manifest.policies.items()}, settings.modes)
         return cls(
-            config_digest=manifest_digest(manifest),
+            config_digest=config_digest,
             manifest=manifest,
             settings=settings,
             routes=routes,
@@ -144,14 +144,9 @@ class Snapshot:
         )
 
 
-def manifest_digest(manifest: Manifest) -> str:
-    """Return the `config_digest` of a manifest: SHA-256 of its canonical bytes."""
-    return canonical.digest(msgspec.to_builtins(manifest))
-
-
 def compile_route(digest: str, data: bytes) -> Route:
     """Compile one model document."""
-    document = msgspec.json.decode(data, type=RouteDocument)
+    document = decode(data, RouteDocument)
     versions = {
         name: Version(
             document.model,

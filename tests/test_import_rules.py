@@ -31,7 +31,7 @@ def modules():
         yield from sorted((ROOT / package).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_room_imports_only_what_it_may(path):
     room = path.relative_to(ROOT).parts[0]
     for name in imports(path):

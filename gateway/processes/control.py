@@ -1,8 +1,8 @@
 """What the controller tells the workers, through files under `data/control/`.
 
 - `objects/<sha256>`: documents by digest, never changed, synced before anything names them;
-- `current.json`: which configuration and which live state are in force, and as of when. Replaced atomically every 250 ms; its age is how a worker knows
-  that its controller is alive (`Live.as_of`). It is not synced: after a crash of the machine the controller writes it anew before any worker starts.
+- `current.json`: which configuration and which live state are in force, and as of when. Replaced atomically every 250 ms; its age is how a
+  worker knows that its controller is alive (`Live.as_of_us`). It is not synced: after a crash of the machine the controller writes it anew.
 
 Workers only read. A worker that cannot read keeps what it has and goes stale within the models' bounds.
 """
@@ -60,7 +60,7 @@ class ControlDirectory:
         """Store objects by their digests; one sync of the folder for all."""
         fresh = {digest: data for digest, data in objects.items() if not (self._objects / digest).exists()}
         for digest, data in fresh.items():
-            _write(self._objects / digest, data, sync=len(fresh) <= 64)  # noqa: PLR2004 - a cold start recompiles anyway
+            _write(self._objects / digest, data, sync=len(fresh) <= 64)
         if fresh:
             _sync_folder(self._objects)
 

@@ -1,8 +1,8 @@
 """The parent: binds every socket, starts the processes, restarts what dies. It serves nothing itself.
 
-Children inherit the listening sockets, so a restart refuses nobody: connections wait in the kernel's line. Order of start: recorder, controller, workers; of
-stop: workers (drain), controller, recorder. A process that ends with `Status.CONFIGURATION` before the gateway was ever ready ends the whole gateway, because trying
-again would not help; at any other time it is restarted with growing pauses.
+Children inherit the listening sockets, so a restart refuses nobody: connections wait in the kernel's line. Order of start: recorder,
+controller, workers; of stop: workers (drain), controller, recorder. A process that ends with `Status.CONFIGURATION` before the gateway was
+ever ready ends the whole gateway, because trying again would not help; at any other time it is restarted with growing pauses.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ class Plan:
     front: tuple[str, int]
     admin: tuple[str, int]
     workers: int
-    transport: str
-    portable_only: bool = False
+    keys: Path
     say: Callable[[str], None] = field(default=lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201 - the parent's own voice
 
 
@@ -158,7 +157,8 @@ class Parent:
                 *python,
                 "gateway.processes.controller",
                 *common,
-                *("--config", str(plan.config_dir), "--recorder", str(self._recorder_path), "--listen", str(self._admin.fileno())),
+                *("--config", str(plan.config_dir), "--keys", str(plan.keys)),
+                *("--recorder", str(self._recorder_path), "--listen", str(self._admin.fileno())),
             ),
             (self._admin.fileno(),),
         )
@@ -170,7 +170,7 @@ class Parent:
                     "gateway.processes.worker",
                     *common,
                     *("--config", str(plan.config_dir), "--recorder", str(self._recorder_path), "--listen", str(self._front.fileno())),
-                    *("--index", str(index), "--workers", str(plan.workers), "--transport", plan.transport),
+                    *("--index", str(index), "--workers", str(plan.workers), "--keys", str(plan.keys)),
                 ),
                 (self._front.fileno(),),
             )

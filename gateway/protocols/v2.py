@@ -1,7 +1,7 @@
 """Open Inference Protocol v2 over HTTP with JSON tensors.
 
-Read here: rows (first dimension of the first input) and inputs as columns by tensor name, for the contract. The body itself goes upstream byte for
-byte. Errors keep the protocol's shape, `{"error": "..."}`, with the facts of every refusal beside it.
+Read here: rows (first dimension of the first input) and inputs as columns by tensor name, for the contract. The body itself goes upstream
+byte for byte. Errors keep the protocol's shape, `{"error": "..."}`, with the facts of every refusal beside it.
 
 Specification: https://github.com/open-inference/open-inference-protocol (REST, "Inference").
 """

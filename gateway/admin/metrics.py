@@ -1,0 +1,98 @@
+"""Prometheus metrics, made from what the controller knows at the moment of the scrape.
+
+`docs/metrics.md` lists every name; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from gateway.admin.traffic import Traffic
+from gateway.counters import LATENCY_BOUNDS_US
+
+
+@dataclass(frozen=True, slots=True)
+class LogHead:
+    """The log's latest signed head."""
+
+    size: int
+    root: str
+    time: str
+    origin: str
+
+
+class Known(Protocol):
+    """What the collector asks of the controller."""
+
+    traffic: Traffic
+
+    def head(self) -> LogHead | None:
+        """Return the log's latest signed head."""
+        ...
+
+    def config_age_s(self) -> float:
+        """Return seconds since the configuration in force was published."""
+        ...
+
+    def config_issues(self) -> int:
+        """Return how many issues keep the latest reading of the configuration from being in force."""
+        ...
+
+
+class Collector:
+    """Yields every metric family at a scrape."""
+
+    def __init__(self, known: Known) -> None:
+        """Read from `known` at each scrape."""
+        self._known = known
+
+    def describe(self) -> list[Metric]:
+        """Tell the registry nothing beforehand: names are unique by construction."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all families."""
+        traffic = self._known.traffic
+        labels = ["model", "version", "status", "code"]
+        calls = CounterMetricFamily("assay_calls", "Calls that ended, by model, version, status and code.", labels=labels)
+        for (model, version, status, code), row in sorted(traffic.series.items()):
+            calls.add_metric([model, version, str(status), code], row.count)
+        yield calls
+        yield self._latency(traffic)
+        early = CounterMetricFamily("assay_refused_early", "Refusals before it was known who asks, by code.", labels=["code"])
+        for code, count in sorted(traffic.refused_early.items()):
+            early.add_metric([code], count)
+        yield early
+        in_flight = GaugeMetricFamily("assay_in_flight", "Calls being served, by worker.", labels=["node"])
+        unconfirmed = GaugeMetricFamily("assay_oldest_unconfirmed_seconds", "Age of the oldest record not yet committed, by worker.", labels=["node"])
+        for node, worker in sorted(traffic.workers.items()):
+            in_flight.add_metric([node], worker["in_flight"])
+            unconfirmed.add_metric([node], worker["oldest_unacked_us"] / 1e6)
+        yield in_flight
+        yield unconfirmed
+        head = self._known.head()
+        yield GaugeMetricFamily("assay_log_size", "Records under the latest signed head.", value=0 if head is None else head.size)
+        yield GaugeMetricFamily("assay_config_age_seconds", "Time since the configuration in force was published.", value=self._known.config_age_s())
+        yield GaugeMetricFamily(
+            "assay_config_issues", "Issues that keep the latest configuration from being in force.", value=self._known.config_issues()
+        )
+
+    @staticmethod
+    def _latency(traffic: Traffic) -> HistogramMetricFamily:
+        told = "Time from the first byte of a call to its reply, by model and version."
+        family = HistogramMetricFamily("assay_call_seconds", told, labels=["model", "version"])
+        merged: dict[tuple[str, str], tuple[list[int], int]] = {}
+        for (model, version, _, _), row in sorted(traffic.series.items()):
+            buckets, total_us = merged.get((model, version), ([0] * len(row.buckets), 0))
+            merged[(model, version)] = ([a + b for a, b in zip(buckets, row.buckets, strict=True)], total_us + row.sum_us)
+        for (model, version), (buckets, total_us) in merged.items():
+            running, rows = 0, []
+            for bound, count in zip([str(bound / 1e6) for bound in LATENCY_BOUNDS_US] + ["+Inf"], buckets, strict=True):
+                running += count
+                rows.append((bound, running))
+            family.add_metric([model, version], rows, total_us / 1e6)
+        return family

@@ -1,0 +1,112 @@
+"""What the admin port shows: the controller's own objects, read at the moment of a request and never changed from here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audit.publisher import Publisher
+from experiments.shares import WHOLE, format_share
+from gateway.admin.metrics import LogHead
+from gateway.admin.traffic import Traffic
+from gateway.authenticate import Authenticator
+from gateway.control.configuration import Configuration
+from gateway.control.inbox import Inbox
+from gateway.control.registry import Registry
+from gateway.control.rollouts import Rollouts, Running
+
+
+@dataclass(slots=True)
+class AdminState:
+    """Everything a page may tell."""
+
+    environment: str
+    data_dir: Path
+    vkey: str
+    traffic: Traffic
+    configuration: Configuration
+    rollouts: Rollouts
+    registry: Registry
+    inbox: Inbox
+    publisher: Publisher
+    authenticator: Callable[[], Authenticator]
+
+    def head(self) -> LogHead | None:
+        """Return the log's latest signed head."""
+        if self.publisher.size == 0:
+            return None
+        path = self.data_dir / "log" / "checkpoint"
+        try:
+            signed_s = path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(signed_s))
+        return LogHead(self.publisher.size, self.publisher.root.hex(), moment, self.vkey.split("+")[0])
+
+    def config_age_s(self) -> float:
+        """Return seconds since the configuration in force was published."""
+        return time.monotonic() - self.configuration.in_force_since_s
+
+    def config_issues(self) -> int:
+        """Return how many issues keep the latest reading of the folder from being in force."""
+        return len(self.configuration.issues)
+
+    def experiments(self) -> list[dict[str, Any]]:
+        """Return one row per configured experiment."""
+        return [self.experiment(name) for name in sorted(self.rollouts.running)]
+
+    def experiment(self, name: str) -> dict[str, Any]:
+        """Return what there is to tell of one experiment. Raises KeyError when there is none of that name."""
+        found = self.rollouts.running[name]
+        document, state = found.document, found.state
+        verdict = found.verdict
+        live = self.rollouts.live(time.time_ns() // 1000)[name]
+        return {
+            "name": name,
+            "strategy": document.strategy,
+            "model": document.model,
+            "hypothesis": document.hypothesis,
+            "phase": state.phase,
+            "epoch": state.epoch,
+            "share": format_share(live.exposure),
+            "verdict": _in_words(found),
+            "reasons": list(verdict.reasons),
+            "arms": [
+                {
+                    "name": arm,
+                    "version": version,
+                    "control": arm == document.control,
+                    "share": format_share(live.shares.get(arm, 0)),
+                    "units": verdict.units.get(arm, 0),
+                }
+                for arm, version in sorted(document.arms.items())
+            ],
+            "steps": [
+                {
+                    "share": format_share(step.exposure),
+                    "hold": f"at least {step.hold_us / 1e6:g} s, {step.min_units} units an arm",
+                    "state": "done" if index < state.step or state.phase == "promoted" else "now" if index == state.step else "",
+                }
+                for index, step in enumerate(document.steps)
+            ],
+            "metrics": [
+                {"metric": metric.metric, "arm": metric.arm, "outcome": metric.outcome, "reason": metric.reason} for metric in verdict.metrics
+            ],
+            "history": list(reversed(self.registry.history.get(name, []))),
+            "whole": WHOLE,
+        }
+
+
+def _in_words(found: Running) -> str:
+    if found.state.phase != "running":
+        return {
+            "promoted": "Promoted: the challenger serves everyone.",
+            "rolled_back": "Rolled back: the control serves everyone.",
+            "stopped": "Stopped.",
+            "superseded": "Superseded by a newer candidate.",
+        }.get(found.state.phase, found.state.phase)
+    words = {"harm": "Harm is proven.", "fine": "Every metric is proven fine.", "hold": "Nothing is proven yet."}[found.verdict.outcome]
+    return f"{words} {found.state.held}".strip() if found.state.held else words

@@ -1,0 +1,124 @@
+"""What the workers counted, put together: totals, rates over the last minutes, latency quantiles.
+
+Workers write `status-<node>.json` once a second with counts since their start. `Traffic.observe` folds differences, so a worker that
+restarts (a new epoch) adds to what was counted before and never takes away.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.counters import LATENCY_BOUNDS_US
+
+HISTORY_S: Final = 300
+Series = tuple[str, str, int, str]
+"""model, version, status, code"""
+
+
+@dataclass(slots=True)
+class Row:
+    """Totals of one series."""
+
+    count: int = 0
+    sum_us: int = 0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_US) + 1))
+
+    def add(self, count: int, sum_us: int, buckets: Iterable[int]) -> None:
+        """Add counts."""
+        self.count += count
+        self.sum_us += sum_us
+        self.buckets = [have + more for have, more in zip(self.buckets, buckets, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """What ended in one second."""
+
+    at_s: int
+    served: int
+    refused: int
+    failed: int
+
+
+class Traffic:
+    """Folds status documents. Owned by the controller's loop."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.series: dict[Series, Row] = {}
+        self.refused_early: dict[str, int] = {}
+        self.workers: dict[str, dict[str, Any]] = {}
+        """Latest status by node."""
+        self.history: deque[Second] = deque(maxlen=HISTORY_S)
+        self._seen: dict[tuple[str, int], dict[str, Any]] = {}  # (node, epoch) -> last status folded
+        self._last = (0, 0, 0)
+
+    def observe(self, statuses: Iterable[dict[str, Any]], at_s: int) -> None:
+        """Fold the latest status of every worker; called once a second."""
+        for status in statuses:
+            key = (status["node"], status["epoch"])
+            before = self._seen.get(key, {"calls": [], "refused_early": {}})
+            self._fold(status, before)
+            self._seen[key] = status
+            self.workers[status["node"]] = status
+        now = self._classes()
+        served, refused, failed = (new - old for new, old in zip(now, self._last, strict=True))
+        self._last = now
+        self.history.append(Second(at_s, served, refused, failed))
+
+    def _fold(self, status: dict[str, Any], before: dict[str, Any]) -> None:
+        old = {(row["model"], row["version"], row["status"], row["code"]): row for row in before["calls"]}
+        for row in status["calls"]:
+            key = (row["model"], row["version"], row["status"], row["code"])
+            earlier = old.get(key)
+            buckets = row["buckets"]
+            if earlier is not None:
+                buckets = [new - past for new, past in zip(buckets, earlier["buckets"], strict=True)]
+            count = row["count"] - (earlier["count"] if earlier else 0)
+            sum_us = row["sum_us"] - (earlier["sum_us"] if earlier else 0)
+            self.series.setdefault(key, Row()).add(count, sum_us, buckets)
+        for code, count in status["refused_early"].items():
+            more = count - before["refused_early"].get(code, 0)
+            self.refused_early[code] = self.refused_early.get(code, 0) + more
+
+    def _classes(self) -> tuple[int, int, int]:
+        served = sum(row.count for key, row in self.series.items() if key[2] < 400)
+        failed = sum(row.count for key, row in self.series.items() if key[2] >= 500)
+        refused = sum(row.count for key, row in self.series.items()) - served - failed + sum(self.refused_early.values())
+        return served, refused, failed
+
+    def by_version(self) -> list[dict[str, Any]]:
+        """Return one row per model and version: calls, errors, refusals, latency quantiles in microseconds."""
+        merged: dict[tuple[str, str], dict[str, Any]] = {}
+        for (model, version, status, _), row in sorted(self.series.items()):
+            entry = merged.setdefault((model, version), {"model": model, "version": version, "calls": 0, "failed": 0, "refused": 0, "latency": Row()})
+            entry["calls"] += row.count
+            entry["failed"] += row.count if status >= 500 else 0
+            entry["refused"] += row.count if 400 <= status < 500 else 0
+            if status < 400:
+                entry["latency"].add(row.count, row.sum_us, row.buckets)
+        for entry in merged.values():
+            latency = entry.pop("latency")
+            entry["p50_us"] = quantile(latency.buckets, 0.5)
+            entry["p99_us"] = quantile(latency.buckets, 0.99)
+        return list(merged.values())
+
+    def oldest_unconfirmed_us(self) -> int:
+        """Return the age of the oldest record no worker has had confirmed."""
+        return max((status.get("oldest_unacked_us", 0) for status in self.workers.values()), default=0)
+
+
+def quantile(buckets: list[int], q: float) -> int | None:
+    """Return the upper bound in microseconds of the bucket that holds the quantile, or None without data or past the last bound."""
+    total = sum(buckets)
+    if total == 0:
+        return None
+    seen = 0
+    for bound, count in zip(LATENCY_BOUNDS_US, buckets, strict=False):
+        seen += count
+        if seen >= q * total:
+            return bound
+    return None

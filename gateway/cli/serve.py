@@ -1,0 +1,62 @@
+"""`assay serve`: run the gateway of a deployment."""
+
+from __future__ import annotations
+
+import socket as sockets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.terminal import Exit, err, fail
+from gateway.config.compile import Compiler
+from gateway.config.layout import Layout, NoConfiguration
+from gateway.processes.parent import CannotListen, Parent, Plan
+
+
+def serve(
+    directory: Annotated[Path, typer.Argument(help="The deployment: the folder that holds `config/`.")] = Path(),
+    node: Annotated[str, typer.Option(help="Name of this machine in records; unique among the nodes of one log.")] = "",
+) -> None:
+    """Run the gateway: workers, recorder and controller, until SIGTERM.
+
+    Example: assay serve /srv/assay
+    """
+    try:
+        layout = Layout.of(directory)
+    except NoConfiguration as fault:
+        fail(str(fault), hint="`assay init DIR` writes a reference configuration")
+    compiled = Compiler(layout.config).compile()
+    if compiled.gateway is None or compiled.manifest is None:
+        for issue in compiled.issues:
+            err.print(str(issue), markup=False, soft_wrap=True)
+        fail(f"{len(compiled.issues)} issue(s) in `{layout.config}`", hint=f"`assay check {directory}`", code=Exit.NO)
+    gateway = compiled.gateway
+    plan = Plan(
+        config_dir=layout.config,
+        data_dir=layout.resolve(gateway.store_directory),
+        node=node or _node_name(),
+        front=address(gateway.front.bind),
+        admin=address(gateway.admin.bind),
+        workers=gateway.front.workers,
+        keys=layout.resolve(gateway.keys.file),
+    )
+    try:
+        parent = Parent(plan)
+    except CannotListen as fault:
+        fail(str(fault))
+    err.print(f"front door  http://{plan.front[0]}:{parent.front_port}\nadmin port  http://{plan.admin[0]}:{parent.admin_port}", highlight=False)
+    sys.exit(parent.run())
+
+
+def address(bind: str) -> tuple[str, int]:
+    """Return host and port of a checked `address:port`."""
+    host, _, port = bind.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _node_name() -> str:
+    """Return this machine's short name in the characters writer names may have."""
+    name = "".join(char if char.isalnum() or char == "-" else "-" for char in sockets.gethostname().split(".")[0].lower())
+    return name.strip("-")[:32] or "n1"

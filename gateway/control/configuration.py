@@ -1,0 +1,83 @@
+"""From the configuration folder to what is in force: text -> compiled documents -> one swap.
+
+A folder with any issue changes nothing: what was in force stays in force, and the issues are told everywhere (log, console, metrics,
+`/readyz` of the admin port).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from audit.store.control import ControlStore
+from gateway.config.compile import Compiled, Compiler
+from gateway.control.clerk import Clerk
+from gateway.documents import Manifest, decode, encode
+from gateway.processes.control import ControlDirectory
+
+_log = logging.getLogger(__name__)
+
+
+class Configuration:
+    """The configuration in force. Owned by the controller's loop."""
+
+    def __init__(self, compiler: Compiler, control: ControlDirectory, store: ControlStore, clerk: Clerk) -> None:
+        """Prepare; nothing is read before `reload`."""
+        self._compiler = compiler
+        self._control = control
+        self._store = store
+        self._clerk = clerk
+        self.digest: str | None = None
+        self.manifest: Manifest | None = None
+        self.issues: tuple[str, ...] = ()
+        """Why the latest reading of the folder is not in force."""
+        self.in_force_since_s = time.monotonic()
+
+    def restore(self) -> bool:
+        """Put what was in force before this process started in force again; False when there is nothing."""
+        digest = self._store.current_bundle()
+        if digest is None:
+            return False
+        self.manifest = decode(self._control.get(digest), Manifest)
+        self.digest = digest
+        return True
+
+    async def reload(self) -> bool:
+        """Read the folder and put it in force if it is whole and new; returns whether anything changed."""
+        compiled = await asyncio.to_thread(self._compiler.compile)
+        if compiled.manifest is None:
+            self.issues = tuple(str(issue) for issue in compiled.issues)
+            for issue in self.issues:
+                _log.error("configuration issue; the old configuration stays in force", extra={"issue": issue})
+            return False
+        self.issues = ()
+        if compiled.digest == self.digest:
+            return False
+        await self._put_in_force(compiled, compiled.manifest)
+        return True
+
+    async def _put_in_force(self, compiled: Compiled, manifest: Manifest) -> None:
+        """1. Objects durable. 2. The change recorded. 3. Named as in force.
+
+        A crash in between leaves unused objects, or a record of a change that is made again.
+        """
+        await asyncio.to_thread(self._control.put_many, {**compiled.objects, compiled.digest: encode(manifest)})
+        changed = _changed(self.manifest, manifest)
+        index = await self._clerk.record("config.change", old=self.digest or "", new=compiled.digest, changed=changed[:200], signed=False)
+        self._store.install_bundle(compiled.digest, time.time_ns() // 1000)
+        self.digest, self.manifest = compiled.digest, manifest
+        self.in_force_since_s = time.monotonic()
+        _log.info("configuration in force", extra={"config_digest": compiled.digest, "changed": len(changed), "index": index})
+
+
+def _changed(old: Manifest | None, new: Manifest) -> list[str]:
+    """Name what differs between two manifests."""
+    names: list[str] = []
+    if old is None or old.settings != new.settings:
+        names.append("settings")
+    for kind in ("models", "experiments", "policies"):
+        before: dict[str, str] = {} if old is None else getattr(old, kind)
+        after: dict[str, str] = getattr(new, kind)
+        names += [f"{kind}/{name}" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    return names

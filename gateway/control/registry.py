@@ -1,0 +1,76 @@
+"""What the log says is in force beside the configuration: a fold over its `approval.*`, `experiment.*` and `rollout.step` records.
+
+The log is the source of truth (design.md 1.2): the controller keeps nothing else, and after a restart folds the same records to the same state.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from experiments.rollout import RolloutState
+from policies.approvals import Approval, InvalidApproval, Revocation, load
+from policies.trust import TrustRoot
+
+_MARKS: Final = (b'"type":"approval.', b'"type":"rollout.step"', b'"type":"experiment.')
+
+
+def concerns(leaf: bytes) -> bool:
+    """Say whether a leaf can change the registry; cheap, and true for every leaf that does."""
+    return any(mark in leaf for mark in _MARKS)
+
+
+class Registry:
+    """The folded state. Owned by the controller's loop; changed by `fold` alone, in the order of the log."""
+
+    def __init__(self, root: TrustRoot) -> None:
+        """Start empty under a trust root."""
+        self._root = root
+        self.approvals: dict[str, Approval] = {}
+        self.revocations: dict[str, Revocation] = {}
+        self.rollouts: dict[str, RolloutState] = {}
+        self.documents: dict[str, str] = {}
+        """Experiment -> digest of the document its latest epoch began with."""
+        self.begun_at: dict[str, int] = {}
+        """Experiment -> index of the record its latest epoch began with: evidence is not older."""
+        self.history: dict[str, list[dict[str, Any]]] = {}
+        """Steps of each experiment as told on its page, oldest first."""
+        self.unreadable: list[str] = []
+        """Approvals in the log that do not verify under the pinned root: they count for nothing, and are shown."""
+
+    def fold(self, index: int, record: dict[str, Any]) -> None:
+        """Take one record in."""
+        kind = record["type"]
+        if kind in ("approval.granted", "approval.revoked"):
+            self._fold_approval(record)
+        elif kind == "experiment.start":
+            self.begun(record["experiment"], record["document_digest"], index)
+        elif kind == "rollout.step":
+            self.stepped(index, record, record["time"][:19].replace("T", " "))
+
+    def begun(self, experiment: str, document_digest: str, index: int) -> None:
+        """Take in that an epoch of an experiment begins with a document."""
+        self.documents[experiment] = document_digest
+        self.begun_at[experiment] = index
+
+    def stepped(self, index: int, body: dict[str, Any], time: str) -> None:
+        """Take in a step of a rollout."""
+        experiment = body["experiment"]
+        self.rollouts[experiment] = msgspec.convert(body["state"], RolloutState)
+        self.history.setdefault(experiment, []).append({"index": index, "time": time, "action": body["action"], "reason": body["reason"]})
+
+    def _fold_approval(self, record: dict[str, Any]) -> None:
+        try:
+            found = load(record["envelope"].encode(), self._root)
+        except InvalidApproval as fault:
+            self.unreadable.append(f"record {record['id']}: {fault}")
+            return
+        if isinstance(found, Approval):
+            self.approvals[found.id] = found
+        else:
+            self.revocations[found.id] = found
+
+    def knows(self, envelope_id: str) -> bool:
+        """Say whether an envelope has been recorded."""
+        return envelope_id in self.approvals or envelope_id in self.revocations

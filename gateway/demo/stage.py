@@ -1,0 +1,234 @@
+"""The demo's deployment: model servers, configuration, the gateway. Everything is done by the commands a person would type."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+
+MODEL = "tumour-triage"
+PEOPLE = ("alice", "bob")
+
+
+class StageError(Exception):
+    """Something the demo needs did not work; the text says what and shows what it printed."""
+
+
+@dataclass(slots=True)
+class ModelServer:
+    """One running version of the model."""
+
+    version: str
+    url: str
+    digest: str
+    accuracy: float
+    held_out_rows: int
+    process: subprocess.Popen[str]
+
+
+@dataclass(slots=True)
+class Stage:
+    """A deployment and its processes. Owned by the story; `close` ends everything that was started."""
+
+    directory: Path
+    front_port: int
+    admin_port: int
+    models: dict[str, ModelServer] = field(default_factory=dict)
+    gateway: subprocess.Popen[bytes] | None = None
+    keys: dict[str, str] = field(default_factory=dict)
+    vkey: str = ""
+
+    @property
+    def front(self) -> str:
+        """Return the front door's address."""
+        return f"http://127.0.0.1:{self.front_port}"
+
+    @property
+    def admin(self) -> str:
+        """Return the admin port's address."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    def start_model(self, version: str) -> ModelServer:
+        """Train a version and serve it."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{_examples_package()}.models.serve", "--version", version],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=_examples_root(),
+        )
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        line = process.stdout.readline()
+        if not line:
+            raise StageError(f"the model server of version {version} ended with status {process.wait()}")
+        told = json.loads(line)
+        server = ModelServer(version, told["url"], told["digest"], told["accuracy"], told["held_out_rows"], process)
+        self.models[version] = server
+        return server
+
+    def build(self) -> None:
+        """Write the deployment with `assay init`, then put the demo's model in the place of the reference's."""
+        told = json.loads(_assay("init", str(self.directory), "--json", *(word for name in PEOPLE for word in ("--person", name))))
+        self.vkey = told["log_vkey"]
+        config = self.directory / "config"
+        shutil.rmtree(config / "models")
+        shutil.rmtree(config / "experiments")
+        (config / "models").mkdir()
+        (config / "experiments").mkdir()
+        gateway = (config / "gateway.yaml").read_text()
+        for old, port in (("8080", self.front_port), ("8081", self.admin_port)):
+            if f"bind: 127.0.0.1:{old}" not in gateway:
+                raise StageError(f"the reference configuration no longer binds port {old}")
+            gateway = gateway.replace(f"bind: 127.0.0.1:{old}", f"bind: 127.0.0.1:{port}")
+        (config / "gateway.yaml").write_text(gateway)
+        self.write_model(default="3")
+        self.keys["product"] = self._key("infer", "unit:assert", "feedback:write", note="the product service of the demo")
+        self.keys["tester"] = self._key("infer", "unit:assert", "version:pin", note="may name a version")
+        self.keys["console"] = self._key("admin:read", "audit:read", note="console and log")
+
+    def _key(self, *scopes: str, note: str) -> str:
+        words = [word for scope in scopes for word in ("--scope", scope)]
+        told = json.loads(_assay("key", "create", "--tenant", "demo", *words, "--note", note, "--dir", str(self.directory), "--json"))
+        secret: str = told["secret"]
+        return secret
+
+    def write_model(self, *, default: str) -> None:
+        """Write the model's file; version 5 is there and nobody has approved it."""
+        unreviewed = f"sha256:{sha256(b'a build nobody has looked at').hexdigest()}"
+        versions = {name: (server.url, server.digest) for name, server in self.models.items()}
+        versions["5"] = (self.models["4"].url, unreviewed)
+        lines = [
+            f"model: {MODEL}",
+            "protocol: v2",
+            "owner: pathology-ml",
+            "intended_use: second look at biopsies; a pathologist decides",
+            "risk: medium",
+            "versions:",
+            *(f'  "{name}": {{upstreams: [{url}], digest: "{digest}"}}' for name, (url, digest) in sorted(versions.items())),
+            f'default_version: "{default}"',
+            "capture: {prediction: /outputs/0/data/0, score: /outputs/1/data/0}",
+            "limits: {max_rows: 10}",
+            "expose_arm: true",
+            "deadline: 5s",
+        ]
+        (self.directory / "config" / "models" / f"{MODEL}.yaml").write_text("\n".join(lines) + "\n")
+
+    def write_experiment(self, name: str, text: str) -> None:
+        """Write an experiment's file, and take every other one away."""
+        folder = self.directory / "config" / "experiments"
+        for path in folder.iterdir():
+            if path.name != f"{name}.yaml":
+                path.unlink()
+        (folder / f"{name}.yaml").write_text(text)
+
+    def end_experiments(self) -> None:
+        """Take every experiment's file away."""
+        for path in (self.directory / "config" / "experiments").iterdir():
+            path.unlink()
+
+    def approve(self, version: str) -> None:
+        """Have a person approve a version."""
+        key = self.directory / "keys" / f"{PEOPLE[0]}.key"
+        _assay("model", "approve", MODEL, version, "--as", PEOPLE[0], "--key", str(key), "--dir", str(self.directory))
+
+    def check(self) -> str:
+        """Run `assay check` and return what it says."""
+        return _assay("check", str(self.directory)).strip()
+
+    def start_gateway(self) -> None:
+        """Run `assay serve` and wait until it is ready."""
+        log = (self.directory / "gateway.log").open("wb")
+        with log:
+            self.gateway = subprocess.Popen([*_command(), "serve", str(self.directory), "--node", "demo"], stdout=log, stderr=log)
+        self.wait_for(lambda: httpx.get(f"{self.front}/readyz", timeout=1).status_code == 200, "the gateway to be ready")
+
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+        """Wait until a condition holds. Raises StageError when it does not in time."""
+        ends = time.monotonic() + timeout_s
+        while time.monotonic() < ends:
+            with contextlib.suppress(httpx.HTTPError):
+                if condition():
+                    return
+            if self.gateway is not None and self.gateway.poll() is not None:
+                break
+            time.sleep(0.05)
+        log = self.directory / "gateway.log"
+        tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+        raise StageError(f"waited {timeout_s:g} s for {what}\n{tail}")
+
+    def status(self) -> Mapping[str, Any]:
+        """Return what the admin API says of the gateway."""
+        reply = httpx.get(f"{self.admin}/api/status", headers={"authorization": f"Bearer {self.keys['console']}"}, timeout=5)
+        reply.raise_for_status()
+        document: dict[str, Any] = reply.json()
+        return document
+
+    def experiment(self, name: str) -> Mapping[str, Any] | None:
+        """Return what the admin API says of an experiment, None while it is not known."""
+        reply = httpx.get(f"{self.admin}/api/experiments", headers={"authorization": f"Bearer {self.keys['console']}"}, timeout=5)
+        reply.raise_for_status()
+        return next((found for found in reply.json()["experiments"] if found["name"] == name), None)
+
+    def assay(self, *words: str) -> str:
+        """Run an `assay` command on this deployment and return what it printed."""
+        return _assay(*words)
+
+    def close(self) -> None:
+        """End the gateway, then the models."""
+        processes: list[subprocess.Popen[Any]] = [] if self.gateway is None else [self.gateway]
+        processes += [server.process for server in self.models.values()]
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def examples(name: str) -> ModuleType:
+    """Import a module of the examples: from the installed package, or from the checkout."""
+    return importlib.import_module(f"{_examples_package()}.{name}")
+
+
+def _examples_package() -> str:
+    return "gateway.examples" if importlib.util.find_spec("gateway.examples") is not None else "examples"
+
+
+def _examples_root() -> Path:
+    """Return a folder from which the examples can be imported."""
+    return Path(__file__).parents[2]
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-c", "from gateway.cli.main import main; main()"]
+
+
+def _assay(*words: str) -> str:
+    done = subprocess.run([*_command(), *words], capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200"})
+    if done.returncode not in (0, 3):
+        raise StageError(f"`assay {' '.join(words)}` ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout

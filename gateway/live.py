@@ -1,0 +1,100 @@
+"""What is in force beside the configuration: rollouts, approvals, stopped models. Published by the controller, pinned by every call.
+
+Each item is a committed record before workers use it. A `Live` belongs to one snapshot; it is immutable but for memo tables that never
+change an answer (gates, built when first asked for, and rebuilt when an approval begins or ends).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from experiments.assignment import Assigner, Assignment, Draw
+from experiments.document import LiveExperiment
+from experiments.shares import WHOLE
+from gateway.gate import Gate
+from gateway.snapshot import Route, Snapshot, Version
+from gateway.standing import Approvals, ApprovalsInForce
+
+
+class LiveDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The published live state, stored by digest like any configuration object."""
+
+    experiments: dict[str, LiveExperiment]
+    approvals: ApprovalsInForce
+    killed: tuple[str, ...] = ()
+    """Models that have been stopped."""
+
+
+class Live:
+    """One published live state, compiled for one snapshot."""
+
+    __slots__ = ("_approvals", "_assigners", "_gates", "_snapshot", "as_of_us", "digest", "document", "killed")
+
+    def __init__(self, document: LiveDocument, digest: str, as_of_us: int, snapshot: Snapshot, approvals: Approvals) -> None:
+        """Compile the assigners of every experiment in force.
+
+        Args:
+            document: what was published.
+            digest: its digest, the `live_digest` of records.
+            as_of_us: Unix microseconds when the controller last confirmed it; moved on by the worker while the digest stays the same.
+            snapshot: the configuration it belongs to.
+            approvals: the document's approvals, read.
+        """
+        self.document = document
+        self.digest = digest
+        self.as_of_us = as_of_us
+        self.killed = frozenset(document.killed)
+        self._snapshot = snapshot
+        self._approvals = approvals
+        self._gates: dict[tuple[str, str, int], Gate] = {}
+        self._assigners = _assigners(document.experiments, snapshot)
+
+    def assign(self, model: str, subject: str, draw: Draw) -> Assignment | None:
+        """Return where a call to `model` goes, or None where no experiment of it has the unit."""
+        assigners = self._assigners.get(model)
+        if assigners is None:
+            return None
+        for assigner in assigners:
+            assignment = assigner.assign(subject, draw)
+            if assignment is not None:
+                return assignment
+        return None
+
+    def gate(self, route: Route, version: Version, now_us: int, exposure: int = WHOLE) -> Gate:
+        """Return the gate of a version as it stands at `now_us` for a share of the traffic out of 2**32."""
+        key = (version.model, version.document.name, exposure)
+        gate = self._gates.get(key)
+        if gate is None or now_us >= gate.standing.valid_until_us:
+            standing = self._approvals.standing(route, version, self._snapshot.settings.environment, exposure, now_us)
+            gate = self._gates[key] = Gate(standing, self._snapshot.policies)
+        return gate
+
+
+def _assigners(live: Mapping[str, LiveExperiment], snapshot: Snapshot) -> dict[str, tuple[Assigner, ...]]:
+    found: dict[str, tuple[Assigner, ...]] = {}
+    for model, documents in snapshot.by_model.items():
+        assigners = tuple(Assigner(document, live[document.experiment]) for document in documents if document.experiment in live)
+        running = tuple(assigner for assigner in assigners if assigner.in_force)
+        if running:
+            found[model] = running
+    return found
+
+
+def encode(document: LiveDocument) -> bytes:
+    """Return the bytes a live state is stored as."""
+    return msgspec.json.encode(document, order="sorted")
+
+
+def decode(data: bytes) -> LiveDocument:
+    """Return a stored live state. Raises msgspec.ValidationError."""
+    document: LiveDocument = msgspec.json.decode(data, type=LiveDocument)
+    return document
+
+
+def describe(document: LiveDocument) -> dict[str, Any]:
+    """Return a live state for people and the admin API."""
+    described: dict[str, Any] = msgspec.to_builtins(document)
+    return described

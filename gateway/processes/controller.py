@@ -1,0 +1,356 @@
+"""The controller: everything slow. It compiles configuration, takes approvals in, moves rollouts, publishes the tree, and serves the admin port.
+
+Start: lead (term), open the journal, pin the trust root, fold the log, put a configuration in force, publish. Then a few loops, each with
+its own pace; if one fails unexpectedly the process ends and the parent starts it again: workers go on within their staleness bounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import uvloop
+import watchfiles
+
+from audit.follow import follow
+from audit.highwater import HighWater
+from audit.index import Indexer
+from audit.journal import Journal
+from audit.keys import InvalidKey, SigningKey, load_signing_key
+from audit.publisher import Publisher
+from audit.statements import Clock, machine_boot_id
+from audit.store.control import ControlStore
+from audit.store.errors import StoreError
+from gateway import apikeys, logs, pseudonyms
+from gateway import live as live_state
+from gateway.admin.app import create_app
+from gateway.admin.state import AdminState
+from gateway.admin.traffic import Traffic
+from gateway.authenticate import Authenticator
+from gateway.config.compile import Compiler
+from gateway.config.gateway_file import GatewayFile
+from gateway.config.layout import Layout, write_durably
+from gateway.control.clerk import Clerk
+from gateway.control.configuration import Configuration
+from gateway.control.inbox import Inbox
+from gateway.control.registry import Registry
+from gateway.control.rollouts import Rollouts
+from gateway.control.tail import Tail, fold_registry
+from gateway.processes.control import TICK_S, ControlDirectory, Current
+from gateway.processes.parent import Status
+from gateway.standing import ApprovalsInForce
+from policies.trust import InvalidTrust, TrustRoot
+
+_log = logging.getLogger("assay.controller")
+JUDGE_S: Final = 0.5
+_VAULT_S: Final = 3600.0
+
+
+class CannotStart(Exception):  # noqa: N818 - says what happened
+    """The deployment cannot be served; the text says what and what to do."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the controller has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+class Controller:
+    """One controller process. Every attribute is owned by its loop."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        """Open what needs no loop.
+
+        Raises:
+            CannotStart: trust root, key or store cannot be used.
+        """
+        self._chosen = chosen
+        self._data: Path = chosen.data
+        self._layout = Layout.of(chosen.config)
+        self._compiler = Compiler(self._layout.config)
+        self._gateway = self._read_gateway()
+        self._root = self._read_root()
+        self._key = self._read_key()
+        self._control = ControlDirectory(self._data)
+        self._control.create()
+        try:
+            self._store = ControlStore.open(self._data)
+            self._store.lead(f"{chosen.node}.controller", time.time_ns() // 1000)
+        except StoreError as fault:
+            raise CannotStart(str(fault)) from fault
+        self._live_digest = ""
+        self._stop = asyncio.Event()
+        self._last_leaf_s = time.monotonic()  # when a checkpoint last grew; a heartbeat follows when it is old
+
+    def _read_gateway(self) -> GatewayFile:
+        compiled = self._compiler.compile()
+        if compiled.gateway is None:
+            raise CannotStart("\n".join(str(issue) for issue in compiled.issues))
+        if compiled.gateway.environment == "production":
+            raise CannotStart(
+                "environment `production` asks for signed changes of the configuration, which this release cannot check yet\n"
+                "hint: use `staging`; nothing is served in `production` until changes can be signed"
+            )
+        return compiled.gateway
+
+    def _read_root(self) -> TrustRoot:
+        try:
+            return TrustRoot.parse(self._layout.trust_root.read_bytes())
+        except FileNotFoundError:
+            raise CannotStart(f"trust root `{self._layout.trust_root}` is missing\nhint: `assay trust init`") from None
+        except InvalidTrust as fault:
+            raise CannotStart(f"trust root `{self._layout.trust_root}`: {fault}") from fault
+
+    def _read_key(self) -> SigningKey:
+        try:
+            return load_signing_key(self._gateway.audit.key, base=self._layout.root, environ=os.environ)
+        except InvalidKey as fault:
+            raise CannotStart(f"audit.key: {fault}") from fault
+
+    async def run(self) -> int:
+        """Run until told to stop; returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        clock = Clock(machine_boot_id())
+        node = f"{self._chosen.node}.controller"
+        highwater = HighWater.claim(self._data / "run", node, clock.wall_ms(), clock.boot_id)
+        journal = Journal(node, highwater.epoch, self._chosen.recorder, highwater, clock=clock)
+        await journal.open(deadline_s=60.0)
+        try:
+            self._clerk = Clerk(journal, clock)
+            await self._prepare()
+            await self._loops()
+        finally:
+            await journal.close(deadline_s=5.0)
+            self._tail.close()
+            self._publish_tree()
+            self._publisher.close()
+            self._store.close()
+        return 0
+
+    async def _prepare(self) -> None:
+        """Bring everything in force before a worker may serve."""
+        self._registry = Registry(self._root)
+        await asyncio.to_thread(fold_registry, self._data, self._registry)
+        self._rollouts = Rollouts(self._registry, self._clerk, self._control.get)
+        self._inbox = Inbox(self._layout.approvals, self._root, self._clerk, self._registry)
+        self._indexer = Indexer(self._data, follow)
+        self._tail = Tail(self._data, self._indexer, self._rollouts)
+        self._publisher = Publisher.open(self._data, self._store, [self._key])
+        write_durably(self._data / "log" / "vkey", f"{self._key.verifier}\n".encode(), replace=True)
+        self._traffic = Traffic()
+        self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk)
+        restored = self._configuration.restore()
+        await self._clerk.record("trust.pinned", digest=self._root.digest, version=self._root.version)
+        await self._configuration.reload()
+        if self._configuration.manifest is None:
+            raise CannotStart("\n".join(self._configuration.issues))
+        if restored and self._configuration.issues:
+            _log.error("serving the configuration that was in force before; the folder has issues")
+        self._keys_stamp = 0
+        self._read_keys()
+        await self._inbox.take_in()
+        await self._align()
+        self._publish_live()
+        self._server = self._admin_server()
+
+    # --- what is in force ----------------------------------------------------------------------------------------------------------------
+
+    async def _align(self) -> None:
+        manifest = self._configuration.manifest
+        assert manifest is not None  # noqa: S101 - `_prepare` ends without one
+        await self._rollouts.align(manifest.experiments, time.time_ns() // 1000)
+        begun = [self._registry.begun_at[name] for name in self._rollouts.running]
+        if begun:
+            self._tail.read_evidence_from(min(begun))
+
+    def _publish_live(self) -> None:
+        document = live_state.LiveDocument(
+            experiments=self._rollouts.live(time.time_ns() // 1000),
+            approvals=ApprovalsInForce(
+                trust_root=self._root.encode().decode(),
+                approvals=tuple(self._registry.approvals.values()),
+                revocations=tuple(self._registry.revocations.values()),
+            ),
+        )
+        self._live_digest = self._control.put(live_state.encode(document))
+        self._tick()
+
+    def _tick(self) -> None:
+        digest = self._configuration.digest
+        assert digest is not None  # noqa: S101 - `_prepare` ends without one
+        self._control.publish(Current(digest, self._live_digest, time.monotonic_ns() // 1000))
+
+    def _read_keys(self) -> None:
+        """Follow the keys file: who may sign in, and a pseudonym key for every tenant. A broken file leaves the old table in force."""
+        path = self._chosen.keys
+        stamp = path.stat().st_mtime_ns if path.exists() else 0
+        if stamp == self._keys_stamp:
+            return
+        self._keys_stamp = stamp
+        try:
+            self._authenticator = Authenticator(apikeys.KeyTable.of(apikeys.load(path)))
+        except apikeys.InvalidKeyFile as fault:
+            if not hasattr(self, "_authenticator"):
+                raise CannotStart(str(fault)) from fault
+            _log.exception("the keys file cannot be used; the old keys stay in force")
+            return
+        self._rotate_pseudonyms()
+
+    def _rotate_pseudonyms(self) -> None:
+        path = self._data / "vault" / "epochs.json"
+        held = pseudonyms.load(path)
+        kept = pseudonyms.rotate(held, set(self._authenticator.tenants), time.time_ns() // 1000)
+        if kept != held:
+            pseudonyms.save(path, kept)
+
+    # --- loops ---------------------------------------------------------------------------------------------------------------------------
+
+    async def _loops(self) -> None:
+        """Run every loop until told to stop or one fails."""
+        loops = {
+            "tick": self._every(TICK_S, self._tick_loop),
+            "watch": self._watch(),
+            "publish": self._every(self._gateway.audit.checkpoint / 1e6, self._publish_loop),
+            "tail": self._follow_log(),
+            "judge": self._every(JUDGE_S, self._judge_loop),
+            "observe": self._every(1.0, self._observe_loop),
+        }
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._watched(name, work), name=name) for name, work in loops.items()]
+            group.create_task(self._admin(), name="admin")
+            await self._stop.wait()
+            self._server.should_exit = True
+            for task in tasks:
+                task.cancel()
+
+    async def _every(self, pace_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await work()
+            await asyncio.sleep(pace_s)
+
+    async def _watched(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """Run a loop; when it fails, say so at once and let the process end: the parent starts it again."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("a loop of the controller failed; the process ends and is started again", extra={"loop": name})
+            self._server.should_exit = True
+            raise
+
+    async def _tick_loop(self) -> None:
+        self._tick()
+
+    async def _watch(self) -> None:
+        """Follow the folders: configuration, approvals, keys."""
+        self._layout.approvals.mkdir(parents=True, exist_ok=True)
+        watched = {self._layout.config, self._layout.approvals, self._chosen.keys.parent}
+        # A change made after the first reading and before the watch began would never be told: the first quiet moment reads everything again.
+        has_settled = False
+        async for changes in watchfiles.awatch(*watched, step=100, debounce=200, rust_timeout=300, yield_on_timeout=True):
+            if not changes and has_settled:
+                continue
+            has_settled = True
+            self._read_keys()
+            approved = await self._inbox.take_in()
+            if await self._configuration.reload():
+                await self._align()
+                approved = True
+            if approved:
+                self._publish_live()
+
+    async def _publish_loop(self) -> None:
+        self._publish_tree()
+        idle_s = time.monotonic() - self._last_leaf_s
+        if idle_s >= self._gateway.audit.heartbeat / 1e6:
+            self._last_leaf_s = time.monotonic()
+            await self._clerk.record("log.heartbeat", size=self._publisher.size)
+
+    def _publish_tree(self) -> None:
+        publication = self._publisher.publish_once()
+        if publication is not None:
+            self._last_leaf_s = time.monotonic()
+        self._publisher.seal_some()
+
+    async def _follow_log(self) -> None:
+        while True:
+            if not self._tail.step():
+                await asyncio.sleep(0.2)
+            else:
+                await asyncio.sleep(0)
+
+    async def _judge_loop(self) -> None:
+        if not self._tail.is_behind and await self._rollouts.judge(time.time_ns() // 1000):
+            self._publish_live()
+
+    async def _observe_loop(self) -> None:
+        statuses = []
+        for path in sorted((self._data / "run").glob("status-*.json")):
+            try:
+                statuses.append(json.loads(path.read_bytes()))
+            except (OSError, ValueError):
+                continue
+        self._traffic.observe(statuses, int(time.time()))
+
+    def _admin_server(self) -> _Server:
+        state = AdminState(
+            environment=self._gateway.environment,
+            data_dir=self._data,
+            vkey=str(self._key.verifier),
+            traffic=self._traffic,
+            configuration=self._configuration,
+            rollouts=self._rollouts,
+            registry=self._registry,
+            inbox=self._inbox,
+            publisher=self._publisher,
+            authenticator=lambda: self._authenticator,
+        )
+        return _Server(uvicorn.Config(create_app(state), log_config=None, access_log=False, lifespan="off", server_header=False))
+
+    async def _admin(self) -> None:
+        await self._server.serve(sockets=[socket.socket(fileno=self._chosen.listen)])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the controller; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="gateway.processes.controller")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--keys", type=Path, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--recorder", type=Path, required=True, help="path of the recorder's socket")
+    parser.add_argument("--listen", type=int, required=True, help="inherited listening socket of the admin port")
+    chosen = parser.parse_args(arguments)
+    logs.configure("controller")
+
+    async def start() -> int:
+        return await Controller(chosen).run()
+
+    try:
+        return uvloop.run(start())
+    except CannotStart as fault:
+        print(f"assay: {fault}", file=sys.stderr, flush=True)  # noqa: T201 - the parent's terminal is the place for it
+        return int(Status.CONFIGURATION)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

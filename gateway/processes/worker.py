@@ -1,0 +1,255 @@
+"""A worker: the lane on one uvloop. No database, no thread.
+
+Life: claim a name and an epoch, open the journal, wait until the controller has published, serve; then look four times a second at what is
+in force and swap it whole. On SIGTERM: stop accepting, finish what runs, close the journal (which states the last sequence number), end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from audit.highwater import HighWater
+from audit.journal import Journal
+from audit.statements import Clock, machine_boot_id
+from gateway import apikeys, logs, pseudonyms
+from gateway.authenticate import Authenticator
+from gateway.config.layout import Layout
+from gateway.exchange import Headers
+from gateway.framing import FramingError
+from gateway.lane import Lane
+from gateway.limits import RateLimits
+from gateway.live import Live
+from gateway.live import decode as decode_live
+from gateway.native.drive import Trampoline
+from gateway.native.front import Front, FrontLimits
+from gateway.native.sweep import Sweep
+from gateway.native.upstream import NativeUpstream, UpstreamLimits
+from gateway.processes.control import TICK_S, ControlDirectory, Current
+from gateway.protocols import problem
+from gateway.record import Source
+from gateway.refusals import Refusal
+from gateway.snapshot import Snapshot
+from gateway.standing import Approvals
+
+LATE_DECISION_S: Final = 0.015
+"""A call that has been open for longer writes its `decision`; with the sweep's tick this keeps the 20 ms of semantics.md 1.1 for nearly all."""
+DRAIN_S: Final = 10.0
+_STATUS_S: Final = 1.0
+
+
+class InForce:
+    """What this worker serves by, followed from the control directory. Owned by the worker's loop."""
+
+    def __init__(self, control: ControlDirectory, vault: Path, keys: Path) -> None:
+        """Prepare; nothing is read before `look`."""
+        self._control = control
+        self._vault = vault
+        self._keys = keys
+        self._current: Current | None = None
+        self._approvals: tuple[str, Approvals] | None = None  # (live digest, its approvals)
+        self._stamps: tuple[int, int] = (0, 0)  # times of the keys file and the vault when last read
+
+    def look(self, lane: Lane | None) -> tuple[Snapshot, Live] | None:
+        """Return what is in force now, taking over what did not change from the lane; None before anything was published."""
+        current = self._control.current()
+        if current is None:
+            return None
+        as_of_us = time.time_ns() // 1000 - (time.monotonic_ns() // 1000 - current.as_of_us)
+        before = self._current
+        if lane is not None and before is not None and (before.manifest, before.live) == (current.manifest, current.live):
+            lane.live.as_of_us = max(lane.live.as_of_us, as_of_us)
+            self._current = current
+            return lane.snapshot, lane.live
+        if lane is not None and before is not None and before.manifest == current.manifest:
+            snapshot = lane.snapshot
+        else:
+            snapshot = Snapshot.build(current.manifest, self._control.get, None if lane is None else lane.snapshot)
+        document = decode_live(self._control.get(current.live))
+        if self._approvals is None or self._approvals[0] != current.live:
+            self._approvals = (current.live, Approvals(document.approvals))
+        self._current = current
+        return snapshot, Live(document, current.live, as_of_us, snapshot, self._approvals[1])
+
+    def keys_changed(self) -> tuple[Authenticator, dict[str, pseudonyms.TenantPseudonyms]] | None:
+        """Return authenticator and pseudonyms when the keys file or the vault has changed since the last look."""
+        stamps = (_stamp(self._keys), _stamp(self._vault))
+        if stamps == self._stamps:
+            return None
+        self._stamps = stamps
+        now_us = time.time_ns() // 1000
+        epochs = pseudonyms.load(self._vault)
+        by_tenant = {
+            tenant: pseudonyms.TenantPseudonyms(max((key for key in keys if key.ends_us > now_us), key=lambda key: key.epoch))
+            for tenant, keys in epochs.items()
+        }
+        return Authenticator(apikeys.KeyTable.of(apikeys.load(self._keys))), by_tenant
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def render(error: FramingError) -> tuple[Headers, bytes]:
+    """Return the reply to a request whose form is refused."""
+    refusal = Refusal(error.code, error.detail, hint=error.hint, status=error.status)
+    return [problem.CONTENT_TYPE], problem.problem_body(refusal, None)
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        """Take over the command line."""
+        self._chosen = chosen
+        self._node = f"{chosen.node}.w{chosen.index}"
+        self._log = logs.configure(f"worker {chosen.index}")
+        self._layout = Layout.of(chosen.config)
+        self._run_dir: Path = chosen.data / "run"
+        self._in_force = InForce(ControlDirectory(chosen.data), chosen.data / "vault" / "epochs.json", chosen.keys)
+        self._stop = asyncio.Event()
+        self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; owned by `_tell`
+
+    async def run(self) -> int:
+        """Serve until told to stop; returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        clock = Clock(machine_boot_id())
+        highwater = HighWater.claim(self._run_dir, self._node, clock.wall_ms(), clock.boot_id)
+        journal = Journal(self._node, highwater.epoch, self._chosen.recorder, highwater, clock=clock)
+        await journal.open(deadline_s=60.0)
+        try:
+            lane = await self._lane(journal, clock)
+            if lane is not None:
+                await self._serve(lane, journal)
+        finally:
+            with contextlib.suppress(Exception):
+                await journal.close(deadline_s=5.0)
+        return 0
+
+    async def _lane(self, journal: Journal, clock: Clock) -> Lane | None:
+        """Wait until something is in force; None when told to stop before."""
+        while not self._stop.is_set():
+            found = self._in_force.look(None)
+            if found is not None:
+                keys = self._in_force.keys_changed()
+                assert keys is not None  # noqa: S101 - the first look always reads
+                upstream = NativeUpstream(asyncio.get_running_loop(), UpstreamLimits())
+                source = Source(clock.boot_id)
+                lane = Lane(found[0], found[1], keys[0], keys[1], journal, upstream, RateLimits(self._chosen.workers), source)
+                lane.on_defect = self._defect
+                lane.ready = functools.partial(self._not_ready, lane)
+                lane.install(*found)
+                return lane
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), TICK_S / 5)
+        return None
+
+    def _not_ready(self, lane: Lane) -> str | None:
+        age_us = time.time_ns() // 1000 - lane.live.as_of_us
+        if age_us > lane.snapshot.settings.staleness_default_us:
+            return f"nothing heard from the controller for {age_us / 1e6:.1f} s"
+        if lane.journal.failure is not None or not lane.journal.is_connected:
+            return "the recorder cannot be reached"
+        return "stopping" if self._stop.is_set() else None
+
+    def _defect(self, name: str, fault: BaseException) -> None:
+        self._log.error("defect while serving a call", extra={"defect": name}, exc_info=fault)
+
+    async def _serve(self, lane: Lane, journal: Journal) -> None:
+        loop = asyncio.get_running_loop()
+        upstream = lane.upstream
+        assert isinstance(upstream, NativeUpstream)  # noqa: S101 - made above
+        limits = FrontLimits(body_limit_bytes=lane.snapshot.settings.body_limit_bytes)
+        front = Front(lane.serve, render=render, loop=loop, trampoline=Trampoline(), limits=limits)
+        sweep = Sweep(loop)
+        sweep.add(upstream.sweep, every_s=0.025)
+        sweep.add(front.sweep, every_s=0.25)
+        sweep.add(lambda _now: lane.write_late_decisions(LATE_DECISION_S), every_s=0.025)
+        sweep.start()
+        await front.listen(socket.socket(fileno=self._chosen.listen))
+        self._tell(lane, journal)
+        (self._run_dir / "ready").touch()
+        self._log.info("serving", extra={"node": self._node, "config_digest": lane.snapshot.config_digest})
+        told_s = 0.0
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), TICK_S)
+            self._follow(lane)
+            if time.monotonic() - told_s >= _STATUS_S:
+                told_s = time.monotonic()
+                self._tell(lane, journal)
+        await front.drain(DRAIN_S)
+        self._tell(lane, journal)
+        sweep.stop()
+        await upstream.close()
+
+    def _follow(self, lane: Lane) -> None:
+        """Swap in what is newly in force; what cannot be read leaves the old in force, loudly, until the staleness bound."""
+        try:
+            found = self._in_force.look(lane)
+            if found is not None and (found[0] is not lane.snapshot or found[1] is not lane.live):
+                lane.install(*found)
+                self._log.info("in force", extra={"config_digest": found[0].config_digest, "live_digest": found[1].digest})
+            keys = self._in_force.keys_changed()
+            if keys is not None:
+                lane.authenticator, lane.pseudonyms = keys
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
+            self._log.exception("what the controller published cannot be loaded; the old state stays in force")
+
+    def _tell(self, lane: Lane, journal: Journal) -> None:
+        """Write the status file, and a `denial.count` record for each reason that was counted since the last one."""
+        document: dict[str, Any] = {
+            "node": self._node,
+            "epoch": journal.epoch,
+            "pid": os.getpid(),
+            "in_flight": len(lane.open),
+            "oldest_unacked_us": int(journal.oldest_unacked_age_s(time.monotonic_ns()) * 1e6),
+            "unacked": journal.unacked_count,
+            "config_digest": lane.snapshot.config_digest,
+            **lane.counters.document(),
+        }
+        fresh = self._run_dir / f".status-{self._node}.json"
+        fresh.write_text(json.dumps(document))
+        fresh.replace(self._run_dir / f"status-{self._node}.json")
+        early = lane.counters.refused_early
+        for code, count in early.items():
+            more = count - self._early_told.get(code, 0)
+            if more:
+                self._early_told[code] = count
+                lane.record_denials(code, more)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="gateway.processes.worker")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--keys", type=Path, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--recorder", type=Path, required=True, help="path of the recorder's socket")
+    parser.add_argument("--listen", type=int, required=True, help="inherited listening socket")
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    chosen = parser.parse_args(arguments)
+    return uvloop.run(Worker(chosen).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
