@@ -1,0 +1,491 @@
+"""Terms to closures: `frame -> value`, `UNDEFINED` when there is none.
+
+The forms that policies use most (a path of names below `input`, a comparison with a constant, one or two arguments) have closures of
+their own; everything else goes through the general ones below them. A missing field costs an exception inside, never outside.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from policies.rego.builtins.registry import BUILTINS, Builtin
+from policies.rego.errors import BuiltinError, EvaluationError
+from policies.rego.ir import Apply, ArrayT, Const, Doc, Get, Local, ObjectT, SetT
+from policies.rego.plan import ComprPlan, TemplatePlan
+from policies.rego.runtime import MISSING as _MISSING
+from policies.rego.tree import Cursor, Documents, Node, base_value
+from policies.rego.values import UNDEFINED, RegoSet, compare, equal, freeze, lookup
+
+Frame = list[Any]
+ValueCode = Callable[[Frame], Any]
+TestCode = Callable[[Frame], bool]
+
+_INLINE = {"lt", "lte", "gt", "gte", "neq", "equal", "internal.member_2"}
+
+
+class ProgramView:
+    """What term compilation needs to know of the program; `Program` is the implementation."""
+
+    root: Node
+    data: Any
+    documents: Documents
+    mocked: frozenset[Any]
+    replaces_data: bool
+
+    def function_code(self, path: tuple[Any, ...]) -> Callable[..., Any]:
+        """Return the compiled function at a path."""
+        raise NotImplementedError
+
+    def metadata(self, name: str) -> Any:
+        """Return `rego.metadata.*` for the rule being compiled."""
+        raise NotImplementedError
+
+
+class TermCompiler:
+    """Compiles terms of one rule. Subclassed by the compiler of bodies, which closures need."""
+
+    def __init__(self, program: ProgramView) -> None:
+        self.program = program
+
+    def comprehension(self, plan: ComprPlan) -> ValueCode:
+        """Compile a comprehension."""
+        raise NotImplementedError
+
+    def template(self, plan: TemplatePlan) -> ValueCode:
+        """Compile a template string."""
+        raise NotImplementedError
+
+    def value(self, term: Any) -> ValueCode:
+        """Compile a term whose variables are all bound."""
+        kind = type(term)
+        if kind is Const:
+            value = term.value
+            return lambda _frame: value
+        if kind is Local:
+            slot = term.slot
+            return lambda frame: frame[slot]
+        if kind is Doc:
+            return self._document(term)
+        if kind is Get:
+            return self._path(self.value(term.base), term.path)
+        if kind is Apply:
+            return self._apply(term)
+        if kind is ArrayT:
+            return self._array(term)
+        if kind is SetT:
+            return self._set(term)
+        if kind is ObjectT:
+            return self._object(term)
+        if kind is ComprPlan:
+            return self.comprehension(term)
+        if kind is TemplatePlan:
+            return self.template(term)
+        raise AssertionError(kind)
+
+    # --- references --------------------------------------------------------------------------------------------------
+
+    def _document(self, ref: Doc) -> ValueCode:
+        if ref.root == "input":
+            return self._input(ref.path)
+        code, rest, is_cursor = self.data_start(ref.path)
+        if is_cursor:
+            return self._cursor_path(code, rest)
+        return self._path(code, rest)
+
+    def _input(self, path: tuple[Any, ...]) -> ValueCode:
+        names: list[str] = []
+        for element in path:
+            if type(element) is not Const or type(element.value) is not str:
+                break
+            names.append(element.value)
+        return self._path(_input_names(tuple(names)), path[len(names) :])
+
+    def data_start(self, path: tuple[Any, ...]) -> tuple[ValueCode, tuple[Any, ...], bool]:
+        """Follow constants below `data`: return code for the place reached, the rest of the path, and whether it is a cursor."""
+        node, documents = self.program.root, self.program.documents
+        index = 0
+        while not node.rules and index < len(path) and type(path[index]) is Const:
+            child = node.children.get(freeze(path[index].value))
+            if child is None:
+                return self._base(path, index)
+            node, index = child, index + 1
+        rest = path[index:]
+        if node.rules and not node.children:
+            if node.is_function:
+                return (lambda _frame: UNDEFINED), (), False
+            return self._extent(node), rest, False
+        if not rest:
+            whole = node
+
+            def document(frame: Frame) -> Any:
+                context = frame[0]
+                return documents.value(context, whole, base_value(context, whole.path))
+
+            return document, (), False
+        start = node
+        return (lambda frame: documents.start(frame[0], start)), rest, True
+
+    def _extent(self, node: Node) -> ValueCode:
+        documents, index = self.program.documents, node.index
+        if self.program.replaces_data:
+            return lambda frame: documents.value(frame[0], node, UNDEFINED)
+        extent = documents.extent
+
+        def code(frame: Frame) -> Any:
+            context = frame[0]
+            value = context.cache[index]
+            return value if value is not _MISSING else extent(context, node)
+
+        return code
+
+    def _base(self, path: tuple[Any, ...], index: int) -> tuple[ValueCode, tuple[Any, ...], bool]:
+        """Base data: a constant of the program unless some `with` replaces data."""
+        end = index
+        while end < len(path) and type(path[end]) is Const:
+            end += 1
+        keys = tuple(element.value for element in path[:end])
+        if self.program.replaces_data:
+            return (lambda frame: base_value(frame[0], keys)), path[end:], False
+        value = self.program.data
+        for key in keys:
+            value = lookup(value, key)
+        return (lambda _frame: value), path[end:], False
+
+    def _path(self, start: ValueCode, path: tuple[Any, ...]) -> ValueCode:
+        for element in path:
+            start = self._step(start, element)
+        return start
+
+    def _step(self, start: ValueCode, element: Any) -> ValueCode:
+        if type(element) is Const and type(element.value) is str:
+            name = element.value
+
+            def by_name(frame: Frame) -> Any:
+                container = start(frame)
+                if type(container) is dict:
+                    return container.get(name, UNDEFINED)
+                return lookup(container, name)
+
+            return by_name
+        if type(element) is Local:
+            slot = element.slot
+            return lambda frame: lookup(start(frame), frame[slot])
+        key = self.value(element)
+
+        def by_value(frame: Frame) -> Any:
+            container = start(frame)
+            if container is UNDEFINED:
+                return UNDEFINED
+            wanted = key(frame)
+            return UNDEFINED if wanted is UNDEFINED else lookup(container, wanted)
+
+        return by_value
+
+    def _cursor_path(self, start: ValueCode, path: tuple[Any, ...]) -> ValueCode:
+        documents = self.program.documents
+        keys = [self.value(element) for element in path]
+
+        def code(frame: Frame) -> Any:
+            context, place = frame[0], start(frame)
+            for key in keys:
+                wanted = key(frame)
+                if wanted is UNDEFINED or place is UNDEFINED:
+                    return UNDEFINED
+                place = documents.step(context, place, wanted)
+            return documents.finish(context, place) if type(place) is Cursor else place
+
+        return code
+
+    # --- composites --------------------------------------------------------------------------------------------------
+
+    def _array(self, term: ArrayT) -> ValueCode:
+        items = [self.value(item) for item in term.items]
+
+        def code(frame: Frame) -> Any:
+            found = []
+            for item in items:
+                value = item(frame)
+                if value is UNDEFINED:
+                    return UNDEFINED
+                found.append(value)
+            return found
+
+        return code
+
+    def _set(self, term: SetT) -> ValueCode:
+        items = [self.value(item) for item in term.items]
+
+        def code(frame: Frame) -> Any:
+            found = []
+            for item in items:
+                value = item(frame)
+                if value is UNDEFINED:
+                    return UNDEFINED
+                found.append(freeze(value))
+            return RegoSet(found)
+
+        return code
+
+    def _object(self, term: ObjectT) -> ValueCode:
+        if all(type(key) is Const and type(key.value) is str for key, _ in term.pairs):
+            named = [(key.value, self.value(value)) for key, value in term.pairs]
+            if len({name for name, _ in named}) == len(named):
+                return _named_object(named)
+        pairs = [(self.value(key), self.value(value)) for key, value in term.pairs]
+
+        def code(frame: Frame) -> Any:
+            found: dict[Any, Any] = {}
+            for key_code, value_code in pairs:
+                key, value = key_code(frame), value_code(frame)
+                if key is UNDEFINED or value is UNDEFINED:
+                    return UNDEFINED
+                key = freeze(key)
+                if key in found and not equal(found[key], value):
+                    raise EvaluationError("eval_conflict_error", "object keys must be unique")
+                found[key] = value
+            return found
+
+        return code
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    def _apply(self, call: Apply) -> ValueCode:
+        args = [self.value(argument) for argument in call.args]
+        if call.name in self.program.mocked:
+            return self._mockable(call, args)
+        return self._direct(call, args)
+
+    def _direct(self, call: Apply, args: list[ValueCode]) -> ValueCode:
+        if not isinstance(call.name, str):
+            return _user_call(self.program.function_code(call.name), args)
+        if call.name in _INLINE:
+            return _inline(call.name, args[0], args[1])
+        if call.name.startswith("rego.metadata."):
+            value = self.program.metadata(call.name)
+            return lambda _frame: value
+        if call.name == "print":
+            return lambda _frame: True
+        return _builtin_call(BUILTINS[call.name], args)
+
+    def _mockable(self, call: Apply, args: list[ValueCode]) -> ValueCode:
+        """A call that some `with` replaces: by a value, a built-in or a function. Inside the replacement the name means itself."""
+        direct, name, program = self._direct(call, args), call.name, self.program
+
+        def code(frame: Frame) -> Any:
+            context = frame[0]
+            if name not in context.mocks:
+                return direct(frame)
+            mock = context.mocks[name]
+            if type(mock) is not tuple:
+                return mock
+            given = [argument(frame) for argument in args]
+            if any(value is UNDEFINED for value in given):
+                return UNDEFINED
+            inner = context
+            if isinstance(mock[1], str):
+                entry = BUILTINS[mock[1]]
+                try:
+                    return entry.call(inner, *given) if entry.context else entry.call(*given)
+                except BuiltinError as error:
+                    return context.failed(mock[1], error)
+            inner = context.child()
+            inner.mocks = {key: value for key, value in context.mocks.items() if key != name}
+            return program.function_code(mock[1])(inner, *given)
+
+        return code
+
+
+def _input_names(names: tuple[str, ...]) -> ValueCode:
+    """Code for `input.a.b`: the common lengths unrolled."""
+    if len(names) == 0:
+        return lambda frame: frame[0].input
+    if len(names) == 1:
+        first = names[0]
+
+        def one(frame: Frame) -> Any:
+            document = frame[0].input
+            return document.get(first, UNDEFINED) if type(document) is dict else lookup(document, first)
+
+        return one
+    if len(names) == 2:
+        first, second = names
+
+        def two(frame: Frame) -> Any:
+            try:
+                return frame[0].input[first][second]
+            except (KeyError, TypeError, IndexError):
+                return lookup(lookup(frame[0].input, first), second)
+
+        return two
+    if len(names) == 3:
+        first, second, third = names
+
+        def three(frame: Frame) -> Any:
+            try:
+                return frame[0].input[first][second][third]
+            except (KeyError, TypeError, IndexError):
+                return lookup(lookup(lookup(frame[0].input, first), second), third)
+
+        return three
+
+    def many(frame: Frame) -> Any:
+        value = frame[0].input
+        for name in names:
+            value = lookup(value, name)
+        return value
+
+    return many
+
+
+def _named_object(named: list[tuple[str, ValueCode]]) -> ValueCode:
+    def code(frame: Frame) -> Any:
+        found = {}
+        for name, value_code in named:
+            value = value_code(frame)
+            if value is UNDEFINED:
+                return UNDEFINED
+            found[name] = value
+        return found
+
+    return code
+
+
+def _user_call(function: Callable[..., Any], args: list[ValueCode]) -> ValueCode:
+    def code(frame: Frame) -> Any:
+        given = []
+        for argument in args:
+            value = argument(frame)
+            if value is UNDEFINED:
+                return UNDEFINED
+            given.append(value)
+        return function(frame[0], *given)
+
+    return code
+
+
+def _builtin_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:
+    name, call = entry.name, entry.call
+    if entry.context:
+        return _context_call(entry, args)
+    if len(args) == 1:
+        (only,) = args
+
+        def one(frame: Frame) -> Any:
+            value = only(frame)
+            if value is UNDEFINED:
+                return UNDEFINED
+            try:
+                return call(value)
+            except BuiltinError as error:
+                return frame[0].failed(name, error)
+
+        return one
+    if len(args) == 2:
+        left, right = args
+
+        def two(frame: Frame) -> Any:
+            value = left(frame)
+            if value is UNDEFINED:
+                return UNDEFINED
+            other = right(frame)
+            if other is UNDEFINED:
+                return UNDEFINED
+            try:
+                return call(value, other)
+            except BuiltinError as error:
+                return frame[0].failed(name, error)
+
+        return two
+
+    def many(frame: Frame) -> Any:
+        given = [argument(frame) for argument in args]
+        for value in given:
+            if value is UNDEFINED:
+                return UNDEFINED
+        try:
+            return call(*given)
+        except BuiltinError as error:
+            return frame[0].failed(name, error)
+
+    return many
+
+
+def _context_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:
+    name, call = entry.name, entry.call
+
+    def code(frame: Frame) -> Any:
+        given = [argument(frame) for argument in args]
+        for value in given:
+            if value is UNDEFINED:
+                return UNDEFINED
+        try:
+            return call(frame[0], *given)
+        except BuiltinError as error:
+            return frame[0].failed(name, error)
+
+    return code
+
+
+def _inline(name: str, left: ValueCode, right: ValueCode) -> ValueCode:
+    """Comparisons and membership, without the table."""
+    if name == "internal.member_2":
+        return _member(left, right)
+    if name in {"equal", "neq"}:
+        wanted = name == "equal"
+
+        def same(frame: Frame) -> Any:
+            value = left(frame)
+            if value is UNDEFINED:
+                return UNDEFINED
+            other = right(frame)
+            return UNDEFINED if other is UNDEFINED else equal(value, other) is wanted
+
+        return same
+    return _ordering(name, left, right)
+
+
+def _ordering(name: str, left: ValueCode, right: ValueCode) -> ValueCode:
+    native = {"lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge}[name]
+
+    def code(frame: Frame) -> Any:
+        value = left(frame)
+        if value is UNDEFINED:
+            return UNDEFINED
+        other = right(frame)
+        if other is UNDEFINED:
+            return UNDEFINED
+        kind = type(value)
+        if kind is type(other) and (kind is int or kind is float or kind is str):
+            return native(value, other)
+        return native(compare(value, other), 0)
+
+    return code
+
+
+def _member(left: ValueCode, right: ValueCode) -> ValueCode:
+    def code(frame: Frame) -> Any:
+        value = left(frame)
+        if value is UNDEFINED:
+            return UNDEFINED
+        container = right(frame)
+        if container is UNDEFINED:
+            return UNDEFINED
+        return contains(container, value)
+
+    return code
+
+
+def contains(container: Any, value: Any) -> bool:
+    """Tell whether a value is among the members of a collection (values, for an object)."""
+    kind = type(container)
+    if kind is RegoSet:
+        return bool(frozenset.__contains__(container, freeze(value)))
+    if kind is list:
+        if type(value) is str:
+            return value in container
+        return any(equal(value, item) for item in container)
+    if kind is dict:
+        return any(equal(value, item) for item in container.values())
+    return False

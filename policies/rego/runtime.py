@@ -1,0 +1,98 @@
+"""One evaluation: its documents, its memory of rules already computed, and its bounds.
+
+Bounds are counted where work is done: every iteration charges the number of its entries before it starts, every rule and function one
+step. The clock is looked at every `CLOCK_STEPS` steps. Built-ins that can make much out of little ask `Limits` themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from policies.rego.errors import BuiltinError, EvaluationError, LimitError
+from policies.rego.values import UNDEFINED
+
+CLOCK_STEPS: Final = 2_000
+MISSING: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one evaluation.
+
+    Args:
+        steps: Iterations, rule and function evaluations together.
+        wall_s: Seconds from start to end.
+        items: Members of a collection that a built-in makes.
+        text_chars: Characters of a string that a built-in makes.
+        number_digits: Decimal digits of a number.
+        depth: Nesting of input and results.
+    """
+
+    steps: int = 1_000_000
+    wall_s: float = 1.0
+    items: int = 100_000
+    text_chars: int = 1_000_000
+    number_digits: int = 4_000
+    depth: int = 200
+
+
+@dataclass(slots=True)
+class Context:
+    """State of one evaluation, owned by the call that made it; `with` makes a child.
+
+    `steps` counts down; below `mark` the clock and the budget are looked at.
+    """
+
+    input: Any
+    data: Any
+    cache: list[Any]
+    now_ns: int
+    limits: Limits
+    clock: Callable[[], float]
+    deadline: float
+    budget: Budget
+    blank: list[Any]
+    strict: bool
+    overrides: tuple[tuple[Any, ...], ...] = ()
+    mocks: dict[Any, Any] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
+    tracer: Any = None
+    metadata: tuple[Any, ...] = ()
+
+    def charge(self, count: int) -> None:
+        """Pay for `count` steps.
+
+        Raises:
+            LimitError: `steps` or `wall_s` used up.
+        """
+        budget = self.budget
+        budget.left -= count
+        if budget.left < budget.mark:
+            if budget.left < 0:
+                raise LimitError("steps", f"more than `{self.limits.steps}` steps")
+            budget.mark = budget.left - CLOCK_STEPS
+            if self.clock() > self.deadline:
+                raise LimitError("wall_s", f"longer than `{self.limits.wall_s}` seconds")
+
+    def child(self) -> Context:
+        """Return a context for a `with`: same budget, nothing remembered."""
+        return Context(
+            self.input, self.data, self.blank.copy(), self.now_ns, self.limits, self.clock, self.deadline, self.budget, self.blank,
+            self.strict, self.overrides, self.mocks, {}, self.tracer, self.metadata,
+        )  # fmt: skip
+
+    def failed(self, name: str, error: BuiltinError) -> Any:
+        """A built-in refused its operands: undefined, or an error in strict mode."""
+        if self.strict:
+            raise EvaluationError(error.code, f"{name}: {error}") from error
+        return UNDEFINED
+
+
+@dataclass(slots=True)
+class Budget:
+    """Steps left, shared by a context and its children."""
+
+    left: int
+    mark: int
