@@ -3,9 +3,9 @@ package policy.limits_test
 import data.policy.limits
 
 document := {
-	"request": {"rows": 10, "bytes": 1000},
+	"request": {"rows": 10, "kib": 1000},
 	"usage": {"exhausted": false},
-	"params": {"max_rows": 10, "max_bytes": 1000},
+	"params": {"max_rows": 10, "max_kib": 1000},
 }
 
 ids contains reason.id if some reason in limits.deny
@@ -22,8 +22,8 @@ test_one_row_too_many_is_refused if {
 }
 
 test_one_byte_too_many_is_refused if {
-	large := object.union(document, {"request": {"bytes": 1001}})
-	limits.deny == {{"id": "LIM-002", "status": 413, "msg": "more than `1000` bytes in one call"}} with input as large
+	large := object.union(document, {"request": {"kib": 1001}})
+	limits.deny == {{"id": "LIM-002", "status": 413, "msg": "more than `1000` KiB in one call"}} with input as large
 }
 
 test_exhausted_usage_is_refused_with_429 if {
@@ -32,7 +32,7 @@ test_exhausted_usage_is_refused_with_429 if {
 }
 
 test_a_missing_fact_is_a_refusal if {
-	facts := {"/request/rows": "LIM-001", "/request/bytes": "LIM-002", "/usage": "LIM-003", "/usage/exhausted": "LIM-003"}
+	facts := {"/request/rows": "LIM-001", "/request/kib": "LIM-002", "/usage": "LIM-003", "/usage/exhausted": "LIM-003"}
 	every path, id in facts {
 		ids == {id} with input as json.remove(document, [path])
 	}

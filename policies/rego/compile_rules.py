@@ -36,10 +36,11 @@ def compile_node(program: Any, node: Node) -> None:
         node.extent = _partial(program, node)
 
 
-def plan_rule(rule: RuleIR) -> tuple[Planner, list[Any], list[tuple[BranchIR, list[Any], set[int]]]]:
-    """Plan a rule: the planner (its `unsafe` list), operations matching arguments, and each branch with its operations and bound slots.
+def plan_rule(rule: RuleIR) -> tuple[Planner, list[int], list[tuple[BranchIR, list[Any], set[int]]]]:
+    """Plan a rule: the planner (its `unsafe` list), the slots of the arguments, and each branch with its operations and bound slots.
 
-    Arguments arrive in temporary slots unless they are plain variables seen for the first time.
+    Arguments arrive in temporary slots unless they are plain variables seen for the first time; a pattern is matched as the first
+    statement of every branch.
     """
     planner = Planner(rule.names)
     bound: set[int] = set()
@@ -53,16 +54,16 @@ def plan_rule(rule: RuleIR) -> tuple[Planner, list[Any], list[tuple[BranchIR, li
         slot = planner.temp()
         slots.append(slot)
         bound.add(slot)
-        entry.extend(planner.body((Match(Local(slot), argument, rule.pos),), bound))
+        entry.append(Match(Local(slot), argument, rule.pos))
     branches = []
     for branch in rule.branches:
         inside = set(bound)
-        ops = planner.body(branch.body, inside)
+        ops = planner.body((*entry, *branch.body), inside)
         for part in (branch.value, branch.key, *branch.path):
             for slot in sorted(locals_in(part) - inside):
                 planner.unsafe.append((slot, branch.pos))
         branches.append((branch, ops, inside))
-    return planner, [slots, entry], branches
+    return planner, slots, branches
 
 
 def _definitions(program: Any, node: Node, make: Callable[..., Any]) -> tuple[list[Any], list[Any]]:
@@ -111,9 +112,8 @@ def _branch(compiler: BodyCompiler, planner: Planner, branch: BranchIR, ops: lis
 
 def _definition(program: Any, rule: RuleIR) -> tuple[Callable[[Context, tuple[Any, ...]], Any], Any]:
     """Compile one definition of a complete rule or function; return it and its only constant (or UNDEFINED)."""
-    planner, (slots, entry), planned = plan_rule(rule)
+    planner, slots, planned = plan_rule(rule)
     compiler: BodyCompiler = program.compiler(planner)
-    matches = compiler.body(entry, enough) if entry else None
     codes = [_branch(compiler, planner, branch, ops, bound) for branch, ops, bound in planned]
     size, first = len(planner.names), codes[0]
     constants = {id(branch.value): branch.value for branch in rule.branches}
@@ -125,8 +125,6 @@ def _definition(program: Any, rule: RuleIR) -> tuple[Callable[[Context, tuple[An
         frame[0] = context
         for slot, value in zip(slots, args, strict=True):
             frame[slot] = value
-        if matches is not None and not matches(frame):
-            return UNDEFINED
         for code in codes:
             found = code(frame)
             if found is not UNDEFINED:

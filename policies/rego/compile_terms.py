@@ -270,7 +270,7 @@ class TermCompiler:
         return _builtin_call(BUILTINS[call.name], args)
 
     def _mockable(self, call: Apply, args: list[ValueCode]) -> ValueCode:
-        """A call that some `with` replaces: by a value, a built-in or a function. Inside the replacement the name means itself."""
+        """A call that some `with` replaces: by a value, a built-in or a function. Inside the replacement nothing is replaced."""
         direct, name, program = self._direct(call, args), call.name, self.program
 
         def code(frame: Frame) -> Any:
@@ -278,11 +278,11 @@ class TermCompiler:
             if name not in context.mocks:
                 return direct(frame)
             mock = context.mocks[name]
-            if type(mock) is not tuple:
-                return mock
             given = [argument(frame) for argument in args]
             if any(value is UNDEFINED for value in given):
                 return UNDEFINED
+            if type(mock) is not tuple:
+                return mock
             inner = context
             if isinstance(mock[1], str):
                 entry = BUILTINS[mock[1]]
@@ -291,7 +291,7 @@ class TermCompiler:
                 except BuiltinError as error:
                     return context.failed(mock[1], error)
             inner = context.child()
-            inner.mocks = {key: value for key, value in context.mocks.items() if key != name}
+            inner.mocks = {}
             return program.function_code(mock[1])(inner, *given)
 
         return code

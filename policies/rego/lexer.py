@@ -121,7 +121,7 @@ class Lexer:
             elif kind == "string":
                 kind, value = "string", self._decode(lexeme[1:-1], position + 1)
             elif kind == "raw":
-                kind, value = "string", lexeme[1:-1].replace("\r", "")
+                kind, value = "string", lexeme[1:-1]
             elif kind == "number":
                 value = self._number(lexeme, position, end)
             elif kind == "template":

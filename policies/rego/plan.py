@@ -323,8 +323,8 @@ class Planner:
         if type(left) is ArrayT and type(right) is ArrayT:
             return self._match_arrays(left, right, bound, pos)
         if type(left) is ObjectT and type(right) is ObjectT and self._same_keys(left, right):
-            pairs = zip(left.pairs, right.pairs, strict=True)
-            return self._match_all([(one[1], other[1]) for one, other in pairs], bound, pos)
+            others = {key.value: value for key, value in right.pairs}
+            return self._match_all([(value, others[key.value]) for key, value in left.pairs], bound, pos)
         for source, target in ((left, right), (right, left)):
             trial = set(bound)
             ops = self._match_value(source, target, trial, pos)
@@ -334,9 +334,9 @@ class Planner:
         return None
 
     def _same_keys(self, left: ObjectT, right: ObjectT) -> bool:
-        return [key for key, _ in left.pairs] == [key for key, _ in right.pairs] and all(
-            type(key) is Const and type(key.value) is str for key, _ in left.pairs
-        )
+        if not all(type(key) is Const and type(key.value) is str for key, _ in (*left.pairs, *right.pairs)):
+            return False
+        return sorted(key.value for key, _ in left.pairs) == sorted(key.value for key, _ in right.pairs)
 
     def _match_arrays(self, left: ArrayT, right: ArrayT, bound: set[int], pos: int) -> list[Any] | None:
         if len(left.items) != len(right.items):

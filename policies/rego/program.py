@@ -24,7 +24,7 @@ from policies.rego.runtime import MISSING
 from policies.rego.scope import Lowering, split_head
 from policies.rego.syntax import Module
 from policies.rego.tree import Documents, Node
-from policies.rego.values import freeze, import_value
+from policies.rego.values import freeze, import_value, thaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,35 +188,52 @@ class Program(ProgramView):
         rule = self._rule
         if rule is None:
             return {} if name.endswith("rule") else []
-        return rule_metadata(self.linked.modules[rule.module], rule, chain=name.endswith("chain"))
+        return rule_metadata(self.linked.modules, rule, chain=name.endswith("chain"))
 
 
-def rule_metadata(module: Module, rule: RuleIR, *, chain: bool) -> Any:
-    """Read the annotations above a rule, and above its package for a chain."""
-    own: dict[str, Any] = {}
-    package: dict[str, Any] = {}
-    package_line, _ = module.source.position(module.package_pos)
-    rule_line, _ = module.source.position(rule.pos)
-    for _, last, text in module.annotations:
-        if last + 1 == rule_line:
-            own = _annotation(text)
-        elif last + 1 == package_line:
-            package = {"scope": "package", **_annotation(text)}
-    if own:
-        own = {"scope": "rule", **own}
+def rule_metadata(modules: tuple[Module, ...], rule: RuleIR, *, chain: bool) -> Any:
+    """Read the annotations above a rule; for a chain those of its document and package too, nearest first."""
+    module = modules[rule.module]
+    own = _annotations_above(module, rule.pos)
+    scoped = [note for note in own if note["scope"] == "rule"]
     if not chain:
-        return own
-    path = ["data", *module.package]
-    entry: dict[str, Any] = {"path": ["data", *rule.prefix]} | ({"annotations": own} if own else {})
-    links = [entry]
-    if package:
-        links.append({"annotations": package, "path": path})
+        return scoped[0] if scoped else {}
+    path = [*map(thaw, rule.prefix)]
+    links: list[dict[str, Any]] = [{"annotations": note, "path": path} for note in scoped] or [{"path": path}]
+    for other in modules:
+        if other.package == module.package:
+            for sibling in other.rules:
+                if (*other.package, *split_head(sibling)[0]) == rule.prefix:
+                    notes = _annotations_above(other, sibling.pos)
+                    links.extend({"annotations": note, "path": path} for note in notes if note["scope"] == "document")
+    for other in modules:
+        if other.package == module.package:
+            notes = _annotations_above(other, other.package_pos)
+            links.extend({"annotations": {**note, "scope": "package"}, "path": list(module.package)} for note in notes)
     return [import_value(link) for link in links]
 
 
-def _annotation(text: str) -> dict[str, Any]:
-    loaded = yaml.safe_load(text)
-    return import_value(loaded) if isinstance(loaded, dict) else {}
+def _annotations_above(module: Module, pos: int) -> list[dict[str, Any]]:
+    """Return the metadata blocks that end on the line above a position, as OPA normalises them."""
+    line, _ = module.source.position(pos)
+    found = []
+    for _, last, text in module.annotations:
+        if last + 1 == line:
+            loaded = yaml.safe_load(text)
+            if isinstance(loaded, dict):
+                loaded.setdefault("scope", "rule")
+                if "authors" in loaded:
+                    loaded["authors"] = [_author(entry) for entry in loaded["authors"]]
+                found.append(import_value(loaded))
+    return found
+
+
+def _author(entry: Any) -> Any:
+    """`Ada Lovelace <ada@example.org>` becomes name and email."""
+    if not isinstance(entry, str):
+        return entry
+    name, _, email = entry.partition("<")
+    return {"name": name.strip()} | ({"email": email.rstrip("> ")} if email else {})
 
 
 def replaced_by(statements: Any, found: set[Any]) -> bool:

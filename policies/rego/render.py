@@ -19,8 +19,7 @@ def number_text(value: float | Decimal) -> str:
     if type(value) is float:
         text = repr(value)
         return text
-    text = str(value)
-    return text.replace("E", "e")
+    return str(value).replace("E+", "e").replace("E", "e")
 
 
 def quote(text: str) -> str:
@@ -88,4 +87,4 @@ def _marshal_string(text: str) -> str:
     for char, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
         if char in out:
             out = out.replace(char, escape)
-    return out.replace("\x7f", "\x7f")
+    return out

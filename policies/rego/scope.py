@@ -123,8 +123,6 @@ def mentions(node: Any) -> Iterable[Var]:
         yield from mentions(node.domain)
     elif kind is Statement:
         yield from mentions(node.expr)
-        for modifier in node.withs:
-            yield from mentions(modifier.value)
 
 
 def pattern_vars(node: Any) -> Iterable[Var]:
@@ -231,11 +229,21 @@ class Lowering:
     def _enter_body(self, body: tuple[Statement, ...], parent: Scope, heads: list[Any]) -> Scope:
         scope = Scope(parent, {}, {})
         declared = {var.name for statement in body for var in _declarations(statement)}
-        for node in (*body, *heads):
+        for node in (*body, *heads, *self._replacements(body)):
             for var in mentions(node):
                 if var.name not in declared and scope.find(var.name) is None and self._global(var) is None:
                     scope.names[var.name] = self.new_slot(var.name)
         return scope
+
+    def _replacements(self, body: tuple[Statement, ...]) -> Iterable[Any]:
+        """Yield the values of `with` modifiers that are no names of built-ins."""
+        for statement in body:
+            for modifier in statement.withs:
+                value = modifier.value
+                head, path = (value.head, value.path) if type(value) is Ref else (value, ())
+                name = ".".join([head.name, *(str(part.value) for part in path if type(part) is Scalar)]) if type(head) is Var else ""
+                if self.library.builtin_arity(name) is None:
+                    yield value
 
     def _global(self, var: Var) -> Doc | None:
         name = var.name

@@ -13,7 +13,7 @@ from typing import Any
 from policies.rego.errors import EvaluationError
 from policies.rego.ir import RuleIR
 from policies.rego.runtime import MISSING, Context
-from policies.rego.values import UNDEFINED, equal, freeze, lookup, ordered, thaw
+from policies.rego.values import UNDEFINED, RegoSet, equal, freeze, lookup, ordered, thaw
 
 
 @dataclass(slots=True)
@@ -163,6 +163,8 @@ def merge(left: Any, right: Any) -> Any:
         for key, value in right.items():
             result[key] = merge(result[key], value) if key in result else value
         return result
+    if type(left) is RegoSet and type(right) is RegoSet:
+        return RegoSet(frozenset.__or__(left, right))
     if not equal(left, right):
         raise EvaluationError("eval_conflict_error", "object keys must be unique")
     return left

@@ -35,6 +35,17 @@ REFUSED = re.compile(
 LIMITS = Limits(wall_s=10.0)
 
 
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C loader is not always built
+    """YAML with JSON's booleans: `on` and `yes` are strings, as OPA reads them."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag not in {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"}]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z"), list("tf"))
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One case and the group (folder) it stands in."""
@@ -63,7 +74,7 @@ def case_folder() -> Path:
 def load_cases(folder: Path) -> Iterator[Case]:
     """Yield all cases below a folder."""
     for path in sorted(folder.rglob("*.yaml")):
-        for fields in yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["cases"]:
+        for fields in yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)["cases"]:
             yield Case(path.relative_to(folder).parts[0], fields["note"], fields)
 
 

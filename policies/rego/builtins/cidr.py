@@ -81,6 +81,10 @@ def merge(values: Any) -> RegoSet:
     four, six = [], []
     for text in values:
         network = _place(want_string(text))
+        if "/" not in text and isinstance(network, ipaddress.IPv4Network):
+            # Go's DefaultMask: an IPv4 address without a prefix stands for its classful network.
+            first = int(network.network_address) >> 24
+            network = _network(f"{text}/{8 if first < 128 else 16 if first < 192 else 24}")
         if isinstance(network, ipaddress.IPv4Network):
             four.append(network)
         elif "/" not in text:
@@ -99,7 +103,7 @@ def _named(value: Any, position: int) -> list[tuple[Any, str]]:
     for key, item in entries(value):
         text = item[0] if type(item) is list and item else item
         if type(text) is not str:
-            raise BuiltinError("element must be string or non-empty array", "eval_type_error")
+            raise BuiltinError("element must be string or non-empty array")
         found.append((key if type(value) is not RegoSet else item, text))
     return found
 

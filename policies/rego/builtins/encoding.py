@@ -54,7 +54,7 @@ def marshal_with(value: Any, options: Any) -> str:
     if not given.get("pretty", bool(given)):
         return json_text(value)
     prefix = given.get("prefix", "")
-    return _pretty(value, prefix, given.get("indent", "\t"), 0)
+    return prefix + _pretty(value, prefix, given.get("indent", "\t"), 0)
 
 
 def _pretty(value: Any, prefix: str, indent: str, level: int) -> str:
@@ -110,8 +110,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 def parse_yaml(text: str) -> Any:
     """Read YAML as JSON data."""
     try:
-        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer types
-        return _yaml_value(loaded, 0)
+        documents = list(yaml.load_all(text, Loader=_Loader))  # noqa: S506 - a SafeLoader with fewer types
+        return _yaml_value(documents[0] if documents else None, 0)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise BuiltinError(f"invalid YAML: {error}") from error
 

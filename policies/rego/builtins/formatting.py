@@ -6,13 +6,15 @@ OPA hands integers over as integers, other numbers as float64, strings as string
 from __future__ import annotations
 
 import re
-from typing import Any
+from decimal import Decimal
+from typing import Any, Final
 
 from policies.rego.builtins import arithmetic
 from policies.rego.errors import LimitError
-from policies.rego.render import display, quote, rego
+from policies.rego.render import display, number_text, quote, rego
 from policies.rego.values import NUMBERS
 
+_LARGEST_FLOAT: Final = Decimal(1.7976931348623157e308)
 _VERB = re.compile(r"%([-+# 0]*)(\[[0-9]+\])?(\*|[0-9]*)(?:\.(\[[0-9]+\])?(\*|[0-9]*))?(\[[0-9]+\])?(.?)", re.DOTALL)
 
 
@@ -97,6 +99,8 @@ def _format(verb: str, value: Any, flags: str, precision: int | None) -> str:
     if verb == "T":
         return _go_type(value)
     if kind in NUMBERS:
+        if kind is Decimal and abs(value) > _LARGEST_FLOAT and verb in "vs":
+            return number_text(value)
         if arithmetic.is_integral(value) and (kind is int or verb not in "eEfFgG"):
             return _integer(verb, arithmetic.as_int(value), flags)
         return _float(verb, float(value), flags, precision)
@@ -131,6 +135,8 @@ def _integer(verb: str, value: int, flags: str) -> str:
         return f"U+{value:04X}"
     if verb == "q":
         return "'" + (chr(value) if 0 <= value <= 0x10FFFF else "\ufffd") + "'"
+    if verb == "s" and value.bit_length() > 63:
+        return str(value)
     return f"%!{verb}(int={value})"
 
 

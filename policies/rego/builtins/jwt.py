@@ -96,6 +96,8 @@ def _public_keys(text: str) -> list[tuple[Any, str | None, str | None]]:
     """Read PEM (certificate or public key) or JWK(S): (key, algorithm, key id)."""
     if "-----BEGIN" in text:
         raw = text.encode()
+        if not text.rstrip().endswith("-----"):
+            raise BuiltinError("extra data after a PEM block")
         try:
             if "CERTIFICATE" in text:
                 return [(x509.load_pem_x509_certificate(raw).public_key(), None, None)]

@@ -7,7 +7,7 @@ from typing import Final
 
 FAMILIES: Final = (
     "aggregates", "arrays", "cidr", "crypto", "encoding", "globs", "graphs", "jsonpatch", "jwt", "numbers", "objects", "regexes",
-    "schemas", "semver", "sets", "special", "strings", "templates", "times", "types", "units", "uris",
+    "schemas", "semver", "sets", "special", "strings", "templates", "times", "types", "units", "uris", "x509",
 )  # fmt: skip
 
 

@@ -202,6 +202,8 @@ def to_number(value: Any) -> Any:
     if type(value) in NUMBERS:
         return value
     text = want_string(value)
+    if text.lstrip("+-").lower() in {"nan", "inf", "infinity"}:
+        raise BuiltinError("operand 1 must be a finite number", "eval_type_error")
     if not _NUMBER.match(text):
         raise BuiltinError("invalid syntax")
     try:

@@ -205,7 +205,7 @@ def _glob_sets(pattern: str) -> list[tuple[frozenset[str] | None, bool]]:
         elif char == "\\":
             index += 1
             members = frozenset(pattern[index : index + 1])
-        elif char in "*+":
+        elif char in "*+]":
             raise BuiltinError(f"unexpected `{char}`")
         else:
             members = None if char == "." else frozenset(char)

@@ -118,20 +118,20 @@ def replace_n(context: Any, patterns: Any, text: Any) -> str:
     bounded_text(context, len(source) * max([len(after) for _, after in pairs], default=1))
     out: list[str] = []
     index = 0
+    after_empty = False
     context.charge(len(source) * len(pairs) // 64)
     while index <= len(source):
         for before, after in pairs:
-            if source.startswith(before, index):
+            # Go's Replacer: an empty key matches before each character, then the other keys have their turn there.
+            if (before or not after_empty) and source.startswith(before, index):
                 out.append(after)
                 index += len(before)
-                if not before and index < len(source):
-                    out.append(source[index])
-                if not before:
-                    index += 1
+                after_empty = not before
                 break
         else:
             out.append(source[index : index + 1])
             index += 1
+            after_empty = False
     return "".join(out)
 
 
@@ -144,16 +144,10 @@ def split(text: Any, delimiter: Any) -> list[str]:
 
 @builtin("strings.split_n", 3)
 def split_n(text: Any, delimiter: Any, count: Any) -> list[str]:
-    """At most `count` pieces; all for a negative count."""
+    """The first `count` pieces; the last ones for a negative count."""
     source, glue, limit = want_string(text), want_string(delimiter, 2), want_integer(count, 3)
-    if limit == 0:
-        return []
-    if glue:
-        return source.split(glue, limit - 1 if limit > 0 else -1)
-    pieces = list(source)
-    if 0 < limit < len(pieces):
-        pieces = [*pieces[: limit - 1], source[limit - 1 :]]
-    return pieces
+    pieces = source.split(glue) if glue else list(source)
+    return pieces[:limit] if limit >= 0 else pieces[limit:]
 
 
 @builtin("trim", 2)

@@ -11,8 +11,9 @@ from policies.rego.builtins.registry import builtin, want_string
 from policies.rego.errors import BuiltinError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25[^\]]+)?\]|[^\[\]\s<>\"%^`{}|\\/?#@:]*)(?::[0-9]*)?\Z", re.ASCII)
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25[^\]]+)?\]|[^\[\s<>\"%^`{}|\\/?#@:]*)(?::[0-9]*)?\Z", re.ASCII)
 _USERINFO = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*\Z")
+_NEEDLESS = re.compile(r"%(?:21|27|28|29|2[aA])")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -32,13 +33,13 @@ def _parse(text: str) -> dict[str, str]:
         body = slash + rest
         _authority(authority, found)
     elif match and not body.startswith("/") and body:
-        found["opaque"], body = body, ""
+        body = ""
     elif not match and ":" in body.split("/")[0]:
         raise BuiltinError("first path segment in URL cannot contain colon")
     if _BAD_ESCAPE.search(body) or _BAD_ESCAPE.search(fragment):
         raise BuiltinError("invalid URL escape")
     if body:
-        found["path"], found["raw_path"] = urllib.parse.unquote(body), body
+        found["path"], found["raw_path"] = urllib.parse.unquote(body), _NEEDLESS.sub(lambda hit: chr(int(hit.group()[1:], 16)), body)
     if query:
         found["raw_query"] = query
     if hash_mark and fragment:
@@ -72,7 +73,7 @@ def parse(text: Any) -> dict[str, Any]:
 @builtin("uri.is_valid", 1)
 def is_valid(text: Any) -> bool:
     """Whether a string is a URI."""
-    if type(text) is not str:
+    if type(text) is not str or not text:
         return False
     try:
         _parse(text)
