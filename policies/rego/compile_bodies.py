@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies.rego.compile_terms import Frame, TermCompiler, TestCode, ValueCode
+from policies.rego.compile_terms import ORDERINGS, Frame, TermCompiler, TestCode, ValueCode, contains
 from policies.rego.errors import EvaluationError
-from policies.rego.ir import Const, Doc, Local
+from policies.rego.ir import Apply, Const, Doc, Local
 from policies.rego.plan import (
     AssignOp,
     ComprPlan,
@@ -30,7 +30,7 @@ from policies.rego.plan import (
 )
 from policies.rego.render import display
 from policies.rego.tree import Cursor
-from policies.rego.values import UNDEFINED, RegoSet, equal, freeze, lookup, ordered, thaw
+from policies.rego.values import UNDEFINED, Key, RegoSet, compare, equal, freeze, lookup, ordered, thaw
 
 _ITERATING = (IterOp, WalkOp, WithOp)
 PlaceCode = Callable[[Frame, Any], bool]
@@ -47,6 +47,7 @@ class BodyCompiler(TermCompiler):
     def __init__(self, program: Any, planner: Planner, *, in_order: bool = False) -> None:
         super().__init__(program)
         self.new_slot = planner.temp
+        self.names = planner.names
         self.in_order = in_order
 
     def body(self, ops: Iterable[Any], then: TestCode) -> TestCode:
@@ -74,7 +75,7 @@ class BodyCompiler(TermCompiler):
         if kind is AssignOp:
             return _assign(op.slot, self.value(op.term))
         if kind is TestOp:
-            return _truth(self.value(op.term))
+            return self._truth(op.term)
         if kind is EqualOp:
             return self._equal(op)
         if kind is NotOp:
@@ -93,6 +94,13 @@ class BodyCompiler(TermCompiler):
             return self._unpack_object(op)
         raise AssertionError(kind)
 
+    def _truth(self, term: Any) -> TestCode:
+        if type(term) is Apply and term.name in ORDERINGS and term.name not in self.program.mocked:
+            return ordering_test(ORDERINGS[term.name], self.value(term.args[0]), self.value(term.args[1]))
+        if type(term) is Apply and term.name == "internal.member_2" and term.name not in self.program.mocked:
+            return member_test(self.value(term.args[0]), self.value(term.args[1]))
+        return _truth(self.value(term))
+
     def _equal(self, op: EqualOp) -> TestCode:
         for one, other in ((op.left, op.right), (op.right, op.left)):
             if type(one) is Const and type(one.value) is str:
@@ -105,6 +113,8 @@ class BodyCompiler(TermCompiler):
             if value is UNDEFINED:
                 return False
             other = right(frame)
+            if type(value) is str:
+                return bool(value == other)
             return other is not UNDEFINED and equal(value, other)
 
         return test
@@ -213,7 +223,8 @@ class BodyCompiler(TermCompiler):
             if is_cursor:
                 return self._cursor_loop(element.slot, after)
             if not rest:
-                return _last_loop(element.slot, out, then, in_order=self.in_order)
+                silent = self.names[element.slot].startswith("_#")
+                return _last_loop(0 if silent else element.slot, out, then, in_order=self.in_order)
             return _loop(element.slot, after, in_order=self.in_order)
         after = self._steps(rest, free, seen, out, then, is_cursor=is_cursor)
         key = self.value(element)
@@ -446,6 +457,33 @@ def _assign(slot: int, value: ValueCode) -> TestCode:
     return test
 
 
+def ordering_test(native: Callable[[Any, Any], Any], left: ValueCode, right: ValueCode) -> TestCode:
+    """Code for `left < right` as a statement."""
+
+    def test(frame: Frame) -> bool:
+        value = left(frame)
+        other = right(frame)
+        kind = type(value)
+        if kind is type(other) and (kind is int or kind is float or kind is str):
+            return bool(native(value, other))
+        return value is not UNDEFINED and other is not UNDEFINED and bool(native(compare(value, other), 0))
+
+    return test
+
+
+def member_test(left: ValueCode, right: ValueCode) -> TestCode:
+    """Code for `left in right` as a statement."""
+
+    def test(frame: Frame) -> bool:
+        value = left(frame)
+        container = right(frame)
+        if type(container) is list and type(value) is str:
+            return value in container
+        return value is not UNDEFINED and contains(container, value)
+
+    return test
+
+
 def _truth(value: ValueCode) -> TestCode:
     def test(frame: Frame) -> bool:
         found = value(frame)
@@ -474,7 +512,9 @@ def _pairs(container: Any, *, in_order: bool) -> Any:
     if kind is dict:
         if in_order:
             return [(key, container[freeze(key)]) for key in ordered(map(thaw, container))]
-        return [(thaw(key), value) for key, value in container.items()]
+        if Key in set(map(type, container)):
+            return [(thaw(key), value) for key, value in container.items()]
+        return container.items()
     if kind is RegoSet:
         return [(value, value) for value in (ordered(container) if in_order else container)]
     return None
@@ -496,6 +536,10 @@ def _loop(slot: int, after: PlaceCode, *, in_order: bool) -> PlaceCode:
 
 
 def _last_loop(slot: int, out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
+    """The innermost loop; `slot` 0 stands for a key nobody reads."""
+    if slot == 0:
+        return _value_loop(out, then, in_order=in_order)
+
     def loop(frame: Frame, place: Any) -> bool:
         if type(place) is list:
             frame[0].charge(len(place))
@@ -511,6 +555,27 @@ def _last_loop(slot: int, out: int, then: TestCode, *, in_order: bool) -> PlaceC
         frame[0].charge(len(place))
         for key, value in pairs:
             frame[slot] = key
+            frame[out] = value
+            if then(frame):
+                return True
+        return False
+
+    return loop
+
+
+def _value_loop(out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
+    def loop(frame: Frame, place: Any) -> bool:
+        kind = type(place)
+        if kind is list:
+            values: Any = place
+        elif kind is dict:
+            values = [place[freeze(key)] for key in ordered(map(thaw, place))] if in_order else place.values()
+        elif kind is RegoSet:
+            values = ordered(place) if in_order else place
+        else:
+            return False
+        frame[0].charge(len(place))
+        for value in values:
             frame[out] = value
             if then(frame):
                 return True

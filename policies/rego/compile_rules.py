@@ -174,7 +174,6 @@ def _complete(program: Any, node: Node) -> ValueOfRule:
     run = _combine(definitions, defaults[0][0] if defaults else None)
 
     def extent(context: Context) -> Any:
-        context.charge(1)
         return run(context, ())
 
     return extent
@@ -201,7 +200,6 @@ def _partial(program: Any, node: Node) -> ValueOfRule:
     runs = [_object_rule(program, rule) for rule in node.rules if not rule.is_default]
 
     def extent(context: Context) -> Any:
-        context.charge(1)
         found: dict[Any, Any] = {}
         for run in runs:
             run(context, found)
@@ -214,7 +212,6 @@ def _partial_set(program: Any, node: Node) -> ValueOfRule:
     runs, _ = _definitions(program, node, lambda rule: _set_rule(program, rule))
 
     def extent(context: Context) -> Any:
-        context.charge(1)
         found: list[Any] = []
         for run in runs:
             run(context, found)
@@ -227,6 +224,9 @@ def _set_rule(program: Any, rule: RuleIR) -> Callable[[Context, Any], Any]:
     planner, _, ((branch, ops, bound),) = plan_rule(rule)
     compiler: BodyCompiler = program.compiler(planner)
     slot = compiler.new_slot()
+    if type(branch.key) is Const:
+        code = compiler.body(ops, _collect_constant(slot, freeze(branch.key.value)))
+        return _collector(program, rule, planner, slot, code)
     key = compiler.value(planner.value(branch.key, bound))
 
     def collect(frame: Frame) -> bool:
@@ -236,6 +236,14 @@ def _set_rule(program: Any, rule: RuleIR) -> Callable[[Context, Any], Any]:
         return False
 
     return _collector(program, rule, planner, slot, compiler.body(ops, collect))
+
+
+def _collect_constant(slot: int, member: Any) -> TestCode:
+    def collect(frame: Frame) -> bool:
+        frame[slot].append(member)
+        return True
+
+    return collect
 
 
 def _object_rule(program: Any, rule: RuleIR) -> Callable[[Context, Any], Any]:

@@ -16,12 +16,13 @@ from policies.rego.ir import Apply, ArrayT, Const, Doc, Get, Local, ObjectT, Set
 from policies.rego.plan import ComprPlan, TemplatePlan
 from policies.rego.runtime import MISSING as _MISSING
 from policies.rego.tree import Cursor, Documents, Node, base_value
-from policies.rego.values import UNDEFINED, RegoSet, compare, equal, freeze, lookup
+from policies.rego.values import UNDEFINED, RegoSet, compare, equal, freeze, lookup, thaw
 
 Frame = list[Any]
 ValueCode = Callable[[Frame], Any]
 TestCode = Callable[[Frame], bool]
 
+ORDERINGS: dict[Any, Callable[[Any, Any], Any]] = {"lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge}
 _INLINE = {"lt", "lte", "gt", "gte", "neq", "equal", "internal.member_2"}
 
 
@@ -69,7 +70,8 @@ class TermCompiler:
         if kind is Doc:
             return self._document(term)
         if kind is Get:
-            return self._path(self.value(term.base), term.path)
+            short = self._local_path(term.base.slot, term.path) if type(term.base) is Local else None
+            return short or self._path(self.value(term.base), term.path)
         if kind is Apply:
             return self._apply(term)
         if kind is ArrayT:
@@ -116,6 +118,8 @@ class TermCompiler:
             if node.is_function:
                 return (lambda _frame: UNDEFINED), (), False
             return self._extent(node), rest, False
+        if not rest and not node.rules and not self.program.replaces_data:
+            return self._package(node, self._base_at(path[:index])), (), False
         if not rest:
             whole = node
 
@@ -126,6 +130,36 @@ class TermCompiler:
             return document, (), False
         start = node
         return (lambda frame: documents.start(frame[0], start)), rest, True
+
+    def _base_at(self, path: tuple[Any, ...]) -> Any:
+        value = self.program.data
+        for element in path:
+            value = lookup(value, element.value)
+        return value
+
+    def _package(self, node: Node, base: Any) -> ValueCode:
+        """The document of a package whose base data cannot change."""
+        documents = self.program.documents
+        parts: list[tuple[Any, ValueCode]] = []
+        for key, child in node.children.items():
+            below = lookup(base, thaw(key))
+            if child.is_function:
+                continue
+            if child.rules and child.children:
+                parts.append((key, _whole(documents, child, below)))
+            else:
+                parts.append((key, self._extent(child) if child.rules else self._package(child, below)))
+        start = base if type(base) is dict else {}
+
+        def package(frame: Frame) -> Any:
+            found = start.copy()
+            for key, code in parts:
+                value = code(frame)
+                if value is not UNDEFINED:
+                    found[key] = value
+            return found
+
+        return package
 
     def _extent(self, node: Node) -> ValueCode:
         documents, index = self.program.documents, node.index
@@ -152,6 +186,31 @@ class TermCompiler:
         for key in keys:
             value = lookup(value, key)
         return (lambda _frame: value), path[end:], False
+
+    def _local_path(self, slot: int, path: tuple[Any, ...]) -> ValueCode | None:
+        """Code for `x.name` and `x.name.name`, the commonest references of all."""
+        names = [element.value for element in path if type(element) is Const and type(element.value) is str]
+        if len(names) != len(path) or len(names) not in {1, 2}:
+            return None
+        if len(names) == 1:
+            (name,) = names
+
+            def one(frame: Frame) -> Any:
+                try:
+                    return frame[slot][name]
+                except (KeyError, TypeError, IndexError):
+                    return lookup(frame[slot], name)
+
+            return one
+        first, second = names
+
+        def two(frame: Frame) -> Any:
+            try:
+                return frame[slot][first][second]
+            except (KeyError, TypeError, IndexError):
+                return lookup(lookup(frame[slot], first), second)
+
+        return two
 
     def _path(self, start: ValueCode, path: tuple[Any, ...]) -> ValueCode:
         for element in path:
@@ -295,6 +354,10 @@ class TermCompiler:
             return program.function_code(mock[1])(inner, *given)
 
         return code
+
+
+def _whole(documents: Documents, node: Node, base: Any) -> ValueCode:
+    return lambda frame: documents.value(frame[0], node, base)
 
 
 def _input_names(names: tuple[str, ...]) -> ValueCode:
@@ -447,7 +510,7 @@ def _inline(name: str, left: ValueCode, right: ValueCode) -> ValueCode:
 
 
 def _ordering(name: str, left: ValueCode, right: ValueCode) -> ValueCode:
-    native = {"lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge}[name]
+    native = ORDERINGS[name]
 
     def code(frame: Frame) -> Any:
         value = left(frame)

@@ -16,16 +16,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from policies.rego.builtins import load
-from policies.rego.check import check_linked
-from policies.rego.compile_rules import plan_rule
+from policies.rego.check import STRICT, check_input, check_linked
 from policies.rego.errors import EvaluationError, Issue, LimitError, PolicyError
 from policies.rego.ir import Const, Doc
 from policies.rego.parser import parse_module, parse_query
 from policies.rego.plan import Planner
 from policies.rego.program import Linker, Program, module_map, replaced_by, with_targets
+from policies.rego.reads import read_paths
 from policies.rego.runtime import CLOCK_STEPS, Budget, Context, Limits
 from policies.rego.syntax import Module
-from policies.rego.tree import base_value
+from policies.rego.trace import TracedEngine
 from policies.rego.values import UNDEFINED, depth_exceeds, import_value
 
 load.all_families()
@@ -45,6 +45,7 @@ class Engine:
         modules: File name -> Rego text.
         data: Base document, JSON-like.
         limits: Bounds of every evaluation.
+        strict: Refuse the findings of strict mode too, see `check`.
         strict_builtin_errors: A built-in's error is an `EvaluationError` instead of undefined.
         clock: Monotonic seconds, for `Limits.wall_s`.
 
@@ -58,6 +59,7 @@ class Engine:
         data: Any = None,
         limits: Limits | None = None,
         *,
+        strict: bool = False,
         strict_builtin_errors: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -68,12 +70,12 @@ class Engine:
         parsed = _parse(module_map(modules))
         self._linker = Linker(parsed)
         self._linked = self._linker.link()
-        self._issues = check_linked(self._linked, self._linker, self.data)
-        errors = [issue for issue in self._issues if issue.severity == "error" and issue.rule not in _STRICT_ONLY]
-        if errors:
-            raise PolicyError(errors)
         mocked, replaces = with_targets(self._linked)
         self._program = Program(self._linked, self.data, mocked=mocked, replaces_data=replaces)
+        self._issues = check_linked(self._linked, self._program)
+        errors = [issue for issue in self._issues if issue.severity == "error" and (strict or issue.rule not in STRICT)]
+        if errors:
+            raise PolicyError(errors)
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 
@@ -113,9 +115,21 @@ class Engine:
             pass
         return prepared
 
-    def check(self) -> list[Issue]:
-        """Return every finding, strict-mode ones included, errors first."""
-        return list(self._issues)
+    def check(self, input_schema: Any = None) -> list[Issue]:
+        """Return every finding, strict-mode ones included, errors first.
+
+        Args:
+            input_schema: JSON Schema of the input; paths it does not know become findings.
+        """
+        return [*self._issues, *(check_input(self._linked, input_schema) if input_schema is not None else [])]
+
+    def reads(self, ref: str) -> frozenset[tuple[Any, ...]]:
+        """Return the paths that a document can read: `("input", "user", "name")`, `("data", "params")`, `("now",)`."""
+        return read_paths(self._program.root, _reference(ref, self._linker))
+
+    def traced(self) -> TracedEngine:
+        """Return an engine over the same modules that records what it does."""
+        return TracedEngine(self._linked, self.data, self.limits, self._clock, strict_builtin_errors=self.strict_builtin_errors)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -210,9 +224,6 @@ class _QueryRun:
         return [{name: solution[slot] for name, slot in names.items()} for solution in frame[self._slot]]
 
 
-_STRICT_ONLY = frozenset({"unused-import", "unused-local", "duplicate-import"})
-
-
 def _parse(modules: Mapping[str, str]) -> tuple[Module, ...]:
     parsed: list[Module] = []
     issues: list[Issue] = []
@@ -240,4 +251,3 @@ def _reference(ref: str, linker: Linker) -> tuple[Any, ...]:
     return tuple(element.value for element in term.path)
 
 
-__all__ = ["Engine", "Prepared", "base_value", "plan_rule"]
