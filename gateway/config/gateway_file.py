@@ -7,11 +7,12 @@ process from `GatewayFile` itself. Every key is documented in `docs/configuratio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from gateway.config.names import Bind, Name, SecretReference, Store
+from audit.keys import COSIGNATURE_V1, InvalidKey, VerifierKey
+from gateway.config.names import Bind, Name, Origin, SecretReference, Store
 from gateway.config.quantities import Duration, Size
 from gateway.documents import SettingsDocument
 
@@ -38,6 +39,27 @@ class Admin(FileModel):
     bind: Bind = Field(default="127.0.0.1:8081", description="Where the admin port listens, `address:port`. Changed by a restart.")
 
 
+def _witness_key(value: str) -> str:
+    try:
+        key = VerifierKey.parse(value)
+    except InvalidKey as error:
+        raise ValueError(f"{error}; write the key the witness prints, `name+keyid+base64`") from error
+    if key.kind != COSIGNATURE_V1:
+        raise ValueError(f"the key of `{key.name}` is a log's, not a witness's; `assay audit witness` prints a witness's")
+    return str(key)
+
+
+WitnessKey = Annotated[str, AfterValidator(_witness_key)]
+"""The verification key of a witness, as text."""
+
+
+class Witness(FileModel):
+    """Somebody else who remembers the log's heads (https://c2sp.org/tlog-witness)."""
+
+    url: Origin = Field(description="Where it takes checkpoints: `/add-checkpoint` is put behind it. Changed by a restart.")
+    key: WitnessKey = Field(description="Its verification key; only its own cosignature counts. Changed by a restart.")
+
+
 class Audit(FileModel):
     """The signed log."""
 
@@ -48,6 +70,18 @@ class Audit(FileModel):
     key: SecretReference = Field(description="The log's signing key, by reference; a file must be mode 0600.")
     checkpoint: Duration = Field(default=1_000_000, ge=100_000, le=60_000_000, description="A new signed checkpoint at most this often.")
     heartbeat: Duration = Field(default=10_000_000, ge=1_000_000, le=3_600_000_000, description="An idle log gets a heartbeat record this often.")
+    witnesses: list[Witness] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Who is asked to cosign every checkpoint, at most 8. One that does not answer holds nothing up.",
+    )
+
+    @field_validator("witnesses")
+    @classmethod
+    def _distinct(cls, value: list[Witness]) -> list[Witness]:
+        if len({VerifierKey.parse(one.key).name for one in value}) != len(value):
+            raise ValueError("two witnesses have one name; each is told apart by the name in its key")
+        return value
 
 
 class Keys(FileModel):

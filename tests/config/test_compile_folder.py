@@ -131,7 +131,7 @@ CASES = [
     ("gateway.yaml", "key: file:keys/log.key", "key: PRIVATE+KEY+secret", "PRIVATE", "audit.key: a secret is given by reference", ""),
     ("gateway.yaml", "workers: 2", "workers: 0", "0", "front.workers: `0`: input should be greater than or equal to 1", ""),
     ("gateway.yaml", "store: sqlite:data/", "store: postgresql://db", "postgresql", "store: `postgresql://db` is not a store", ""),
-    ("gateway.yaml", "  heartbeat: 10s", "  heartbeat: 10s\n  witnesses: []", "witnesses", "audit.witnesses: unknown key", ""),
+    ("gateway.yaml", "  heartbeat: 10s", "  heartbeat: 10s\n  mirrors: []", "mirrors", "audit.mirrors: unknown key", ""),
     ("experiments/credit-ab.yaml", 'treatment: {version: "4"}', 'treatment: {version: "9"}', '"9"', "arms.treatment.version", ""),
     ("experiments/credit-ab.yaml", "{control: 50%, treatment: 50%}", "{control: 50%, treatment: 40%}", "{control: 50%, tr", "split: ", "90%"),
     (
