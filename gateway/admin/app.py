@@ -168,6 +168,7 @@ class Pages:
             "here": "log",
             "refresh": True,
             "head": state.head(),
+            "witnesses": state.witness_standings(),
             "vkey": state.vkey,
             "data": str(state.data_dir),
         }
@@ -193,7 +194,9 @@ class Pages:
                 "refused_approvals": state.inbox.refused,
                 "versions": state.traffic.by_version(),
                 "refused_early": state.traffic.refused_early,
-                "log": None if head is None else {"size": head.size, "root": head.root, "origin": head.origin, "vkey": state.vkey},
+                "log": None
+                if head is None
+                else {"size": head.size, "root": head.root, "origin": head.origin, "vkey": state.vkey, "cosigned": sorted(head.cosigned)},
             }
         )
 

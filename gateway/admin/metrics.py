@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from gateway.admin.traffic import Traffic
+from gateway.control.witnesses import Standing
 from gateway.counters import LATENCY_BOUNDS_US
 
 
@@ -23,6 +24,8 @@ class LogHead:
     root: str
     time: str
     origin: str
+    cosigned: Mapping[str, int]
+    """Witness -> POSIX time at which it saw this head."""
 
 
 class Known(Protocol):
@@ -31,7 +34,11 @@ class Known(Protocol):
     traffic: Traffic
 
     def head(self) -> LogHead | None:
-        """Return the log's latest signed head."""
+        """Return the log's latest published head."""
+        ...
+
+    def witness_standings(self) -> list[Standing]:
+        """Return how it stands with each configured witness."""
         ...
 
     def config_age_s(self) -> float:
@@ -76,6 +83,10 @@ class Collector:
         yield unconfirmed
         head = self._known.head()
         yield GaugeMetricFamily("assay_log_size", "Records under the latest signed head.", value=0 if head is None else head.size)
+        cosigned = GaugeMetricFamily("assay_log_cosigned", "Whether each configured witness cosigned the latest head.", labels=["witness"])
+        for standing in self._known.witness_standings():
+            cosigned.add_metric([standing.name], int(head is not None and standing.name in head.cosigned))
+        yield cosigned
         yield GaugeMetricFamily("assay_config_age_seconds", "Time since the configuration in force was published.", value=self._known.config_age_s())
         yield GaugeMetricFamily(
             "assay_config_issues", "Issues that keep the latest configuration from being in force.", value=self._known.config_issues()

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from audit.keys import VerifierKey
+from audit.note import open_checkpoint
 from audit.publisher import Publisher
+from audit.store.layout import checkpoint_path
 from experiments.shares import WHOLE, format_share
 from gateway.admin.metrics import LogHead
 from gateway.admin.traffic import Traffic
@@ -17,6 +20,7 @@ from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts, Running
+from gateway.control.witnesses import Standing, Witnesses
 
 
 @dataclass(slots=True)
@@ -32,19 +36,24 @@ class AdminState:
     registry: Registry
     inbox: Inbox
     publisher: Publisher
+    witnesses: Witnesses
     authenticator: Callable[[], Authenticator]
 
     def head(self) -> LogHead | None:
-        """Return the log's latest signed head."""
-        if self.publisher.size == 0:
-            return None
-        path = self.data_dir / "log" / "checkpoint"
+        """Return the log's latest published head and who cosigned it, None before the first."""
+        path = checkpoint_path(self.data_dir)
         try:
-            signed_s = path.stat().st_mtime
+            data, signed_s = path.read_bytes(), path.stat().st_mtime
         except FileNotFoundError:
             return None
+        opened = open_checkpoint(data, [VerifierKey.parse(self.vkey)], self.witnesses.keys)
         moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(signed_s))
-        return LogHead(self.publisher.size, self.publisher.root.hex(), moment, self.vkey.split("+")[0])
+        seen = {one.key.name: one.time_s or 0 for one in opened.cosignatures}
+        return LogHead(opened.checkpoint.size, opened.checkpoint.root.hex(), moment, opened.checkpoint.origin, seen)
+
+    def witness_standings(self) -> list[Standing]:
+        """Return how it stands with each configured witness."""
+        return self.witnesses.standings()
 
     def config_age_s(self) -> float:
         """Return seconds since the configuration in force was published."""

@@ -28,8 +28,7 @@ from audit.follow import follow
 from audit.highwater import HighWater
 from audit.index import Indexer
 from audit.journal import Journal
-from audit.keys import InvalidKey, SigningKey, load_signing_key
-from audit.publisher import Publisher
+from audit.keys import InvalidKey, SigningKey, VerifierKey, load_signing_key
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
 from audit.store.errors import StoreError
@@ -45,9 +44,11 @@ from gateway.config.layout import Layout, write_durably
 from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
+from gateway.control.publishing import Publishing
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 from gateway.control.tail import Tail, fold_registry
+from gateway.control.witnesses import Known, Witnesses
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.parent import Status
 from gateway.standing import ApprovalsInForce
@@ -132,17 +133,15 @@ class Controller:
         node = f"{self._chosen.node}.controller"
         highwater = HighWater.claim(self._data / "run", node, clock.wall_ms(), clock.boot_id)
         journal = Journal(node, highwater.epoch, self._chosen.recorder, highwater, clock=clock)
-        await journal.open(deadline_s=60.0)
-        try:
-            self._clerk = Clerk(journal, clock)
-            await self._prepare()
-            await self._loops()
-        finally:
-            await journal.close(deadline_s=5.0)
-            self._tail.close()
-            self._publish_tree()
-            self._publisher.close()
-            self._store.close()
+        async with contextlib.AsyncExitStack() as self._after_journal:  # what ends when this process writes no more; filled by `_prepare`
+            self._after_journal.callback(self._store.close)
+            await journal.open(deadline_s=60.0)
+            try:
+                self._clerk = Clerk(journal, clock)
+                await self._prepare()
+                await self._loops()
+            finally:
+                await journal.close(deadline_s=5.0)
         return 0
 
     async def _prepare(self) -> None:
@@ -152,9 +151,12 @@ class Controller:
         self._rollouts = Rollouts(self._registry, self._clerk, self._control.get)
         self._inbox = Inbox(self._layout.approvals, self._root, self._clerk, self._registry)
         self._indexer = Indexer(self._data, follow)
+        self._witnesses = Witnesses([Known(one.url, VerifierKey.parse(one.key)) for one in self._gateway.audit.witnesses], self._data)
+        self._publishing = await Publishing.start(self._data, self._store.term, [self._key], self._witnesses)
+        self._after_journal.push_async_callback(self._publishing.close)
+        self._write_verification_keys()
         self._tail = Tail(self._data, self._indexer, self._rollouts)
-        self._publisher = Publisher.open(self._data, self._store, [self._key])
-        write_durably(self._data / "log" / "vkey", f"{self._key.verifier}\n".encode(), replace=True)
+        self._after_journal.callback(self._tail.close)
         self._traffic = Traffic()
         self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk)
         restored = self._configuration.restore()
@@ -170,6 +172,15 @@ class Controller:
         await self._align()
         self._publish_live()
         self._server = self._admin_server()
+
+    def _write_verification_keys(self) -> None:
+        """Put beside the log what it is verified with: for a first look; a verifier takes keys from elsewhere."""
+        folder = self._data / "log"
+        write_durably(folder / "vkey", f"{self._key.verifier}\n".encode(), replace=True)
+        if self._witnesses.keys:
+            write_durably(folder / "witnesses", "".join(f"{key}\n" for key in self._witnesses.keys).encode(), replace=True)
+        else:
+            (folder / "witnesses").unlink(missing_ok=True)
 
     # --- what is in force ----------------------------------------------------------------------------------------------------------------
 
@@ -279,17 +290,12 @@ class Controller:
                 self._publish_live()
 
     async def _publish_loop(self) -> None:
-        self._publish_tree()
+        if await self._publishing.publish() is not None:
+            self._last_leaf_s = time.monotonic()
         idle_s = time.monotonic() - self._last_leaf_s
         if idle_s >= self._gateway.audit.heartbeat / 1e6:
             self._last_leaf_s = time.monotonic()
-            await self._clerk.record("log.heartbeat", size=self._publisher.size)
-
-    def _publish_tree(self) -> None:
-        publication = self._publisher.publish_once()
-        if publication is not None:
-            self._last_leaf_s = time.monotonic()
-        self._publisher.seal_some()
+            await self._clerk.record("log.heartbeat", size=self._publishing.publisher.size)
 
     async def _follow_log(self) -> None:
         while True:
@@ -321,7 +327,8 @@ class Controller:
             rollouts=self._rollouts,
             registry=self._registry,
             inbox=self._inbox,
-            publisher=self._publisher,
+            publisher=self._publishing.publisher,
+            witnesses=self._witnesses,
             authenticator=lambda: self._authenticator,
         )
         return _Server(uvicorn.Config(create_app(state), log_config=None, access_log=False, lifespan="off", server_header=False))

@@ -1,0 +1,100 @@
+"""The thread that publishes: it alone holds the publisher, with a connection of its own to the control file.
+
+Why a thread. A publication hashes what is new, flushes files several times and waits for witnesses (`gateway/control/witnesses.py`, at most 300 ms).
+On the controller's loop each of these would hold up the tick, whose age is what workers call staleness: 300 ms of witness is most of the second that
+a model of high risk is given. The other way out, asking witnesses beside the loop and adding their cosignatures to a checkpoint that is already
+shown, leaves a moment at every checkpoint in which a verifier finds it without them.
+
+Rules:
+
+- Everything that touches the publisher runs in this one thread, in the order it was asked for; the loop only awaits it.
+- The term is the controller's: one leader with two connections. Both write in short transactions, and the control file's statements check the term.
+
+Example:
+    publishing = await Publishing.start(data_dir, store.term, [key], witnesses)
+    await publishing.publish()
+    await publishing.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from audit.keys import SigningKey
+from audit.publisher import Publication, Publisher
+from audit.store.control import ControlStore
+from gateway.control.witnesses import Witnesses
+
+
+class Publishing:
+    """Owned by the controller's loop; `publisher`, `_store` and `_witnesses.cosign` are used in the thread alone but for reading sizes."""
+
+    def __init__(self, thread: ThreadPoolExecutor, store: ControlStore, publisher: Publisher, witnesses: Witnesses) -> None:
+        """Take over what was opened in the thread; use `start`."""
+        self._thread = thread
+        self._store = store
+        self.publisher = publisher
+        self._witnesses = witnesses
+
+    @classmethod
+    async def start(cls, data_dir: Path, term: int, keys: Sequence[SigningKey], witnesses: Witnesses) -> Publishing:
+        """Open the publisher in a new thread.
+
+        Args:
+            data_dir: the data directory.
+            term: the term this controller leads with.
+            keys: as for `Publisher.open`.
+            witnesses: who is asked; may be none.
+
+        Raises:
+            audit.store.errors.StoreError: as `Publisher.open`.
+        """
+        thread = ThreadPoolExecutor(1, thread_name_prefix="publish")
+
+        def start() -> tuple[ControlStore, Publisher]:
+            store = ControlStore.open(data_dir)
+            store.term = term  # the lock is held by the connection that leads
+            try:
+                return store, Publisher.open(data_dir, store, keys, cosign=witnesses.cosign if witnesses.keys else None)
+            except BaseException:
+                store.close()
+                raise
+
+        try:
+            store, publisher = await asyncio.get_running_loop().run_in_executor(thread, start)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(thread, store, publisher, witnesses)
+
+    async def publish(self) -> Publication | None:
+        """Publish what was committed since, and seal some of what is full; None when nothing was new.
+
+        Raises:
+            audit.store.errors.StoreError: as `Publisher.publish_once` and `Publisher.seal_some`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._publish)
+
+    def _publish(self) -> Publication | None:
+        publication = self.publisher.publish_once()
+        self.publisher.seal_some()
+        return publication
+
+    async def close(self) -> None:
+        """Publish what is left, then end the thread."""
+
+        def end() -> None:
+            try:
+                self._publish()
+            finally:
+                self.publisher.close()
+                self._store.close()
+                self._witnesses.close()
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, end)
+        finally:
+            self._thread.shutdown(wait=True)
