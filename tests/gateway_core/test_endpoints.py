@@ -1,9 +1,10 @@
 """Balance among replicas."""
 
 import pytest
-from gateway.endpoints import EJECT_AFTER, EJECT_S, Replicas, parse_origin
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gateway.endpoints import EJECT_AFTER, EJECT_S, Replicas, parse_origin
 
 ORIGINS = ("http://a:1", "http://b:2/p", "https://c")
 

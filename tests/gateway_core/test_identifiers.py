@@ -3,9 +3,10 @@
 import uuid
 from datetime import UTC, datetime
 
-from gateway.identifiers import Identifiers, Timestamps
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gateway.identifiers import Identifiers, Timestamps
 
 
 @given(st.integers(0, 2**48 - 1))

@@ -1,8 +1,9 @@
 """Rates."""
 
-from gateway.limits import RateLimits
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gateway.limits import RateLimits
 
 
 @given(

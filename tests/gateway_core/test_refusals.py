@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from gateway.refusals import CODES, Refusal
 
 ROOT = Path(__file__).parents[2]

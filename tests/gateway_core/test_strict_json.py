@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from gateway.protocols.strictjson import MAX_DEPTH, JsonError, parse
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gateway.protocols.strictjson import MAX_DEPTH, JsonError, parse
 
 keys = st.text(alphabet='ab":\\ é', max_size=4)
 leaves = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(alphabet='ab":\\ {}[]', max_size=6)

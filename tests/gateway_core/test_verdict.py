@@ -4,6 +4,7 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from policies.verdict import Finding, combine
 
 items = st.lists(st.fixed_dictionaries({"id": st.sampled_from(["A", "B"]), "msg": st.just("m")}), max_size=2).map(tuple)
