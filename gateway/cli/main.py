@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import audit, configure, demo, experiment, key, model, query, report, serve, trust
+from gateway.cli import audit, configure, demo, experiment, key, model, query, report, serve, trust, witness
 
 app = typer.Typer(
     name="assay",
@@ -20,6 +20,7 @@ app.add_typer(trust.app, name="trust")
 app.add_typer(model.app, name="model")
 app.add_typer(experiment.app, name="experiment")
 query.register(audit.app)
+witness.register(audit.app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(report.app, name="report")
 
