@@ -27,6 +27,7 @@ from audit.statements import Clock, machine_boot_id
 from gateway import apikeys, logs, pseudonyms
 from gateway.authenticate import Authenticator
 from gateway.config.layout import Layout
+from gateway.counters import Counters
 from gateway.exchange import Headers
 from gateway.framing import FramingError
 from gateway.lane import Lane
@@ -105,8 +106,9 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def render(error: FramingError) -> tuple[Headers, bytes]:
-    """Return the reply to a request whose form is refused."""
+def render(counters: Counters, error: FramingError) -> tuple[Headers, bytes]:
+    """Count a request whose form is refused, and return the reply to it."""
+    counters.early(error.code)
     refusal = Refusal(error.code, error.detail, hint=error.hint, status=error.status)
     return [problem.CONTENT_TYPE], problem.problem_body(refusal, None)
 
@@ -177,7 +179,7 @@ class Worker:
         upstream = lane.upstream
         assert isinstance(upstream, NativeUpstream)  # noqa: S101 - made above
         limits = FrontLimits(body_limit_bytes=lane.snapshot.settings.body_limit_bytes)
-        front = Front(lane.serve, render=render, loop=loop, trampoline=Trampoline(), limits=limits)
+        front = Front(lane.serve, render=functools.partial(render, lane.counters), loop=loop, trampoline=Trampoline(), limits=limits)
         sweep = Sweep(loop)
         sweep.add(upstream.sweep, every_s=0.025)
         sweep.add(front.sweep, every_s=0.25)
