@@ -86,13 +86,17 @@ def parse_origin(origin: str) -> Endpoint:
     Raises:
         ValueError: another scheme, no host, credentials, a query or a fragment.
     """
+    if not origin.isascii() or not origin.isprintable() or " " in origin:
+        raise ValueError(f"`{origin!r}` is not an upstream: it has to be ASCII without spaces; write the host in punycode")
     parts = urlsplit(origin)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"`{origin}` is not an upstream: it has to be http://host[:port] or https://host[:port]")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in origin or "#" in origin:
         raise ValueError(f"`{origin}` is not an upstream: it may not hold credentials, a query or a fragment")
     default = 443 if parts.scheme == "https" else 80
-    port = parts.port or default
+    port = default if parts.port is None else parts.port
+    if port == 0:
+        raise ValueError(f"`{origin}` is not an upstream: nobody listens on port 0")
     host = parts.hostname
     shown = f"[{host}]" if ":" in host else host
     authority = shown if port == default else f"{shown}:{port}"

@@ -30,14 +30,11 @@ class RateLimits:
         tokens = most if held is None else min(most, held[0] + (now_s - held[1]) * share)
         allowed = tokens >= 1.0
         if held is None and len(self._buckets) >= _MOST_BUCKETS:
-            self._forget_full(now_s, share)
+            self._forget_full(now_s)
         self._buckets[bucket] = (tokens - 1.0 if allowed else tokens, now_s)
         return allowed
 
-    def _forget_full(self, now_s: float, share: float) -> None:
-        """Drop the older half: a bucket untouched for long is full again anyway."""
-        del share
-        oldest = sorted(self._buckets.items(), key=lambda item: item[1][1])
-        for bucket, _ in oldest[: len(oldest) // 2]:
-            if now_s - self._buckets[bucket][1] >= 1.0:
-                del self._buckets[bucket]
+    def _forget_full(self, now_s: float) -> None:
+        """Drop every bucket that is full again. A rate is at least 1/s, of which a worker has a share, so that takes `workers` seconds at most."""
+        until_s = now_s - max(1.0, self._workers)
+        self._buckets = {bucket: held for bucket, held in self._buckets.items() if held[1] > until_s}

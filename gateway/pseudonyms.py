@@ -77,7 +77,9 @@ def save(path: Path, keys: Mapping[str, list[EpochKey]]) -> None:
     """Replace `path` atomically with mode 0600; the old keys are gone once the directory is synced."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # What an earlier attempt left is removed, not reused: it may have another mode, or be a link.
+    fresh.unlink(missing_ok=True)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.encode(keys))
         file.flush()

@@ -65,8 +65,8 @@ def _compile_field(name: str, field: FieldDocument) -> Callable[[Any], str | Non
 
 
 def _number(field: FieldDocument) -> Callable[[Any], str | None]:
-    low = -math.inf if field.min is None else float(Decimal(field.min))
-    high = math.inf if field.max is None else float(Decimal(field.max))
+    low = -math.inf if field.min is None else _bound(field.min)
+    high = math.inf if field.max is None else _bound(field.max)
     whole = field.type == "integer"
 
     def number(value: Any) -> str | None:
@@ -80,3 +80,9 @@ def _number(field: FieldDocument) -> Callable[[Any], str | None]:
         return f"{value} is outside {field.min if field.min is not None else '-inf'} to {field.max if field.max is not None else 'inf'}"
 
     return number
+
+
+def _bound(text: str) -> float:
+    """Return a bound as a number that compares exactly: int where it is whole (Python compares int and float without rounding)."""
+    exact = Decimal(text)
+    return int(exact) if exact == exact.to_integral_value() else float(exact)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
+_BAD_ESCAPE: Final = re.compile(r"~(?![01])")
 MISSING: Final = object()
 """What a pointer gives where there is nothing."""
 
@@ -20,6 +22,8 @@ def compile_pointer(pointer: str) -> Callable[[Any], Any]:
     """
     if pointer and not pointer.startswith("/"):
         raise ValueError(f"`{pointer}` is not a JSON Pointer: it has to start with `/`")
+    if _BAD_ESCAPE.search(pointer):
+        raise ValueError(f"`{pointer}` is not a JSON Pointer: after `~` comes `0` or `1`")
     steps = tuple(_step(part) for part in pointer.split("/")[1:])
 
     def get(document: Any) -> Any:

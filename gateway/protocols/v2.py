@@ -8,8 +8,9 @@ Specification: https://github.com/open-inference/open-inference-protocol (REST, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -17,6 +18,8 @@ from gateway.protocols.strictjson import JsonError, parse
 from gateway.refusals import Refusal
 
 CONTENT_TYPE = (b"content-type", b"application/json")
+_MOST_ROWS: Final = 2**31 - 1
+"""Above any body's possible rows, and an integer that records can hold."""
 
 
 class InferCall:
@@ -47,10 +50,17 @@ class InferCall:
         self.rows = self._rows()
 
     def _rows(self) -> int:
-        shape = self.tensors[0].get("shape")
-        if type(shape) is not list or not shape or not all(type(size) is int and size >= 0 for size in shape):
+        tensor = self.tensors[0]
+        shape = tensor.get("shape")
+        if type(shape) is not list or not shape or not all(type(size) is int and 0 <= size <= _MOST_ROWS for size in shape):
             raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
         rows: int = shape[0]
+        # Limits, records and reports count rows by the shape; data of another length would be rows nobody counted.
+        data = tensor["data"]
+        nested = len(shape) > 1 and data and type(data[0]) is list
+        expected = rows if nested else math.prod(shape)
+        if len(data) != expected:
+            raise Refusal("malformed_body", f"request body: `inputs[0].data` has {len(data)} items where its shape says {expected}")
         return rows
 
     def columns(self) -> Mapping[str, list[Any]]:

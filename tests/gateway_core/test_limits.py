@@ -28,3 +28,21 @@ def test_keys_and_models_do_not_share_a_bucket():
     assert limits.reserve("b", "m", 1, 0.0)
     assert limits.reserve("a", "n", 1, 0.0)
     assert limits.reserve("a", "m", 1, 1.0)
+
+
+def test_forgetting_buckets_never_gives_a_call_that_the_rate_does_not(monkeypatch):
+    monkeypatch.setattr("gateway.limits._MOST_BUCKETS", 4)
+    limits = RateLimits(4)  # a share of 1/s is one call in four seconds
+    assert limits.reserve("k", "m", 1, 0.0)
+    for number in range(20):
+        limits.reserve(f"other{number}", "m", 1, 2.0)
+    assert not limits.reserve("k", "m", 1, 2.0)
+    assert limits.reserve("k", "m", 1, 4.0)
+
+
+def test_buckets_that_are_full_again_are_forgotten(monkeypatch):
+    monkeypatch.setattr("gateway.limits._MOST_BUCKETS", 4)
+    limits = RateLimits(1)
+    for number in range(1000):
+        limits.reserve(f"k{number}", "m", 1, float(number))
+    assert len(limits._buckets) <= 5

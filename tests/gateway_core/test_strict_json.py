@@ -14,7 +14,7 @@ documents = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.
 
 
 @st.composite
-def spelled(draw, node=None, depth=0):
+def spelled(draw, depth=0):
     """A JSON text with free white space, and possibly duplicate keys; and whether it has any."""
     space = draw(st.sampled_from(["", "", " ", "\n"]))
     kind = draw(st.sampled_from(["leaf", "list", "object", "object"])) if depth < 3 else "leaf"
