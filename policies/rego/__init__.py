@@ -1,11 +1,11 @@
-"""A strict Rego v1 engine in plain Python, usable alone.
+r"""A strict Rego v1 engine in plain Python, usable alone.
 
 Reading order: `lexer`, `terms` + `parser` (text to `syntax`), `scope` (names to slots, `ir`), `plan` (order), `compile_terms`,
 `compile_bodies`, `compile_rules` (closures), `tree` (documents), `program`, `engine`.
 
 Example:
     >>> from policies.rego import Engine
-    >>> Engine({"p.rego": "package p\\ndeny contains m if { m := input.problems[_] }"}).value("data.p.deny", input={"problems": ["a"]})
+    >>> Engine({"p.rego": "package p\ndeny contains m if { m := input.problems[_] }"}).value("data.p.deny", input={"problems": ["a"]})
     {'a'}
 """
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from policies.rego.builtins import BUILTINS
 from policies.rego.compile_rules import plan_rule
 from policies.rego.errors import Issue
-from policies.rego.ir import Apply, Doc, Local, Match, Not, RuleIR, locals_in
+from policies.rego.ir import Apply, ArrayT, Compr, Const, Doc, Local, Match, Not, ObjectT, RuleIR, SetT, locals_in
 from policies.rego.program import Linked, Program
 from policies.rego.reads import below, constant_prefix, dependencies, nodes_of, rule_parts
 from policies.rego.tree import Node
@@ -70,7 +70,7 @@ def _unsafe(linked: Linked, rule: RuleIR) -> Iterator[Issue]:
 
 
 def _rule_issues(linked: Linked, program: Program, rule: RuleIR) -> Iterator[Issue]:
-    if rule.is_default and any(type(item) in {Doc, Apply} for item in nodes_of((rule.branches[0].value,))):
+    if rule.is_default and not _is_constant(rule.branches[0].value):
         yield _issue(linked, rule, "default-value", "a default value must be constant", rule.pos)
     if rule.is_default and rule.kind in {"set", "object"}:
         yield _issue(linked, rule, "default-value", "a set or object of rules has no default", rule.pos)
@@ -85,6 +85,16 @@ def _rule_issues(linked: Linked, program: Program, rule: RuleIR) -> Iterator[Iss
             yield from _unknown(linked, program, rule, item)
     if rule.kind == "set" and rule.prefix[-1] in _REASONS:
         yield from _undefined_head(linked, rule)
+
+
+def _is_constant(term: Any) -> bool:
+    """Tell whether a default value refers to nothing outside a comprehension."""
+    kind = type(term)
+    if kind is ArrayT or kind is SetT:
+        return all(map(_is_constant, term.items))
+    if kind is ObjectT:
+        return all(_is_constant(key) and _is_constant(value) for key, value in term.pairs)
+    return kind is Const or kind is Compr
 
 
 def _unknown(linked: Linked, program: Program, rule: RuleIR, ref: Doc) -> Iterator[Issue]:
@@ -183,7 +193,9 @@ def _conflicts(linked: Linked, program: Program, node: Node) -> Iterator[Issue]:
     kinds = {rule.kind for rule in rules}
     name = label(node.path)
     if len(kinds) > 1:
-        yield _issue(linked, rules[-1], "conflict", f"`{name}` is defined as {' and as '.join(sorted(kinds))}", rules[-1].pos, "give one another name")
+        yield _issue(
+            linked, rules[-1], "conflict", f"`{name}` is defined as {' and as '.join(sorted(kinds))}", rules[-1].pos, "give one another name"
+        )
         return
     if first.kind == "function" and len({len(rule.args or ()) for rule in rules}) > 1:
         yield _issue(linked, rules[-1], "conflict", f"`{name}` is defined with different numbers of arguments", rules[-1].pos)
@@ -236,5 +248,3 @@ def check_input(linked: Linked, schema: Any) -> list[Issue]:
                         break
                     place = known[key]
     return list(dict.fromkeys(found))
-
-

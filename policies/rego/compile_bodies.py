@@ -211,9 +211,7 @@ class BodyCompiler(TermCompiler):
         documents = self.program.documents
         return lambda frame: documents.start(frame[0], node)
 
-    def _steps(
-        self, path: tuple[Any, ...], free: frozenset[int], seen: set[int], out: int, then: TestCode, *, is_cursor: bool
-    ) -> PlaceCode:
+    def _steps(self, path: tuple[Any, ...], free: frozenset[int], seen: set[int], out: int, then: TestCode, *, is_cursor: bool) -> PlaceCode:
         """Code for the rest of a path from a place."""
         if not path:
             return self._leaf(out, then, is_cursor=is_cursor)
@@ -283,8 +281,8 @@ class BodyCompiler(TermCompiler):
                 frame[out] = [path, value]
                 if then(frame):
                     return True
-                for key in reversed(_sorted_keys(value)):
-                    stack.append(([*path, key], key if type(value) is RegoSet else lookup(value, key)))
+                keys = reversed(_sorted_keys(value))
+                stack.extend(([*path, key], key if type(value) is RegoSet else lookup(value, key)) for key in keys)
             return False
 
         return code
@@ -300,7 +298,7 @@ class BodyCompiler(TermCompiler):
             return stop
 
         inner_code = self.body(op.ops, resume)
-        targets = [(kind, name, value if type(value) is tuple else self.value(value)) for kind, name, value in op.targets]
+        targets: list[tuple[str, Any, Any]] = [(kind, name, value if type(value) is tuple else self.value(value)) for kind, name, value in op.targets]
 
         def code(frame: Frame) -> bool:
             context = frame[0]

@@ -274,9 +274,7 @@ def _object_rule(program: Any, rule: RuleIR) -> Callable[[Context, Any], Any]:
     return _collector(program, rule, planner, slot, compiler.body(ops, collect))
 
 
-def _collector(
-    program: Any, rule: RuleIR, planner: Planner, slot: int, code: TestCode
-) -> Callable[[Context, Any], Any]:
+def _collector(program: Any, rule: RuleIR, planner: Planner, slot: int, code: TestCode) -> Callable[[Context, Any], Any]:
     size = len(planner.names)
     note = program.rule_hook(rule)
 

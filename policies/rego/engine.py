@@ -1,8 +1,8 @@
-"""The engine: modules and data in, decisions out.
+r"""The engine: modules and data in, decisions out.
 
 Example:
     >>> from policies.rego import Engine
-    >>> engine = Engine({"p.rego": "package p\\nallow if input.age >= 18"})
+    >>> engine = Engine({"p.rego": "package p\nallow if input.age >= 18"})
     >>> engine.eval("data.p.allow", input={"age": 20})
     [{}]
     >>> engine.value("data.p.allow", input={"age": 7})
@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -96,7 +97,11 @@ class Engine:
         """
         run, names = self._query(query)
         context = self._context(self._import_input(input), now_ns, run.program)
-        return self._guard(lambda: run(context, names))
+        try:
+            found: list[dict[str, Any]] = run(context, names)
+        except RecursionError as error:
+            raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
+        return found
 
     def value(self, ref: str, input: Any = UNDEFINED, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's word
         """Return the document at a reference such as `data.p.deny`, or `UNDEFINED`."""
@@ -109,10 +114,8 @@ class Engine:
             PolicyError: `ref` is no constant reference below `data`.
         """
         prepared = self._prepare(ref)
-        try:
+        with contextlib.suppress(EvaluationError, LimitError):
             prepared(UNDEFINED, 0)
-        except (EvaluationError, LimitError):
-            pass
         return prepared
 
     def check(self, input_schema: Any = None) -> list[Issue]:
@@ -140,7 +143,6 @@ class Engine:
         whole = program.compiler(Planner(("",))).value(Doc("data", tuple(Const(part) for part in path)))
         run = whole if rest or is_cursor else code
         blank, limits, clock, data, strict = program.blank, self.limits, self._clock, self.data, self.strict_builtin_errors
-        guard = self._guard
 
         def prepared(input: Any, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's word
             if type(now_ns) is not int:
@@ -154,14 +156,7 @@ class Engine:
             except RecursionError as error:
                 raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
 
-        del guard
         return prepared
-
-    def _guard(self, run: Callable[[], Any]) -> Any:
-        try:
-            return run()
-        except RecursionError as error:
-            raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
 
     def _import_input(self, document: Any) -> Any:
         if document is UNDEFINED:
@@ -186,9 +181,7 @@ class Engine:
         errors = [issue for issue in lowering.issues if issue.severity == "error"]
         planner = Planner(tuple(lowering.slots))
         ops = planner.body(lowered, set())
-        errors.extend(
-            source.issue("unsafe-var", f"`{planner.names[slot] or '_'}` is unsafe: nothing binds it", pos) for slot, pos in planner.unsafe
-        )
+        errors.extend(source.issue("unsafe-var", f"`{planner.names[slot] or '_'}` is unsafe: nothing binds it", pos) for slot, pos in planner.unsafe)
         if errors:
             raise PolicyError(errors)
         mocked: set[Any] = set()
@@ -249,5 +242,3 @@ def _reference(ref: str, linker: Linker) -> tuple[Any, ...]:
     if type(term) is not Doc or term.root != "data" or not all(type(element) is Const for element in term.path):
         raise PolicyError([source.issue("reference", f"`{ref}` is no constant reference below `data`", 0, "for example `data.p.allow`")])
     return tuple(element.value for element in term.path)
-
-

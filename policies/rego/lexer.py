@@ -104,7 +104,7 @@ class Lexer:
             if match is None:
                 raise self._unexpected(position)
             kind, lexeme, end = match.lastgroup or "", match.group(), match.end()
-            if kind == "space" or kind == "comment":
+            if kind in {"space", "comment"}:
                 if kind == "comment":
                     self.comments.append((position, lexeme))
                 newline, gap, position = newline or "\n" in lexeme, True, end

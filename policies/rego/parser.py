@@ -1,4 +1,4 @@
-"""Tokens to syntax tree: modules and rules.  Statements and terms are in `terms.py`.
+r"""Tokens to syntax tree: modules and rules.  Statements and terms are in `terms.py`.
 
 Rules (Rego v1 only):
 
@@ -6,7 +6,7 @@ Rules (Rego v1 only):
 - A statement ends at `;`, at a new line or at the closing brace.
 - Every keyword may be a name after a dot.
 
-Example: `parse_module("p.rego", "package p\\nallow if input.x == 1")`.
+Example: `parse_module("p.rego", "package p\nallow if input.x == 1")`.
 """
 
 from __future__ import annotations

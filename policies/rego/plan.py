@@ -21,7 +21,6 @@ from policies.rego.ir import (
     EveryS,
     Get,
     Local,
-    LogicS,
     Match,
     Not,
     ObjectT,
@@ -454,9 +453,7 @@ class Planner:
             key = None if term.key is None else self.value(term.key, inner)
             return ComprPlan(term.kind, key, self.value(term.value, inner), tuple(ops), term.pos)
         if kind is TemplateT:
-            parts: list[Any] = []
-            for part in term.parts:
-                parts.append(part if isinstance(part, str) else (tuple(self.body(part[0], set(bound))), part[1]))
+            parts = [part if isinstance(part, str) else (tuple(self.body(part[0], set(bound))), part[1]) for part in term.parts]
             return TemplatePlan(tuple(parts), term.pos)
         if kind is Doc:
             return Doc(term.root, tuple(self.value(element, bound) for element in term.path), term.pos)

@@ -112,9 +112,7 @@ class Program(ProgramView):
     threads may share a program).
     """
 
-    def __init__(
-        self, linked: Linked, data: Any, *, mocked: frozenset[Any] = frozenset(), replaces_data: bool = False, hook: Any = None
-    ) -> None:
+    def __init__(self, linked: Linked, data: Any, *, mocked: frozenset[Any] = frozenset(), replaces_data: bool = False, hook: Any = None) -> None:
         self.linked = linked
         self.data = data
         self.mocked = mocked
@@ -138,8 +136,7 @@ class Program(ProgramView):
 
     def _place(self, path: tuple[Any, ...]) -> Node:
         node = self.root
-        for key in path:
-            key = freeze(key)
+        for key in map(freeze, path):
             child = node.children.get(key)
             if child is None:
                 child = node.children[key] = Node((*node.path, key))

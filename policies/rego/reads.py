@@ -59,25 +59,33 @@ def below(node: Node) -> Iterator[Node]:
         stack.extend(current.children.values())
 
 
-def targets(root: Node, prefix: tuple[Any, ...]) -> tuple[list[Node], bool]:
+def targets(root: Node, path: tuple[Any, ...]) -> tuple[list[Node], bool]:
     """Return the rule nodes that a `data` reference can reach, and whether it can also reach base data.
 
     Args:
         root: The tree.
-        prefix: Constant beginning of the reference.
+        path: Elements of the reference: terms, or plain constants. One that is no constant may be any key.
     """
-    node, found = root, []
-    for key in prefix:
-        if node.rules:
-            found.append(node)
-        child = node.children.get(freeze(key))
-        if child is None:
-            return found, not node.rules
-        node = child
-        if node.rules and not node.children:
-            return [*found, node], False
-    reached = list(below(node))
-    return [*found, *reached], not node.rules or not reached
+    found: dict[int, Node] = {}
+    places = [root]
+    base = False
+    for element in path:
+        following: list[Node] = []
+        for node in places:
+            if node.rules:
+                found[id(node)] = node
+            if type(element) is Const or not hasattr(element, "__dataclass_fields__"):
+                child = node.children.get(freeze(element.value if type(element) is Const else element))
+                base = base or (child is None and not node.rules)
+                following.extend([child] if child is not None else [])
+            else:
+                base = base or not node.rules
+                following.extend(node.children.values())
+        places = following
+    for node in places:
+        base = base or not node.rules
+        found.update((id(reached), reached) for reached in below(node))
+    return list(found.values()), base
 
 
 def calls(item: Any) -> Iterator[tuple[Any, ...]]:
@@ -110,8 +118,7 @@ def dependencies(root: Node, rule: RuleIR) -> Iterator[Node]:
     """Yield the rule nodes that a rule refers to."""
     for item in nodes_of(rule_parts(rule)):
         if type(item) is Doc and item.root == "data":
-            prefix = constant_prefix(item.path)
-            yield from targets(root, prefix)[0]
+            yield from targets(root, item.path)[0]
         for path in calls(item):
             yield from targets(root, path)[0]
 
@@ -132,7 +139,7 @@ def _collect(root: Node, rule: RuleIR, found: set[tuple[Any, ...]]) -> None:
             prefix = constant_prefix(item.path)
             if item.root == "input":
                 found.add(("input", *prefix))
-            elif targets(root, prefix)[1]:
+            elif targets(root, item.path)[1]:
                 found.add(("data", *map(thaw, prefix)))
         elif type(item) is Apply and item.name in _READS_NOW:
             found.add(NOW)

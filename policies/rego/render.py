@@ -17,8 +17,7 @@ def number_text(value: float | Decimal) -> str:
     if type(value) is int:
         return str(value)
     if type(value) is float:
-        text = repr(value)
-        return text
+        return repr(value)
     return str(value).replace("E+", "e").replace("E", "e")
 
 

@@ -184,16 +184,15 @@ class Lowering:
         args = None
         if rule.args is not None:
             for argument in rule.args:
-                for var in mentions(argument):
+                parts = [part.expr for part in argument.parts if not isinstance(part, str)] if type(argument) is Template else [argument]
+                for var in (var for part in parts for var in mentions(part)):
                     if self._global(var) is None or type(argument) is Var:
                         arg_scope.names.setdefault(var.name, self.new_slot(var.name))
                         arg_scope.declared.setdefault(var.name, var.pos)
             sink: list[Any] = []
             args = tuple(self.term(argument, arg_scope, sink) for argument in rule.args)
         prefix, dynamic = split_head(rule)
-        branches = tuple(
-            self._branch(branch, rule, dynamic if index == 0 else (), arg_scope) for index, branch in enumerate(rule.branches)
-        )
+        branches = tuple(self._branch(branch, rule, dynamic if index == 0 else (), arg_scope) for index, branch in enumerate(rule.branches))
         kind = "function" if args is not None else ("object" if dynamic else ("set" if rule.key is not None else "complete"))
         for var, slot in self.unused:
             if slot not in self.used:
@@ -321,14 +320,63 @@ class Lowering:
                 body, outer = self.closed_body(expression.statements, scope)
             else:
                 outer = self._visible(scope)
-                negated: list[Any] = []
-                self._expression(expression, scope, negated, statement.pos)
-                body = tuple(negated)
+                body = self._negated(expression, scope, out, statement.pos)
             lowered = Not(body, outer, statement.pos)
             self._note_use(lowered)
             out.append(lowered)
             return
         self._expression(expression, scope, out, statement.pos)
+
+    def _negated(self, expression: Any, scope: Scope, out: list[Any], pos: int) -> tuple[Any, ...]:
+        """Lower a plain negated expression as OPA does: only its top is negated.
+
+        References and calls nested in it run before the `not` and must be defined: `not input.x > 3` does not hold without `input.x`,
+        while `not input.x` and `not input.x == 3` do. (`import future.keywords.not` negates the whole expression.)
+        """
+        lowered: list[Any] = []
+        self._expression(expression, scope, lowered, pos)
+        if not lowered:
+            return ()
+        *before, main = lowered
+        out.extend(before)
+        if type(main) is Match:
+            return (Match(self._side(main.left, out), self._side(main.right, out), main.pos),)
+        if type(main) is not Test:
+            return (main,)
+        term = main.term
+        if type(term) is Apply and term.name == "equal":
+            term = Apply(term.name, tuple(self._side(argument, out) for argument in term.args), term.pos)
+        elif type(term) is Apply:
+            term = Apply(term.name, tuple(self._pulled(argument, out) for argument in term.args), term.pos)
+        else:
+            term = self._side(term, out)
+        return (Test(term, main.pos),)
+
+    def _side(self, term: Any, out: list[Any]) -> Any:
+        """A top of a negated expression: a reference stays inside, what is nested in it does not."""
+        if type(term) is Doc:
+            return Doc(term.root, tuple(self._pulled(element, out) for element in term.path), term.pos)
+        if type(term) is Get:
+            return Get(self._pulled(term.base, out), tuple(self._pulled(element, out) for element in term.path), term.pos)
+        return self._pulled(term, out)
+
+    def _pulled(self, term: Any, out: list[Any]) -> Any:
+        """Move references and calls out of a negated expression."""
+        kind = type(term)
+        if kind is Doc or kind is Get:
+            if kind is Doc and term.root == "input":
+                self.report(
+                    "negated-undefined", "this `not` does not hold when the input field is absent", term.pos,
+                    "negate a rule, compare with `==`, or `import future.keywords.not`", "warning",
+                )  # fmt: skip
+            return self._hoist(self._side(term, out), out)
+        if kind is Apply:
+            return self._hoist(Apply(term.name, tuple(self._pulled(argument, out) for argument in term.args), term.pos), out)
+        if kind is ArrayT or kind is SetT:
+            return kind(tuple(self._pulled(item, out) for item in term.items), term.pos)
+        if kind is ObjectT:
+            return ObjectT(tuple((self._pulled(key, out), self._pulled(value, out)) for key, value in term.pairs), term.pos)
+        return term
 
     def _note_use(self, lowered: Any) -> None:
         self.used |= locals_in(lowered)
@@ -453,7 +501,7 @@ class Lowering:
     def _mock(self, node: Any, scope: Scope, out: list[Any]) -> Any:
         """A replacement function is named, a replacement value is a term."""
         if type(node) is Var or (type(node) is Ref and type(node.head) is Var and all(type(p) is Scalar for p in node.path)):
-            head, path = (node, ()) if type(node) is Var else (node.head, node.path)
+            head, path = (node.head, node.path) if isinstance(node, Ref) else (node, ())
             if scope.find(head.name) is None:
                 document = self._global(head)
                 if document is not None and document.root == "data":

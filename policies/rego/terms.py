@@ -207,11 +207,9 @@ class TermParser:
             return Statement(self._every(), negated=False, withs=(), pos=start.start)
         if self.at_keyword("not"):
             self.advance()
-            if "not" in self.keywords and self.at_op("{", "("):
-                inner = self._operand()
-            else:
-                inner = self._plain_statement()
-            if inner.negated:
+            is_body = "not" in self.keywords and self.at_op("{", "(")
+            inner = self._operand() if is_body else self._plain_statement()
+            if inner.negated or ("not" in self.keywords and type(inner.expr) is not Body):
                 return Statement(Body((inner,), inner.pos), negated=True, withs=(), pos=start.start)
             return Statement(inner.expr, negated=True, withs=inner.withs, pos=start.start)
         return Statement(self._expression(), negated=False, withs=(), pos=start.start)
@@ -315,7 +313,7 @@ class TermParser:
     def _primary(self) -> Any:
         token = self.advance()
         kind = token.kind
-        if kind == "string" or kind == "number":
+        if kind in {"string", "number"}:
             return Scalar(token.value, token.start)
         if kind == "ident":
             return self._name(token)

@@ -1,10 +1,10 @@
-"""What happened inside an evaluation: rule, expression, values; and which lines were ever reached.
+r"""What happened inside an evaluation: rule, expression, values; and which lines were ever reached.
 
 Tracing compiles the same plans with a recorder around every operation, so it shows the order in which things really ran. It is for
 explaining one decision and for tests, not for the hot path.
 
 Example:
-    >>> traced = Engine({"p.rego": "package p\\nallow if {\\n\\tinput.age >= 18\\n}"}).traced()
+    >>> traced = Engine({"p.rego": "package p\nallow if {\n\tinput.age >= 18\n}"}).traced()
     >>> traced.value("data.p.allow", input={"age": 7})
     UNDEFINED
     >>> print(traced.explain())
@@ -205,9 +205,7 @@ def _slots(op: Any) -> set[int]:
 class TracedEngine:
     """Evaluates with a recorder. One evaluation at a time; coverage adds up over all of them."""
 
-    def __init__(
-        self, linked: Linked, data: Any, limits: Limits, clock: Callable[[], float], *, strict_builtin_errors: bool
-    ) -> None:
+    def __init__(self, linked: Linked, data: Any, limits: Limits, clock: Callable[[], float], *, strict_builtin_errors: bool) -> None:
         self._recorder = Recorder(linked)
         mocked, replaces = with_targets(linked)
         self._program = Program(linked, data, mocked=mocked, replaces_data=replaces, hook=self._recorder)

@@ -13,6 +13,7 @@ Values are shared freely, so nothing in the engine changes one after it was buil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import cmp_to_key
@@ -220,7 +221,7 @@ def import_value(value: Any, *, depth_limit: int = 200) -> Any:
         return {_import_key(key): import_value(item, depth_limit=depth_limit - 1) for key, item in value.items()}
     if kind is list or kind is tuple:
         return [import_value(item, depth_limit=depth_limit - 1) for item in value]
-    if kind is float and (value != value or value in {float("inf"), float("-inf")}):
+    if kind is float and not math.isfinite(value):
         raise TypeError(f"`{value}` is not a JSON number")
     if kind in _PLAIN or kind is bool or kind is RegoSet:
         return value

@@ -162,6 +162,5 @@ def main() -> int:
     return 0 if passed >= 0.99 * len(counted) else 1
 
 
-
 if __name__ == "__main__":
     sys.exit(main())

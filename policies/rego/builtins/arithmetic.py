@@ -49,10 +49,7 @@ def round_bits(value: Fraction) -> Fraction:
     numerator, denominator = abs(value.numerator), value.denominator
     shift = MANTISSA_BITS - (numerator.bit_length() - denominator.bit_length())
     for _ in range(2):
-        if shift >= 0:
-            scaled = Fraction(numerator << shift, denominator)
-        else:
-            scaled = Fraction(numerator, denominator << -shift)
+        scaled = Fraction(numerator << max(shift, 0), denominator << max(-shift, 0))
         if scaled >= 1 << MANTISSA_BITS:
             shift -= 1
         elif scaled < 1 << (MANTISSA_BITS - 1):

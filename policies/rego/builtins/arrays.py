@@ -1,4 +1,4 @@
-"""array.*"""
+"""Arrays: `array.*`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""net.cidr_*"""
+"""Networks: `net.cidr_*`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""json.*, yaml.*, base64.*, base64url.*, hex.*, urlquery.*"""
+"""Text forms: `json.*`, `yaml.*`, `base64.*`, `base64url.*`, `hex.*`, `urlquery.*`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
             self.alias_count = getattr(self, "alias_count", 0) + 1
             if self.alias_count > 100:
                 raise yaml.YAMLError("too many aliases")
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
+        return super().compose_node(parent, index)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -110,7 +110,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 def parse_yaml(text: str) -> Any:
     """Read YAML as JSON data."""
     try:
-        documents = list(yaml.load_all(text, Loader=_Loader))  # noqa: S506 - a SafeLoader with fewer types
+        documents = list(yaml.load_all(text, Loader=_Loader))
         return _yaml_value(documents[0] if documents else None, 0)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise BuiltinError(f"invalid YAML: {error}") from error
@@ -131,14 +131,14 @@ def _yaml_value(value: Any, depth: int) -> Any:
 
 
 def _yaml_key(key: Any) -> str:
-    return key if isinstance(key, str) else json_text(key)
+    return str(key) if isinstance(key, str) else json_text(key)
 
 
 @builtin("yaml.marshal", 1)
 def yaml_marshal(value: Any) -> str:
     """YAML text, keys sorted."""
     plain = json.loads(json.dumps(to_json(value), default=lambda item: float(item) if isinstance(item, Decimal) else None))
-    return yaml.safe_dump(plain, default_flow_style=False, allow_unicode=True, width=1 << 30)
+    return str(yaml.safe_dump(plain, default_flow_style=False, allow_unicode=True, width=1 << 30))
 
 
 @builtin("yaml.unmarshal", 1)

@@ -14,7 +14,7 @@ from policies.rego.errors import LimitError
 from policies.rego.render import display, number_text, quote, rego
 from policies.rego.values import NUMBERS
 
-_LARGEST_FLOAT: Final = Decimal(1.7976931348623157e308)
+_LARGEST_FLOAT: Final = Decimal("1.7976931348623157e308")
 _VERB = re.compile(r"%([-+# 0]*)(\[[0-9]+\])?(\*|[0-9]*)(?:\.(\[[0-9]+\])?(\*|[0-9]*))?(\[[0-9]+\])?(.?)", re.DOTALL)
 
 

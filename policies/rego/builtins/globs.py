@@ -1,4 +1,4 @@
-"""glob.match, glob.quote_meta: patterns become re2 expressions, so matching is linear.
+r"""glob.match, glob.quote_meta: patterns become re2 expressions, so matching is linear.
 
 `*` any text without a delimiter, `**` any text, `?` one character that is no delimiter, `[a-z]`, `[!a]`, `{a,b}`, `\\` escapes.
 Without delimiters given the delimiter is `.`; with null there is none. https://pkg.go.dev/github.com/gobwas/glob
@@ -11,8 +11,8 @@ from typing import Any
 
 import re2
 
-from policies.rego.builtins.registry import builtin, operand_error, want_array, want_string
 from policies.rego.builtins.regexes import compiled
+from policies.rego.builtins.registry import builtin, operand_error, want_array, want_string
 from policies.rego.errors import BuiltinError
 
 

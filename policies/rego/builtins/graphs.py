@@ -41,7 +41,7 @@ def reachable_paths(context: Any, graph: Any, initial: Any) -> RegoSet:
     """All paths from the initial nodes that cannot be made longer; a cycle ends where it would close."""
     edges = want_object(graph)
     found: list[Any] = []
-    stack = [(freeze(node),) for node in _roots(initial) if freeze(node) in edges]
+    stack: list[tuple[Any, ...]] = [(freeze(node),) for node in _roots(initial) if freeze(node) in edges]
     while stack:
         path = stack.pop()
         context.charge(1 + len(path))

@@ -94,11 +94,7 @@ def _keep(value: Any, tree: dict[Any, Any] | None) -> Any:
     if kind is dict:
         return {key: _keep(value[key], below) for key, below in tree.items() if key in value}
     if kind is list:
-        return [
-            _keep(item, tree.get(str(index), tree.get(index)))
-            for index, item in enumerate(value)
-            if str(index) in tree or index in tree
-        ]
+        return [_keep(item, tree.get(str(index), tree.get(index))) for index, item in enumerate(value) if str(index) in tree or index in tree]
     if kind is RegoSet:
         return RegoSet([freeze(_keep(member, tree[freeze(member)])) for member in value if freeze(member) in tree])
     return value
@@ -219,5 +215,3 @@ def _edit_set(document: RegoSet, part: Any, rest: list[Any], kind: str, value: A
             raise BuiltinError("a member of a set is its own key")
         members.append(key)
     return RegoSet(members)
-
-

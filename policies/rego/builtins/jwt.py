@@ -26,9 +26,7 @@ from policies.rego.values import NUMBERS, compare
 _HASHES: Final[dict[str, Any]] = {"256": hashes.SHA256, "384": hashes.SHA384, "512": hashes.SHA512}
 _CURVES: Final[dict[str, tuple[Any, int]]] = {"P-256": (ec.SECP256R1, 32), "P-384": (ec.SECP384R1, 48), "P-521": (ec.SECP521R1, 66)}
 _EC_ALGORITHMS: Final = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
-ALGORITHMS: Final = frozenset(
-    {f"{family}{size}" for family in ("HS", "RS", "PS", "ES") for size in ("256", "384", "512")} | {"EdDSA"}
-)
+ALGORITHMS: Final = frozenset({f"{family}{size}" for family in ("HS", "RS", "PS", "ES") for size in ("256", "384", "512")} | {"EdDSA"})
 
 
 def _decode(text: str) -> bytes:
@@ -108,10 +106,8 @@ def _public_keys(text: str) -> list[tuple[Any, str | None, str | None]]:
     if type(document) is not dict:
         raise BuiltinError("key is no JSON Web Key")
     members = document["keys"] if type(document.get("keys")) is list else [document]
-    found = []
-    for member in members:
-        if type(member) is dict and member.get("kty") in {"RSA", "EC", "OKP", "oct"}:
-            found.append((_jwk(member), member.get("alg"), member.get("kid")))
+    known = [member for member in members if type(member) is dict and member.get("kty") in {"RSA", "EC", "OKP", "oct"}]
+    found = [(_jwk(member), member.get("alg"), member.get("kid")) for member in known]
     if not found:
         raise BuiltinError("no usable key")
     return found
@@ -143,10 +139,8 @@ def _verifies(algorithm: str, key: Any, signature: bytes, signed: bytes) -> bool
 def _any_key(algorithm: str, text: str, key_id: Any, signature: bytes, signed: bytes) -> bool:
     keys = _public_keys(text)
     named = [entry for entry in keys if key_id is not None and entry[2] == key_id]
-    for key, key_algorithm, _ in named or keys:
-        if key_algorithm in {None, algorithm} and _verifies(algorithm, key, signature, signed):
-            return True
-    return False
+    usable = [key for key, key_algorithm, _ in named or keys if key_algorithm in {None, algorithm}]
+    return any(_verifies(algorithm, key, signature, signed) for key in usable)
 
 
 def _register_verify(algorithm: str, name: str) -> None:
@@ -195,10 +189,7 @@ def decode_verify(context: Any, token: Any, constraints: Any) -> list[Any]:
     given = _constraints(constraints)
     rejected: list[Any] = [False, {}, {}]
     want_string(token)
-    try:
-        header, body, signature, signed = _split(token)
-    except BuiltinError:
-        raise
+    header, body, signature, signed = _split(token)
     algorithm = header.get("alg")
     if algorithm not in ALGORITHMS or ("alg" in given and given["alg"] != algorithm):
         return rejected
@@ -260,8 +251,13 @@ def _signature(algorithm: str, key: dict[Any, Any], signed: bytes) -> bytes:
             return hmac.new(_decode(want_string(key["k"])), signed, f"sha{algorithm[2:]}").digest()
         if algorithm.startswith("RS") and kind == "RSA":
             numbers = rsa.RSAPrivateNumbers(
-                *(_private_number(key, name) for name in ("p", "q", "d", "dp", "dq", "qi")),
-                rsa.RSAPublicNumbers(_private_number(key, "e"), _private_number(key, "n")),
+                p=_private_number(key, "p"),
+                q=_private_number(key, "q"),
+                d=_private_number(key, "d"),
+                dmp1=_private_number(key, "dp"),
+                dmq1=_private_number(key, "dq"),
+                iqmp=_private_number(key, "qi"),
+                public_numbers=rsa.RSAPublicNumbers(_private_number(key, "e"), _private_number(key, "n")),
             )
             return numbers.private_key().sign(signed, padding.PKCS1v15(), _HASHES[algorithm[2:]]())
         if algorithm == "EdDSA" and kind == "OKP":
@@ -317,5 +313,3 @@ def encode_sign_raw(header: Any, payload: Any, key: Any) -> str:
     if type(jwk) is not dict:
         raise BuiltinError("key is no JSON Web Key")
     return _sign(want_string(header), want_string(payload, 2), jwk)
-
-

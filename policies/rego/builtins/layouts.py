@@ -1,4 +1,4 @@
-"""Go's time layouts: parse and format. https://pkg.go.dev/time#Layout"""
+"""Go's time layouts, to parse and to format (pkg.go.dev/time#Layout)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def parse_time(layout: str, text: str) -> tuple[datetime, int]:
         if not is_field:
             pattern += re.escape(piece)
         elif piece[0] in ".,":
-            pattern += "[.,]([0-9]{%d})" % (len(piece) - 1) if piece[1] == "0" else "(?:[.,]([0-9]+))?"
+            pattern += f"[.,]([0-9]{{{len(piece) - 1}}})" if piece[1] == "0" else "(?:[.,]([0-9]+))?"
             fields.append("fraction")
         else:
             pattern += _PATTERNS[piece]

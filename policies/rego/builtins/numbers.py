@@ -194,7 +194,7 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?
 
 @builtin("to_number", 1)
 def to_number(value: Any) -> Any:
-    """null is 0, booleans 0 and 1, strings are read as JSON numbers."""
+    """Null is 0, booleans 0 and 1, strings are read as JSON numbers."""
     if value is None:
         return 0
     if type(value) is bool:

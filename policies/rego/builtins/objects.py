@@ -1,4 +1,4 @@
-"""object.*"""
+"""Objects: `object.*`."""
 
 from __future__ import annotations
 

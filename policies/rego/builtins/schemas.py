@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from policies.rego.builtins.encoding import parse_json
-from policies.rego.builtins.registry import builtin, operand_error
 from policies.rego.builtins.regexes import compiled
+from policies.rego.builtins.registry import builtin, operand_error
 from policies.rego.errors import BuiltinError
 from policies.rego.render import json_text
 from policies.rego.values import NUMBERS, UNDEFINED, equal, freeze, lookup
@@ -50,9 +50,7 @@ def verify(schema: Any, depth: int = 0) -> None:
     for kind in kinds if type(kinds) is list else [kinds]:
         if kind not in TYPES:
             listed = " ".join(TYPES)
-            raise BuiltinError(
-                f"jsonschema: has a primitive type that is NOT VALID -- given: /{kind}/ Expected valid values are:[{listed}]"
-            )
+            raise BuiltinError(f"jsonschema: has a primitive type that is NOT VALID -- given: /{kind}/ Expected valid values are:[{listed}]")
     for name in ("properties", "patternProperties", "definitions", "$defs"):
         for item in _members(schema.get(name, {}), name):
             verify(item, depth + 1)
@@ -108,8 +106,9 @@ class _Validator:
             raise BuiltinError("remote schema references are refused")
         found = self.root
         for part in ref[1:].split("/")[1:]:
-            part = part.replace("~1", "/").replace("~0", "~")
-            found = found[int(part)] if type(found) is list and part.isdigit() and int(part) < len(found) else lookup(found, part)
+            name = part.replace("~1", "/").replace("~0", "~")
+            is_index = type(found) is list and name.isdecimal() and len(name) < 6
+            found = lookup(found, int(name) if is_index else name)
             if found is UNDEFINED:
                 raise BuiltinError(f"reference `{ref}` leads nowhere")
         return found
@@ -187,7 +186,7 @@ def _number_check(kind: str, fails: Callable[[Any, Any], bool], text: str) -> Ca
 
 def _size_check(kind: str, of: type, fails: Callable[[int, Any], bool], text: str) -> Callable[[Any, Any, str], Iterator[Finding]]:
     def check(limit: Any, value: Any, field: str) -> Iterator[Finding]:
-        if type(value) is of and fails(len(value), limit):
+        if isinstance(value, (str, list, dict)) and type(value) is of and fails(len(value), limit):
             yield field, kind, text.format(limit)
 
     return check
@@ -243,8 +242,7 @@ def match_schema(document: Any, schema: Any) -> list[Any]:
     value, root = _document(document, 1), _document(schema, 2)
     verify(root)
     found = [
-        {"error": f"{field}: {text}", "type": kind, "field": field, "desc": text}
-        for field, kind, text in _Validator(root).run(root, value, "(root)")
+        {"error": f"{field}: {text}", "type": kind, "field": field, "desc": text} for field, kind, text in _Validator(root).run(root, value, "(root)")
     ]
     return [not found, found]
 

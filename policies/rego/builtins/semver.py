@@ -23,8 +23,7 @@ def _parse(text: Any, position: int) -> Any:
     major, minor, patch, pre = match.groups()
     # A version without a pre-release is the larger one; numbers sort before words (semver.org 11.3, 11.4).
     parts = [(1, 0, "")] if pre is None else [(0, 0, "")]
-    for part in (pre or "").split(".") if pre else []:
-        parts.append((0, int(part), "") if part.isdecimal() else (1, 0, part))
+    parts.extend((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in (pre.split(".") if pre else ()))
     return (int(major), int(minor), int(patch), parts)
 
 

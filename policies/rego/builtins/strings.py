@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from policies.rego.builtins.formatting import sprintf_text
 from policies.rego.builtins.registry import (
     builtin,
     operand_error,
@@ -13,7 +14,6 @@ from policies.rego.builtins.registry import (
     want_string,
     want_strings,
 )
-from policies.rego.builtins.formatting import sprintf_text
 from policies.rego.errors import BuiltinError, LimitError
 from policies.rego.values import RegoSet, ordered
 

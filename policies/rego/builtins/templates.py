@@ -32,7 +32,7 @@ def _parse(template: str) -> list[Any]:
         action = match.group(2)
         opening = _OPEN.match(action)
         if opening:
-            node = (opening.group(1), opening.group(2), [], [])
+            node: tuple[Any, ...] = (opening.group(1), opening.group(2), [], [])
             stack[-1].append(node)
             heads.append(node)
             stack.append(node[2])
@@ -69,8 +69,12 @@ def _resolve(expression: str, dot: Any, names: dict[str, Any]) -> Any:
 
 
 def _truth(value: Any) -> bool:
-    return value is not UNDEFINED and value is not None and value is not False and value not in (0, "") and (
-        not hasattr(value, "__len__") or len(value) > 0
+    return (
+        value is not UNDEFINED
+        and value is not None
+        and value is not False
+        and value not in (0, "")
+        and (not hasattr(value, "__len__") or len(value) > 0)
     )
 
 

@@ -182,5 +182,3 @@ def diff(left: Any, right: Any) -> list[int]:
         parts[1] += 12
         parts[0] -= 1
     return parts
-
-

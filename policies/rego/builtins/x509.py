@@ -28,7 +28,7 @@ _NAMES: Final = {
     "Locality": NameOID.LOCALITY_NAME, "Province": NameOID.STATE_OR_PROVINCE_NAME, "StreetAddress": NameOID.STREET_ADDRESS,
     "PostalCode": NameOID.POSTAL_CODE,
 }  # fmt: skip
-_USAGES: Final = {
+_USAGES: Final[dict[str, Any]] = {
     "KeyUsageAny": 0, "KeyUsageServerAuth": ExtendedKeyUsageOID.SERVER_AUTH, "KeyUsageClientAuth": ExtendedKeyUsageOID.CLIENT_AUTH,
     "KeyUsageCodeSigning": ExtendedKeyUsageOID.CODE_SIGNING, "KeyUsageEmailProtection": ExtendedKeyUsageOID.EMAIL_PROTECTION,
     "KeyUsageTimeStamping": ExtendedKeyUsageOID.TIME_STAMPING, "KeyUsageOCSPSigning": ExtendedKeyUsageOID.OCSP_SIGNING,
@@ -82,9 +82,7 @@ def _der_chain(raw: bytes) -> list[x509.Certificate]:
 
 
 def _name(name: x509.Name) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        field: ([str(entry.value) for entry in name.get_attributes_for_oid(oid)] or None) for field, oid in _NAMES.items()
-    }
+    shown: dict[str, Any] = {field: ([str(entry.value) for entry in name.get_attributes_for_oid(oid)] or None) for field, oid in _NAMES.items()}
     for field, oid in (("CommonName", NameOID.COMMON_NAME), ("SerialNumber", NameOID.SERIAL_NUMBER)):
         values = name.get_attributes_for_oid(oid)
         shown[field] = str(values[-1].value) if values else ""
@@ -277,9 +275,7 @@ def _private_jwk(key: Any) -> dict[str, Any]:
 
 def _private_keys(raw: bytes) -> list[Any]:
     try:
-        return [
-            serialization.load_pem_private_key(block, password=None) for kind, block in _blocks(raw) if kind.endswith("PRIVATE KEY")
-        ]
+        return [serialization.load_pem_private_key(block, password=None) for kind, block in _blocks(raw) if kind.endswith("PRIVATE KEY")]
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BuiltinError(f"malformed private key: {error}") from error
 
@@ -323,5 +319,3 @@ def parse_keypair(certificate: Any, key: Any) -> dict[str, Any]:
         "Leaf": _certificate(chain[0]),
         "PrivateKey": _private_jwk(keys[0]),
     }
-
-

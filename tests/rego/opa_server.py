@@ -1,0 +1,68 @@
+"""A real OPA server on loopback for the differential test, started and stopped by the test that uses it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+INSTALL_HINT = "GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@v1.22.0"
+
+
+def opa_binary() -> str | None:
+    """Return the path of `opa`, or None."""
+    home = Path.home() / "go/bin/opa"
+    return shutil.which("opa") or (str(home) if home.is_file() else None)
+
+
+class OpaServer:
+    """Context manager around `opa run --server`. Owns the process."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        binary = opa_binary()
+        assert binary is not None
+        self._process = subprocess.Popen(
+            [binary, "run", "--server", "--addr", f"127.0.0.1:{self.port}", "--log-level", "error", "--disable-telemetry"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
+
+    def __enter__(self) -> OpaServer:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                if self._client.get("/health").status_code == 200:
+                    return self
+            except httpx.HTTPError:
+                time.sleep(0.05)
+        raise RuntimeError("opa did not start")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.close()
+        self._process.terminate()
+        self._process.wait(timeout=10)
+
+    def load(self, text: str) -> str:
+        """Load one module in place of the one before; return "" or the codes of the errors."""
+        answer = self._client.put("/v1/policies/gen", content=text)
+        if answer.status_code == 200:
+            return ""
+        return ",".join(sorted({error["code"] + ": " + error["message"] for error in answer.json().get("errors", [])})) or answer.text
+
+    def value(self, package: str, document: Any) -> Any:
+        """Return the package's document, or `Exception` text for an error."""
+        answer = self._client.post(f"/v1/data/{package}", content=json.dumps({"input": document}))
+        body = answer.json()
+        if answer.status_code != 200:
+            return RuntimeError(json.dumps(body)[:300])
+        return body.get("result")
