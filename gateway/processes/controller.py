@@ -56,7 +56,8 @@ from policies.trust import InvalidTrust, TrustRoot
 
 _log = logging.getLogger("assay.controller")
 JUDGE_S: Final = 0.5
-_VAULT_S: Final = 3600.0
+_VAULT_S: Final = 2.0
+"""How often ended pseudonym keys are looked for: they are destroyed, and every tenant gets a new one."""
 
 
 class CannotStart(Exception):  # noqa: N818 - says what happened
@@ -243,6 +244,7 @@ class Controller:
             "tail": self._follow_log(),
             "judge": self._every(JUDGE_S, self._judge_loop),
             "observe": self._every(1.0, self._observe_loop),
+            "vault": self._every(_VAULT_S, self._vault_loop),
         }
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._watched(name, work), name=name) for name, work in loops.items()]
@@ -269,7 +271,16 @@ class Controller:
             raise
 
     async def _tick_loop(self) -> None:
-        self._tick()
+        try:
+            self._tick()
+        except OSError as fault:  # a full disk: workers go stale within their bounds, and hear again once there is space
+            _log.warning("cannot tell the workers what is in force", extra={"why": str(fault)})
+
+    async def _vault_loop(self) -> None:
+        try:
+            self._rotate_pseudonyms()
+        except OSError as fault:
+            _log.warning("pseudonym keys cannot be looked after", extra={"why": str(fault)})
 
     async def _watch(self) -> None:
         """Follow the folders: configuration, approvals, keys."""
@@ -290,7 +301,12 @@ class Controller:
                 self._publish_live()
 
     async def _publish_loop(self) -> None:
-        if await self._publishing.publish() is not None:
+        try:
+            publication = await self._publishing.publish()
+        except StoreFull as fault:  # nothing was signed; the next round tries again
+            _log.warning("the tree cannot be published", extra={"why": str(fault)})
+            return
+        if publication is not None:
             self._last_leaf_s = time.monotonic()
         idle_s = time.monotonic() - self._last_leaf_s
         if idle_s >= self._gateway.audit.heartbeat / 1e6:

@@ -85,18 +85,21 @@ class InForce:
         return snapshot, Live(document, current.live, as_of_us, snapshot, self._approvals[1])
 
     def keys_changed(self) -> tuple[Authenticator, dict[str, pseudonyms.TenantPseudonyms]] | None:
-        """Return authenticator and pseudonyms when the keys file or the vault has changed since the last look."""
+        """Return authenticator and pseudonyms when the keys file or the vault has changed since the last look.
+
+        A key of a tenant that has no pseudonym key yet is not taken: the controller is about to make one, and then the vault has changed.
+        """
         stamps = (_stamp(self._keys), _stamp(self._vault))
         if stamps == self._stamps:
             return None
         self._stamps = stamps
+        authenticator = Authenticator(apikeys.KeyTable.of(apikeys.load(self._keys)))
         now_us = time.time_ns() // 1000
-        epochs = pseudonyms.load(self._vault)
-        by_tenant = {
-            tenant: pseudonyms.TenantPseudonyms(max((key for key in keys if key.ends_us > now_us), key=lambda key: key.epoch))
-            for tenant, keys in epochs.items()
-        }
-        return Authenticator(apikeys.KeyTable.of(apikeys.load(self._keys))), by_tenant
+        alive = {tenant: [key for key in keys if key.ends_us > now_us] for tenant, keys in pseudonyms.load(self._vault).items()}
+        if any(not alive.get(tenant) for tenant in authenticator.tenants):
+            self._stamps = (0, 0)
+            return None
+        return authenticator, {tenant: pseudonyms.TenantPseudonyms(max(keys, key=lambda key: key.epoch)) for tenant, keys in alive.items() if keys}
 
 
 def _stamp(path: Path) -> int:
@@ -149,9 +152,8 @@ class Worker:
         """Wait until something is in force; None when told to stop before."""
         while not self._stop.is_set():
             found = self._in_force.look(None)
-            if found is not None:
-                keys = self._in_force.keys_changed()
-                assert keys is not None  # noqa: S101 - the first look always reads
+            keys = self._in_force.keys_changed() if found is not None else None
+            if found is not None and keys is not None:
                 upstream = NativeUpstream(asyncio.get_running_loop(), UpstreamLimits())
                 source = Source(clock.boot_id)
                 lane = Lane(found[0], found[1], keys[0], keys[1], journal, upstream, RateLimits(self._chosen.workers), source)
@@ -228,8 +230,11 @@ class Worker:
             **lane.counters.document(),
         }
         fresh = self._run_dir / f".status-{self._node}.json"
-        fresh.write_text(json.dumps(document))
-        fresh.replace(self._run_dir / f"status-{self._node}.json")
+        try:
+            fresh.write_text(json.dumps(document))
+            fresh.replace(self._run_dir / f"status-{self._node}.json")
+        except OSError as fault:  # a full disk: calls are refused where they cannot be recorded, the process goes on
+            self._log.warning("the status file cannot be written", extra={"why": str(fault)})
         early = lane.counters.refused_early
         for code, count in early.items():
             more = count - self._early_told.get(code, 0)
