@@ -31,7 +31,7 @@ from audit.journal import Journal
 from audit.keys import InvalidKey, SigningKey, VerifierKey, load_signing_key
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
-from audit.store.errors import StoreError
+from audit.store.errors import StoreError, StoreFull
 from gateway import apikeys, logs, pseudonyms
 from gateway import live as live_state
 from gateway.admin.app import create_app
