@@ -15,17 +15,17 @@ Example:
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from audit.keys import InvalidKey, read_secret_file
+from gateway.hmac256 import Hmac256
 
 SCOPES: Final = {
     "infer": "call models",
@@ -79,32 +79,19 @@ class KeyTable:
     """Keys by their HMAC. Immutable; a changed file makes a new one."""
 
     keys: tuple[StoredKey, ...]
-    _inner: Any
-    """SHA-256 that has taken in salt xor ipad; copied, never updated."""
-    _outer: Any
-    """The same of salt xor opad."""
+    _mac: Hmac256
     _by_mac: dict[bytes, str]
 
     @classmethod
     def of(cls, file: KeyFile) -> KeyTable:
         """Return the table of a checked file."""
-        block = bytes.fromhex(file.salt).ljust(64, b"\0")
-        inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
-        return cls(file.keys, inner, outer, {bytes.fromhex(key.mac): key.id for key in file.keys})
+        return cls(file.keys, Hmac256(bytes.fromhex(file.salt)), {bytes.fromhex(key.mac): key.id for key in file.keys})
 
     def find(self, secret: bytes) -> str | None:
-        """Return the id of the key a caller presented, or None. Whether it has expired is the caller's question.
-
-        HMAC = H(K xor opad, H(K xor ipad, text)) (RFC 2104 section 2) from the two prepared states: 1.0 µs, against 3.5 µs for `hmac.digest`,
-        which asks OpenSSL for the algorithm anew each time.
-        """
+        """Return the id of the key a caller presented, or None. Whether it has expired is the caller's question."""
         if len(secret) != _SECRET_LENGTH:
             return None
-        inner = self._inner.copy()
-        inner.update(secret)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return self._by_mac.get(outer.digest())
+        return self._by_mac.get(self._mac.digest(secret))
 
 
 def new_file(random: Callable[[int], bytes]) -> KeyFile:

@@ -8,8 +8,9 @@ type each by construction, so 1, true and 1.0 cannot meet in one key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from policies.bundle import PolicyBundle
@@ -27,7 +28,8 @@ class Facts:
     method: str
     path: str
     content_type: str
-    bytes: int
+    kib: int
+    """Length of the body in KiB, rounded up: a policy that bounds sizes then reads the same value for most calls."""
     rows: int
     scopes: tuple[str, ...]
     exhausted: bool
@@ -35,18 +37,19 @@ class Facts:
     arm: str
 
 
-_PATHS: Final[Mapping[tuple[str, ...], Callable[[Facts], Any]]] = {
-    ("tenant",): lambda facts: facts.tenant,
-    ("request", "method"): lambda facts: facts.method,
-    ("request", "path"): lambda facts: facts.path,
-    ("request", "content_type"): lambda facts: facts.content_type,
-    ("request", "bytes"): lambda facts: facts.bytes,
-    ("request", "rows"): lambda facts: facts.rows,
-    ("subject", "scopes"): lambda facts: facts.scopes,
-    ("usage", "exhausted"): lambda facts: facts.exhausted,
-    ("route", "experiment"): lambda facts: facts.experiment,
-    ("route", "arm"): lambda facts: facts.arm,
+_PATHS: Final[Mapping[tuple[str, ...], str]] = {
+    ("tenant",): "tenant",
+    ("request", "method"): "method",
+    ("request", "path"): "path",
+    ("request", "content_type"): "content_type",
+    ("request", "kib"): "kib",
+    ("request", "rows"): "rows",
+    ("subject", "scopes"): "scopes",
+    ("usage", "exhausted"): "exhausted",
+    ("route", "experiment"): "experiment",
+    ("route", "arm"): "arm",
 }
+"""Path of the input document -> field of `Facts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +79,28 @@ class Judged:
 class Gate:
     """The gate of one version. The memo is its only mutable state, owned by the worker's loop; it never changes an answer."""
 
-    __slots__ = ("_getters", "_memo", "_policies", "standing")
+    __slots__ = ("_key", "_memo", "_policies", "standing")
 
     def __init__(self, standing: Standing, policies: PolicyBundle) -> None:
         """Fix what is known of the version and learn which facts the policies read."""
         self.standing = standing
         self._policies = policies
-        self._getters = tuple(getter for path, getter in _PATHS.items() if policies.reads(path))
+        # Two fields or more, so that the key is a tuple whatever the policies read; `exhausted` costs nothing.
+        self._key = attrgetter("exhausted", "rows", *(name for path, name in _PATHS.items() if policies.reads(path)))
         self._memo: dict[tuple[Any, ...], Judged] = {}
 
     def judge(self, facts: Facts, now_us: int) -> tuple[Judged, bool]:
-        """Return the answer for a call, and whether it was remembered."""
-        key = tuple([getter(facts) for getter in self._getters])
+        """Return the answer for a call, and whether it was remembered.
+
+        A policy that asks what time it is, other than by its input, is never answered from memory; neither is one that failed.
+        """
+        key = self._key(facts)
         judged = self._memo.get(key)
         if judged is not None:
             return judged, True
         judged = self._work_out(facts, now_us)
+        if self._policies.reads_clock or judged.reason == "ENGINE-ERR":
+            return judged, False
         memo = self._memo
         if len(memo) >= MEMO_ENTRIES:
             del memo[next(iter(memo))]
@@ -118,7 +127,7 @@ def input_document(facts: Facts, fixed: Mapping[str, Any]) -> dict[str, Any]:
             "method": facts.method,
             "path": facts.path,
             "content_type": facts.content_type,
-            "bytes": facts.bytes,
+            "kib": facts.kib,
             "rows": facts.rows,
         },
         "subject": {"verified": True, "scopes": list(facts.scopes)},

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.hmac256 import Hmac256
+
 EPOCH_DAYS = 90
 _DAY_US = 86_400_000_000
 
@@ -35,17 +37,17 @@ class EpochKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TenantPseudonyms:
     """Makes the pseudonyms and commitments of one tenant in one epoch. No I/O."""
 
-    __slots__ = ("_commit_key", "_secret", "epoch")
+    __slots__ = ("_commit_key", "_mac", "epoch")
 
     def __init__(self, key: EpochKey) -> None:
         """Derive the two working keys from the epoch's secret."""
         self.epoch = key.epoch
-        self._secret = hmac.digest(key.secret, b"assay pseudonym", "sha256")
+        self._mac = Hmac256(hmac.digest(key.secret, b"assay pseudonym", "sha256"))
         self._commit_key = hmac.digest(key.secret, b"assay commitment", "sha256")
 
     def of(self, unit: str) -> str:
         """Return the pseudonym of a unit: 32 hex digits."""
-        return hmac.digest(self._secret, unit.encode(), "sha256")[:16].hex()
+        return self._mac.digest(unit.encode())[:16].hex()
 
     def commitment(self, record_id: str, direction: bytes, payload: bytes) -> str:
         """Return SHA-256(salt || payload) as 64 hex digits; the salt is keyed by record and direction (`in`, `out`)."""

@@ -49,36 +49,29 @@ class Source:
 
 
 class CallRecord:
-    """What is known of one call while it is served."""
+    """What is known of one call while it is served.
 
-    __slots__ = (
-        "actor",
-        "bytes_in",
-        "bytes_out",
-        "code",
-        "committed_in",
-        "committed_out",
-        "config_digest",
-        "decided_us",
-        "decision",
-        "fault",
-        "id",
-        "latency_us",
-        "live_digest",
-        "mono_ns",
-        "policy",
-        "prediction",
-        "rows",
-        "score_ppm",
-        "source",
-        "status",
-        "streamed",
-        "subject",
-        "tenant",
-        "trace",
-        "unix_us",
-        "upstream_us",
-    )
+    Defaults are class attributes and only what is known is set: most of the fields of most calls keep theirs, and setting them all would cost
+    more than building the leaf's head.
+    """
+
+    subject: str | None = None
+    trace: str | None = None
+    decision: Decision | None = None
+    committed_in: str | None = None
+    committed_out: str | None = None
+    prediction: str | None = None
+    score_ppm: int | None = None
+    status = 0
+    code: str | None = None
+    fault: str | None = None
+    rows = 0
+    bytes_in = 0
+    bytes_out = 0
+    decided_us = 0
+    upstream_us = 0
+    latency_us = 0
+    streamed = False
 
     def __init__(self, source: Source, record_id: str, unix_us: int, mono_ns: int, tenant: str, actor: dict[str, str]) -> None:
         """Begin a record; the digests in force are pinned now."""
@@ -91,23 +84,12 @@ class CallRecord:
         self.config_digest = source.config_digest
         self.live_digest = source.live_digest
         self.policy = source.policy
-        self.subject: str | None = None
-        self.trace: str | None = None
-        self.decision: Decision | None = None
-        self.committed_in: str | None = None
-        self.committed_out: str | None = None
-        self.prediction: str | None = None
-        self.score_ppm: int | None = None
-        self.status = 0
-        self.code: str | None = None
-        self.fault: str | None = None
-        self.rows = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.decided_us = 0
-        self.upstream_us = 0
-        self.latency_us = 0
-        self.streamed = False
+
+    def shrink(self) -> None:
+        """Forget whatever could make the leaf impossible to write: who, which version and how it ended remain."""
+        self.trace = self.prediction = self.score_ppm = None
+        if self.decision is not None:
+            self.decision = Decision(self.decision.version, None, False, None, None, [])
 
     def call(self) -> Leaf:
         """Return the one leaf of a call that has ended."""

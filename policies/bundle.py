@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from typing import Any, Final
 
 from audit import canonical
 from policies.rego import UNDEFINED, Engine, Limits, RegoError, RegoSet
+from policies.rego.lexer import Source
 from policies.rego.parser import parse_module
+from policies.rego.syntax import Import, Ref, Scalar, Var
 from policies.verdict import Finding, Mode, Verdict, combine
 
 PREFIX: Final = "policy"
@@ -68,12 +71,21 @@ class Package:
 class PolicyBundle:
     """All packages in force. Immutable."""
 
-    __slots__ = ("_packages", "_reads", "record")
+    __slots__ = ("_packages", "_reads", "reads_clock", "record")
 
-    def __init__(self, packages: tuple[Package, ...], reads: frozenset[tuple[str, ...]], record: dict[str, str]) -> None:
+    def __init__(
+        self,
+        packages: tuple[Package, ...],
+        reads: frozenset[tuple[str, ...]],
+        record: dict[str, str],
+        *,
+        reads_clock: bool,
+    ) -> None:
         """Take over compiled packages; use `load`."""
         self._packages = packages
         self._reads = reads
+        self.reads_clock = reads_clock
+        """Whether a verdict may change while nothing it reads does: then it must not be remembered."""
         self.record = record
         """`digest` and `modes_digest` as records name them."""
 
@@ -101,12 +113,12 @@ class PolicyBundle:
                 if modes.get(name, "enforce") != "off"
             )
             reads = frozenset(
-                path for name, found in rules.items() for rule in found for path in _input_paths(engine, f"data.{PREFIX}.{name}.{rule}")
+                path for name, found in rules.items() for rule in found for path in _input_paths(engine, f"data.{PREFIX}.{name}.{rule}", texts)
             )
         except RegoError as fault:
             raise BundleError(str(fault)) from fault
         record = {"digest": digest_of(texts), "modes_digest": hashlib.sha256(canonical.encode(dict(modes))).hexdigest()}
-        return cls(packages, reads, record)
+        return cls(packages, reads, record, reads_clock=any("now_ns" in text for text in texts.values()))
 
     def reads(self, path: tuple[str, ...]) -> bool:
         """Say whether any package may read the input at `path`, at a part of it, or at a whole it is part of."""
@@ -150,10 +162,34 @@ def _deciding_rules(texts: Mapping[str, str]) -> dict[str, set[str]]:
     return {name: rules for name, rules in found.items() if rules}
 
 
-def _input_paths(engine: Engine, reference: str) -> Iterable[tuple[str, ...]]:
-    for path in engine.reads(reference) if hasattr(engine, "reads") else [("input",)]:
-        if path and path[0] == "input":
-            yield tuple(str(step) for step in path[1:])
+def _input_paths(engine: Engine, reference: str, texts: Mapping[str, str]) -> Iterable[tuple[str, ...]]:
+    if hasattr(engine, "reads"):
+        for path in engine.reads(reference):
+            if path and path[0] == "input":
+                yield tuple(str(step) for step in path[1:])
+        return
+    for name, text in texts.items():
+        yield from _mentioned(parse_module(name, text))
+
+
+def _mentioned(node: Any) -> Iterable[tuple[str, ...]]:
+    if isinstance(node, Ref) and isinstance(node.head, Var) and node.head.name == "input":
+        steps = []
+        for step in node.path:
+            if not (isinstance(step, Scalar) and isinstance(step.value, str)):
+                break
+            steps.append(step.value)
+        yield tuple(steps)
+        for step in node.path:
+            yield from _mentioned(step)
+    elif isinstance(node, Var) and node.name == "input":
+        yield ()
+    elif isinstance(node, (tuple, list)):
+        for item in node:
+            yield from _mentioned(item)
+    elif dataclasses.is_dataclass(node) and not isinstance(node, (Source, Import)):
+        for part in dataclasses.fields(node):
+            yield from _mentioned(getattr(node, part.name))
 
 
 def _items(value: Any) -> tuple[Mapping[str, Any], ...]:

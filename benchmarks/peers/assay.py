@@ -68,7 +68,7 @@ class AssayNativeBare(Peer):
 
     def command(self, setting: Setting) -> list[str]:  # noqa: ARG002 - the port is in the configuration
         """Serve the deployment."""
-        return [ASSAY, "serve", "--dir", str(self.folder), "--transport", self.transport]
+        return [ASSAY, "serve", str(self.folder), "--node", "bench"] + (["--transport", self.transport] if self.transport != "native" else [])
 
     def traffic(self, setting: Setting) -> Traffic:  # noqa: ARG002 - the key was made in `prepare`
         """V2 calls with the key."""

@@ -3,21 +3,19 @@
 orjson is fast but lets the last of two equal keys win, while a model server may let the first one win: then policy and model see
 different calls. RFC 8259 section 4 leaves the choice open, so duplicate keys are refused, and so is nesting past `MAX_DEPTH`.
 
-How it stays cheap: let K be the number of keys in the parsed document, d the keys lost to duplication, s the places inside strings that
-look like `":`. A body without white space between a key and its colon has exactly K + d + s occurrences of `":`. Counting may stop early
-(K' <= K), so K' == occurrences implies d = 0; anything else goes to the slow, exact parser. A property test holds both paths together.
+How it stays cheap: in a body without a backslash no string holds a quote, so `":` stands exactly once behind each key that has no white
+space before its colon. Then the body has as many `":` as keys, duplicates included, and the document written anew has as many as keys that
+survived: equal counts mean that none was lost. Anything else goes to the slow, exact parser. A property test holds both paths together.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Final
 
 import orjson
 
 MAX_DEPTH: Final = 32
-_SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 
 
 class JsonError(ValueError):
@@ -42,26 +40,16 @@ def parse(body: bytes) -> Any:
         raise JsonError(f"not JSON: {fault.msg} at line {fault.lineno} column {fault.colno}") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
         raise JsonError(f"nested deeper than {MAX_DEPTH} levels")
-    if _keys(document) != body.count(b'":') or _SPACED_COLON.search(body):
+    if (
+        b"\\" in body
+        or b" :" in body
+        or b"\n:" in body
+        or b"\t:" in body
+        or b"\r:" in body
+        or orjson.dumps(document).count(b'":') != body.count(b'":')
+    ):
         _refuse_duplicates(body)
     return document
-
-
-def _keys(node: Any) -> int:
-    """Count keys; may count fewer than there are (only the head of a list is looked at), never more."""
-    kind = type(node)
-    if kind is dict:
-        count = len(node)
-        for value in node.values():
-            inner = type(value)
-            if inner is dict or inner is list:
-                count += _keys(value)
-        return count
-    if kind is list and node:
-        inner = type(node[0])
-        if inner is dict or inner is list:
-            return sum(map(_keys, node))
-    return 0
 
 
 def _depth(document: Any) -> int:

@@ -1,0 +1,173 @@
+"""The records of calls in flight: a `Held` for each, which ends in exactly one terminal leaf, whatever happens to the call.
+
+Rules:
+- A call that ends before its batch closes is one `call` leaf; a longer one, or one of a `sync` route, is `decision`, then `outcome`.
+- `decided` and `ended` are set once the leaf is appended, never before: a journal that is full leaves no half-told call.
+- Waiting comes after the terminal leaf. A wait that fails, or a caller who leaves during it, writes nothing more: the record is true already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from audit.journal import Journal, JournalError
+from audit.leaf import LeafError
+from gateway.counters import Counters
+from gateway.documents import RouteDocument
+from gateway.identifiers import Identifiers
+from gateway.record import CallRecord, Source
+from gateway.refusals import Refusal
+
+BATCH_WINDOW_S: Final = 0.050
+"""A reply of a `batch` route waits once the oldest uncommitted record is older than this."""
+BACKLOG_REFUSE_S: Final = 1.0
+"""New calls are refused once the oldest uncommitted record is older than this."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A call that is being served. Changed by the ledger alone."""
+
+    record: CallRecord
+    started_ns: int
+    decided: bool = False
+    """Its `decision` leaf is appended."""
+    ended: bool = False
+    """Its terminal leaf is appended."""
+
+
+class Ledger:
+    """Writes the records of one worker's calls. Owned by the worker's loop."""
+
+    __slots__ = ("_counters", "_ids", "_journal", "_source", "open")
+
+    def __init__(self, journal: Journal, source: Source, counters: Counters, ids: Identifiers, held: dict[str, Held]) -> None:
+        """Write through `journal`; `held` are the calls in flight by id, oldest first."""
+        self._journal = journal
+        self._source = source
+        self._counters = counters
+        self._ids = ids
+        self.open = held
+
+    def require_recording(self, document: RouteDocument) -> None:
+        """Refuse a call that could not be recorded: never after the model has been called."""
+        if document.on_audit_unavailable != "deny":
+            return
+        journal = self._journal
+        if journal.failure is not None:
+            raise Refusal("audit_unavailable", "the log has refused this worker's records")
+        if journal.oldest_unacked_age_s(time.monotonic_ns()) > BACKLOG_REFUSE_S:
+            raise Refusal("audit_unavailable", "the log has not confirmed a record for over a second")
+
+    def decide(self, held: Held) -> int | None:
+        """Write the `decision` leaf unless it is written; returns its sequence number.
+
+        Raises:
+            Refusal: `audit_unavailable`; nothing is written.
+        """
+        if held.decided:
+            return None
+        try:
+            seq = self._journal.append(held.record.decision_leaf())
+        except JournalError:
+            raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
+        held.decided = True
+        return seq
+
+    async def decide_durably(self, held: Held) -> None:
+        """Write the `decision` leaf and wait until it is committed. Raises Refusal `audit_unavailable`."""
+        seq = self.decide(held)
+        if seq is not None:
+            await self.committed(seq)
+
+    async def end(self, held: Held, document: RouteDocument) -> None:
+        """Write the terminal leaf, then wait as the route's mode asks.
+
+        Raises:
+            Refusal: `audit_unavailable`: it could not be written, or was not confirmed, and the route denies then.
+        """
+        now_ns = time.monotonic_ns()
+        held.record.latency_us = (now_ns - held.started_ns) // 1000
+        try:
+            seq = self._write_end(held, now_ns)
+        except JournalError:
+            if document.on_audit_unavailable == "deny":
+                raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
+            self._counters.early("degraded_unrecorded")
+            return
+        self._count(held, document)
+        mode = document.audit
+        if mode == "sync" or (mode == "batch" and self._journal.oldest_unacked_age_s(now_ns) > BATCH_WINDOW_S):
+            await self.committed(seq)
+
+    def end_unheard(self, held: Held, document: RouteDocument) -> None:
+        """Write the terminal leaf of a call whose caller has gone; nobody waits for it."""
+        if held.ended:
+            return
+        now_ns = time.monotonic_ns()
+        record = held.record
+        record.status, record.code = 499, "caller_gone"
+        record.latency_us = (now_ns - held.started_ns) // 1000
+        try:
+            self._write_end(held, now_ns)
+        except JournalError:
+            self._counters.early("degraded_unrecorded")
+        else:
+            self._count(held, document)
+
+    def _write_end(self, held: Held, now_ns: int) -> int:
+        record = held.record
+        try:
+            seq = self._journal.append(self._end_leaf(held, now_ns))
+        except LeafError:
+            # Whatever made the leaf impossible, the call is told: who, what, how it ended.
+            record.code = "unrecordable"
+            record.shrink()
+            seq = self._journal.append(self._end_leaf(held, now_ns))
+        held.decided = held.ended = True
+        return seq
+
+    def _end_leaf(self, held: Held, now_ns: int) -> dict[str, Any]:
+        if not held.decided:
+            return held.record.call()
+        unix_us = time.time_ns() // 1000
+        return held.record.outcome(self._ids.next(unix_us // 1000), unix_us, now_ns)
+
+    def _count(self, held: Held, document: RouteDocument) -> None:
+        record = held.record
+        version = record.decision.version if record.decision is not None else None
+        self._counters.call(
+            document.model, version.document.name if version is not None else "-", record.status, record.code or "", record.latency_us
+        )
+
+    async def committed(self, seq: int) -> None:
+        """Wait until a record is committed. Raises Refusal `audit_unavailable` when the recorder has refused this worker."""
+        self._journal.flush()
+        try:
+            await self._journal.add_waiter(seq)
+        except JournalError:
+            raise Refusal("audit_unavailable", "the log has refused this worker's records") from None
+
+    def write_late_decisions(self, older_than_s: float, now_ns: int) -> None:
+        """Write the `decision` of every call that has been open for longer; what the journal cannot take now waits for the next time."""
+        bound_ns = now_ns - int(older_than_s * 1e9)
+        for held in self.open.values():
+            if held.started_ns > bound_ns:
+                return
+            decision = held.record.decision
+            if not held.decided and decision is not None and decision.refusal is None:
+                try:
+                    self.decide(held)
+                except Refusal:
+                    return
+
+    def record_denials(self, reason: str, count: int) -> None:
+        """Record how many requests were refused for `reason` before it was known who asked."""
+        unix_us = time.time_ns() // 1000
+        actor = {"kind": "system", "id": self._journal.node}
+        head = self._source.head(self._ids.next(unix_us // 1000), "denial.count", unix_us, time.monotonic_ns(), "-", actor)
+        with contextlib.suppress(JournalError):
+            self._journal.append({**head, "reason": reason, "count": count, "second": unix_us // 1_000_000})

@@ -1,0 +1,104 @@
+"""The front door's paths that are not calls to a model: health, metadata of the v2 protocol, feedback. `docs/http.md` lists them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from audit.journal import JournalError
+from gateway import feedback
+from gateway.protocols import v2
+from gateway.refusals import Refusal
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.lane import Lane
+
+_JSON: Final = (b"content-type", b"application/json")
+
+
+async def serve(lane: Lane, exchange: Exchange) -> None:
+    """Serve a request that is not a model call. Raises Refusal."""
+    path = exchange.request.path
+    handler = PATHS.get(path)
+    if handler is not None:
+        await handler(lane, exchange)
+    elif path.startswith("/v2/models/"):
+        _describe_model(lane, exchange)
+    else:
+        raise Refusal("not_found", f"there is nothing at `{path}`")
+
+
+async def _live(_lane: Lane, exchange: Exchange) -> None:
+    _require_get(exchange)
+    exchange.respond(200, [_JSON], b'{"live":true}')
+
+
+async def _ready(lane: Lane, exchange: Exchange) -> None:
+    _require_get(exchange)
+    reason = lane.ready()
+    if reason is not None:
+        raise Refusal("not_ready", reason)
+    exchange.respond(200, [_JSON], b'{"ready":true}')
+
+
+async def _server(_lane: Lane, exchange: Exchange) -> None:
+    _require_get(exchange)
+    exchange.respond(200, [_JSON], v2.SERVER_BODY)
+
+
+def _describe_model(lane: Lane, exchange: Exchange) -> None:
+    """`GET /v2/models/{m}[/versions/{v}][/ready]`."""
+    fields = dict(exchange.request.headers)
+    lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
+    steps = exchange.request.path.split("/")[3:]
+    ready = steps[-1:] == ["ready"]
+    steps = steps[:-1] if ready else steps
+    if len(steps) not in (1, 3) or (len(steps) == 3 and steps[1] != "versions"):
+        raise Refusal("not_found", f"there is nothing at `{exchange.request.path}`")
+    route = lane.snapshot.routes.get(steps[0])
+    if route is None or (len(steps) == 3 and steps[2] not in route.versions):
+        raise Refusal("unknown_model", f"no model or version at `{exchange.request.path}`")
+    _require_get(exchange)
+    body = b'{"ready":true}' if ready else v2.metadata_body(route.model, sorted(route.versions))
+    exchange.respond(200, [_JSON], body)
+
+
+def _require_get(exchange: Exchange) -> None:
+    request = exchange.request
+    if request.method not in ("GET", "HEAD"):
+        raise Refusal("method_not_allowed", f"`{request.path}` is read with GET; inference is a POST to `.../infer`")
+
+
+async def _feedback(lane: Lane, exchange: Exchange) -> None:
+    """`POST /feedback`: labels and rewards, each a record, answered once committed."""
+    request = exchange.request
+    unix_us = time.time_ns() // 1000
+    principal = lane.authenticator.authenticate(dict(request.headers).get(b"authorization"), unix_us)
+    if request.method != "POST":
+        raise Refusal("method_not_allowed", "feedback is a POST")
+    if "feedback:write" not in principal.scopes:
+        raise Refusal("missing_scope", "feedback needs the scope `feedback:write`")
+    events = feedback.read(request.body)
+    seq = None
+    for event in events:
+        head = lane.source.head(lane.ids.next(unix_us // 1000), event.kind, unix_us, time.monotonic_ns(), principal.tenant, principal.actor)
+        try:
+            seq = lane.journal.append({**head, **event.fields, "source": principal.id, "parents": [event.decision]})
+        except JournalError:
+            raise Refusal("audit_unavailable", "the line of unconfirmed records is full; send the whole request again") from None
+    if seq is not None:
+        await lane.ledger.committed(seq)
+    exchange.respond(202, [_JSON], b'{"accepted":%d}' % len(events))
+
+
+PATHS: Final[dict[str, Callable[[Lane, Exchange], Awaitable[None]]]] = {
+    "/livez": _live,
+    "/readyz": _ready,
+    "/v2": _server,
+    "/v2/health/live": _live,
+    "/v2/health/ready": _ready,
+    "/feedback": _feedback,
+}
+"""Path -> handler."""
