@@ -52,14 +52,14 @@ def _describe_model(lane: Lane, exchange: Exchange) -> None:
     """`GET /v2/models/{m}[/versions/{v}][/ready]`."""
     fields = dict(exchange.request.headers)
     lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
-    steps = exchange.request.path.split("/")[3:]
+    model, *steps = exchange.request.path.split("/")[3:]
+    route = lane.snapshot.routes.get(model)
     ready = steps[-1:] == ["ready"]
     steps = steps[:-1] if ready else steps
-    if len(steps) not in (1, 3) or (len(steps) == 3 and steps[1] != "versions"):
-        raise Refusal("not_found", f"there is nothing at `{exchange.request.path}`")
-    route = lane.snapshot.routes.get(steps[0])
-    if route is None or (len(steps) == 3 and steps[2] not in route.versions):
+    if route is None or (steps[:1] == ["versions"] and steps[1:2] != [] and steps[1] not in route.versions):
         raise Refusal("unknown_model", f"no model or version at `{exchange.request.path}`")
+    if steps and (len(steps) != 2 or steps[0] != "versions"):
+        raise Refusal("not_found", f"there is nothing at `{exchange.request.path}`")
     _require_get(exchange)
     body = b'{"ready":true}' if ready else v2.metadata_body(route.model, sorted(route.versions))
     exchange.respond(200, [_JSON], body)
