@@ -52,8 +52,8 @@ def _what_next(stage: Stage) -> None:
     out.print()
     out.print("[bold]Look around[/]")
     out.print(f"  console      {stage.admin}   key {stage.keys['console']}", soft_wrap=True)
-    out.print(f"  public key   {stage.vkey}", soft_wrap=True, markup=False)
     out.print("[bold]Try[/]")
     out.print(f"  assay audit query --data {data} --type rollout.step", soft_wrap=True)
-    out.print(f"  assay audit verify {data} --vkey '{stage.vkey}'", soft_wrap=True, markup=False)
+    keys = f"--vkey {stage.directory / 'log.vkey'} --witness {stage.directory / 'witness.vkey'}"
+    out.print(f"  assay audit verify {data} {keys}", soft_wrap=True, markup=False)
     out.print(f"  assay report evaluation --data {data} --format html -o evaluation.html", soft_wrap=True)

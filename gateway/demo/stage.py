@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -38,7 +39,6 @@ class ModelServer:
     digest: str
     accuracy: float
     held_out_rows: int
-    process: subprocess.Popen[str]
 
 
 @dataclass(slots=True)
@@ -52,6 +52,9 @@ class Stage:
     gateway: subprocess.Popen[bytes] | None = None
     keys: dict[str, str] = field(default_factory=dict)
     vkey: str = ""
+    witness_vkey: str = ""
+    _children: list[subprocess.Popen[str]] = field(default_factory=list)
+    """Models and witness, in the order of their start."""
 
     @property
     def front(self) -> str:
@@ -63,27 +66,20 @@ class Stage:
         """Return the admin port's address."""
         return f"http://127.0.0.1:{self.admin_port}"
 
-    def start_model(self, version: str) -> ModelServer:
-        """Train a version and serve it."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"{_examples_package()}.models.serve", "--version", version],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=_examples_root(),
-        )
-        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
-        line = process.stdout.readline()
-        if not line:
-            raise StageError(f"the model server of version {version} ended with status {process.wait()}")
-        told = json.loads(line)
-        server = ModelServer(version, told["url"], told["digest"], told["accuracy"], told["held_out_rows"], process)
-        self.models[version] = server
-        return server
+    def start_models(self, *versions: str) -> None:
+        """Train versions and serve them, all at once; `models` has them afterwards."""
+        command = (sys.executable, "-m", f"{_examples_package()}.models.serve", "--version")
+        started = {version: subprocess.Popen([*command, version], stdout=subprocess.PIPE, text=True, cwd=_examples_root()) for version in versions}
+        self._children += started.values()
+        for version, process in started.items():
+            told = _told_at_start(process, f"the model server of version {version}")
+            self.models[version] = ModelServer(version, told["url"], told["digest"], told["accuracy"], told["held_out_rows"])
 
     def build(self) -> None:
         """Write the deployment with `assay init`, then put the demo's model in the place of the reference's."""
         told = json.loads(_assay("init", str(self.directory), "--json", *(word for name in PEOPLE for word in ("--person", name))))
         self.vkey = told["log_vkey"]
+        witness = self._start_witness()
         config = self.directory / "config"
         shutil.rmtree(config / "models")
         shutil.rmtree(config / "experiments")
@@ -94,11 +90,24 @@ class Stage:
             if f"bind: 127.0.0.1:{old}" not in gateway:
                 raise StageError(f"the reference configuration no longer binds port {old}")
             gateway = gateway.replace(f"bind: 127.0.0.1:{old}", f"bind: 127.0.0.1:{port}")
-        (config / "gateway.yaml").write_text(gateway)
         self.write_model(default="3")
-        self.keys["product"] = self._key("infer", "unit:assert", "feedback:write", note="the product service of the demo")
+        self.keys["product"] = told["api_key"]
         self.keys["tester"] = self._key("infer", "unit:assert", "version:pin", note="may name a version")
         self.keys["console"] = self._key("admin:read", "audit:read", note="console and log")
+        answer = _told_at_start(witness, "the witness")
+        self.witness_vkey = answer["vkey"]
+        (config / "gateway.yaml").write_text(_with_witness(gateway, answer))
+        (self.directory / "log.vkey").write_text(f"{self.vkey}\n")
+        (self.directory / "witness.vkey").write_text(f"{self.witness_vkey}\n")
+
+    def _start_witness(self) -> subprocess.Popen[str]:
+        """Start a witness: a process with a key and a memory of its own."""
+        origin = self.vkey.partition("+")[0]
+        words = ("--dir", str(self.directory / "witness"), "--origin", origin, "--vkey", self.vkey, "--bind", "127.0.0.1:0", "--json")
+        with (self.directory / "witness.log").open("wb") as log:
+            process = subprocess.Popen([*_command(), "audit", "witness", *words], stdout=subprocess.PIPE, stderr=log, text=True)
+        self._children.append(process)
+        return process
 
     def _key(self, *scopes: str, note: str) -> str:
         words = [word for scope in scopes for word in ("--scope", scope)]
@@ -140,10 +149,11 @@ class Stage:
         for path in (self.directory / "config" / "experiments").iterdir():
             path.unlink()
 
-    def approve(self, version: str) -> None:
-        """Have a person approve a version."""
-        key = self.directory / "keys" / f"{PEOPLE[0]}.key"
-        _assay("model", "approve", MODEL, version, "--as", PEOPLE[0], "--key", str(key), "--dir", str(self.directory))
+    def approve(self, *versions: str) -> None:
+        """Have a person approve versions, all at once."""
+        words = ("--as", PEOPLE[0], "--key", str(self.directory / "keys" / f"{PEOPLE[0]}.key"), "--dir", str(self.directory))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda version: _assay("model", "approve", MODEL, version, *words), versions))
 
     def check(self) -> str:
         """Run `assay check` and return what it says."""
@@ -188,9 +198,9 @@ class Stage:
         return _assay(*words)
 
     def close(self) -> None:
-        """End the gateway, then the models."""
+        """End the gateway, which asks the witness to its end, then everything else."""
         processes: list[subprocess.Popen[Any]] = [] if self.gateway is None else [self.gateway]
-        processes += [server.process for server in self.models.values()]
+        processes += self._children
         for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -199,6 +209,25 @@ class Stage:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _told_at_start(process: subprocess.Popen[str], what: str) -> dict[str, Any]:
+    """Return the line of JSON a process prints once it serves."""
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+    line = process.stdout.readline()
+    if not line:
+        raise StageError(f"{what} ended with status {process.wait()}")
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
+def _with_witness(gateway: str, told: Mapping[str, Any]) -> str:
+    """Return the text of `gateway.yaml` with a witness named in it."""
+    if gateway.count("  witnesses: []\n") != 1:
+        raise StageError("the reference configuration no longer has `witnesses: []`")
+    return gateway.replace("  witnesses: []\n", f'  witnesses: [{{url: {told["url"]}, key: "{told["vkey"]}"}}]\n')
 
 
 def free_port() -> int:

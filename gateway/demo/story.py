@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,11 +15,12 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from gateway.demo.stage import MODEL, Stage, examples
+from gateway.demo.stage import MODEL, Stage, StageError, examples
 
 RATE_PER_S = 400.0
 BATCH = 200
@@ -79,38 +82,41 @@ class Story:
     # --- acts -----------------------------------------------------------------------------------------------------------------------------
 
     def _models(self) -> None:
-        self._heading("Two versions of a model, trained now on real data (Wisconsin breast cancer, 569 biopsies)")
-        for version in ("3", "4"):
-            server = self._stage.start_model(version)
-            self._say(
-                f"version {version}: {server.accuracy:.1%} right on {server.held_out_rows} held-out biopsies, served at {server.url}",
-            )
+        self._heading("Two versions of a model, trained now on 569 real biopsies")
+        self._say("Wisconsin breast cancer data; rows are features of cells, the label is benign or malignant.", quiet=True)
+        self._stage.start_models("3", "4")
+        for server in self._stage.models.values():
+            self._say(f"version {server.version}: {server.accuracy:.1%} right on {server.held_out_rows} held-out biopsies, served at {server.url}")
         self._say(f"Traffic: {self._traffic.RESAMPLING_NOTE}.", quiet=True)
 
     def _deployment(self) -> None:
-        self._heading("A deployment: configuration, a trust root of two people, a log key; versions 3 and 4 approved by alice")
+        self._heading("A deployment: configuration, people, keys, approvals, a witness")
         stage = self._stage
         stage.build()
-        stage.approve("3")
-        stage.approve("4")
-        self._say(stage.check(), quiet=True)
+        stage.approve("3", "4")
+        self._say("alice approved versions 3 and 4; nobody approved version 5")
+        self._say(_shortened(stage.check()), quiet=True)
         stage.start_gateway()
         self._say(f"front door {stage.front}   console {stage.admin}")
-        self._say(f"log's public key {stage.vkey}")
+        self._say("keys to verify the log with, of the log and of the witness that cosigns its heads:")
+        self._copyable(stage.vkey)
+        self._copyable(stage.witness_vkey)
 
     def _ab(self) -> None:
-        self._heading("An A/B test: half of the units to each version; true labels arrive later")
+        self._heading("An A/B test: half of the units to each version; labels arrive later")
         self._stage.write_experiment("ab-test", AB)
         self._stage.wait_for(lambda: self._phase("ab-test") == "running", "the A/B test to start")
         tally = self._calls(600)
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("arm", "calls", "right"):
             table.add_column(column, justify="left" if column == "arm" else "right")
+        if not any(answer.status == 200 for answer in tally.answers):
+            raise StageError(f"no call was served; statuses: {dict(Counter(answer.status for answer in tally.answers))}")
         calls = Counter(answer.arm for answer in tally.answers if answer.status == 200)
         right = Counter(answer.arm for answer in tally.answers if answer.prediction == answer.case.label)
         for arm, count in sorted(calls.items()):
             table.add_row(arm, str(count), f"{right[arm] / count:.1%}")
-        self._console.print(table)
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
         self._say(f"The gateway's verdict so far: {self._settled_verdict('ab-test')}")
 
     def _canary(self, name: str, *, champion: str, challenger: str) -> None:
@@ -125,7 +131,7 @@ class Story:
                 found = stage.experiment(name) or {}
                 told = self._tell_steps(found, told)
                 reason = next(iter(found["reasons"]), "no evidence yet")
-                live.update(Text(f"  {sent} calls, {found['share']} of units compared: {reason}", style="dim"))
+                live.update(self._indented(f"{sent} calls, {found['share']} of units compared: {reason}", "dim"))
                 if found["phase"] != "running":
                     break
         final = stage.experiment(name) or {}
@@ -138,10 +144,10 @@ class Story:
                 self._say(reason, quiet=True)
 
     def _swap(self) -> None:
-        self._heading("The versions swapped: 4 becomes the default, and the weaker 3 is offered as its challenger")
+        self._heading("The versions swapped: 4 is the default, the weaker 3 its challenger")
         self._stage.write_model(default="4")
         self._stage.end_experiments()
-        self._say(self._stage.check(), quiet=True)
+        self._say(_shortened(self._stage.check()), quiet=True)
 
     def _refusals(self) -> None:
         self._heading("Two calls that may not go")
@@ -156,12 +162,20 @@ class Story:
         self._decision = too_many.headers["assay-decision"]
 
     def _evidence(self) -> None:
-        self._heading("The log: every call above is a record in a signed transparency log")
+        self._heading("The log: every call above is a record in it, signed and witnessed")
         stage = self._stage
         before = (stage.status()["log"] or {"size": 0})["size"]
-        stage.wait_for(lambda: (stage.status()["log"] or {"size": 0})["size"] > before, "a new signed head")
-        told = json.loads(stage.assay("audit", "verify", str(stage.directory / "data"), "--vkey", stage.vkey, "--json"))
-        self._say(f"assay audit verify: {_verdict_line(told)}", strong=True)
+        stage.wait_for(lambda: _is_witnessed(stage.status()["log"], before), "a new signed head that the witness cosigned")
+        keys = ("--vkey", str(stage.directory / "log.vkey"), "--witness", str(stage.directory / "witness.vkey"))
+        told = json.loads(stage.assay("audit", "verify", str(stage.directory / "data"), *keys, "--json"))
+        held = told["exit_code"] == 0
+        self._say(f"assay audit verify: {'every check holds' if held else 'not everything holds'} (exit {told['exit_code']})", strong=held)
+        for name, grade, summary in _verdict_lines(told):
+            style = "green" if grade == "ok" else "yellow" if grade == "unproven" else "bold red"
+            self._console.print(Text.assemble(f"    {name:14}", (f"{grade:10}", style), summary), soft_wrap=True)
+        if held:
+            self._say("Green because a witness keeps the last head it saw: this is neither an old nor another history.", quiet=True)
+            self._say("This witness runs here, to show how; let somebody else run yours.", quiet=True)
 
     # --- what acts are made of ------------------------------------------------------------------------------------------------------------
 
@@ -215,9 +229,33 @@ class Story:
         self._console.print(f"[bold]{self._act}. {text}[/]")
 
     def _say(self, text: str, *, quiet: bool = False, strong: bool = False) -> None:
-        self._console.print(Text(f"  {text}", style="dim" if quiet else "bold green" if strong else ""), soft_wrap=True)
+        """Print a sentence, wrapped under its own beginning."""
+        self._console.print(self._indented(text, "dim" if quiet else "bold green" if strong else ""), soft_wrap=True)
+
+    def _indented(self, text: str, style: str) -> Text:
+        wrapped = textwrap.fill(
+            text, self._console.width, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        return Text(wrapped, style=style)
+
+    def _copyable(self, text: str) -> None:
+        """Print something that is copied from the terminal: never wrapped."""
+        self._console.print(Text(f"    {text}"), soft_wrap=True)
 
 
-def _verdict_line(told: dict[str, Any]) -> str:
-    parts = [f"{name} {value['verdict'] if isinstance(value, dict) else value}" for name, value in told.get("verdicts", told).items()]
-    return "; ".join(parts)[:400]
+def _shortened(text: str) -> str:
+    """Return a text with its digests cut to what tells them apart."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", text)
+
+
+def _is_witnessed(head: Any, older: int) -> bool:
+    return head is not None and head["size"] > older and bool(head["cosigned"])
+
+
+def _verdict_lines(told: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, grade and summary of each check; POSIX times of witnesses as times of day."""
+
+    def clock(found: re.Match[str]) -> str:
+        return time.strftime("at %H:%M:%S UTC", time.gmtime(int(found[1])))
+
+    return [(check["name"], check["grade"], re.sub(r"at POSIX time (\d+)", clock, check["summary"])) for check in told["checks"]]
