@@ -11,11 +11,32 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from gateway.counters import LATENCY_BOUNDS_US
 
 HISTORY_S: Final = 300
 Series = tuple[str, str, int, str]
 """model, version, status, code"""
+
+
+class _Calls(msgspec.Struct):
+    model: str
+    version: str
+    status: int
+    code: str
+    count: int
+    sum_us: int
+    buckets: list[int]
+
+
+class _Status(msgspec.Struct):
+    """What `Traffic` uses of a status document."""
+
+    node: str
+    epoch: int
+    calls: list[_Calls]
+    refused_early: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -51,23 +72,38 @@ class Traffic:
         self.series: dict[Series, Row] = {}
         self.refused_early: dict[str, int] = {}
         self.workers: dict[str, dict[str, Any]] = {}
-        """Latest status by node."""
+        """Latest status by node; what is counted next is counted from there."""
         self.history: deque[Second] = deque(maxlen=HISTORY_S)
-        self._seen: dict[tuple[str, int], dict[str, Any]] = {}  # (node, epoch) -> last status folded
-        self._last = (0, 0, 0)
+        self.unreadable = 0
+        """Documents that were no status of this release."""
+        self._last: tuple[int, int, int] | None = None  # classes at the last look; changed by `observe`
 
     def observe(self, statuses: Iterable[dict[str, Any]], at_s: int) -> None:
         """Fold the latest status of every worker; called once a second."""
         for status in statuses:
-            key = (status["node"], status["epoch"])
-            before = self._seen.get(key, {"calls": [], "refused_early": {}})
-            self._fold(status, before)
-            self._seen[key] = status
-            self.workers[status["node"]] = status
+            if not _is_status(status):
+                self.unreadable += 1
+                continue
+            self._take(status)
         now = self._classes()
-        served, refused, failed = (new - old for new, old in zip(now, self._last, strict=True))
+        # What was counted before the first look did not happen in one second.
+        if self._last is not None:
+            served, refused, failed = (new - old for new, old in zip(now, self._last, strict=True))
+            self.history.append(Second(at_s, served, refused, failed))
         self._last = now
-        self.history.append(Second(at_s, served, refused, failed))
+
+    def _take(self, status: dict[str, Any]) -> None:
+        node, epoch = status["node"], status["epoch"]
+        last = self.workers.get(node)
+        if last is None or epoch > last["epoch"]:
+            # Another life of the worker counts from nothing; what its last one counted stays in the totals.
+            before: dict[str, Any] = {"calls": [], "refused_early": {}}
+        elif epoch == last["epoch"]:
+            before = last
+        else:
+            return
+        self._fold(status, before)
+        self.workers[node] = status
 
     def _fold(self, status: dict[str, Any], before: dict[str, Any]) -> None:
         old = {(row["model"], row["version"], row["status"], row["code"]): row for row in before["calls"]}
@@ -79,10 +115,12 @@ class Traffic:
                 buckets = [new - past for new, past in zip(buckets, earlier["buckets"], strict=True)]
             count = row["count"] - (earlier["count"] if earlier else 0)
             sum_us = row["sum_us"] - (earlier["sum_us"] if earlier else 0)
-            self.series.setdefault(key, Row()).add(count, sum_us, buckets)
+            if count > 0:
+                self.series.setdefault(key, Row()).add(count, sum_us, buckets)
         for code, count in status["refused_early"].items():
             more = count - before["refused_early"].get(code, 0)
-            self.refused_early[code] = self.refused_early.get(code, 0) + more
+            if more > 0:
+                self.refused_early[code] = self.refused_early.get(code, 0) + more
 
     def _classes(self) -> tuple[int, int, int]:
         served = sum(row.count for key, row in self.series.items() if key[2] < 400)
@@ -109,6 +147,15 @@ class Traffic:
     def oldest_unconfirmed_us(self) -> int:
         """Return the age of the oldest record no worker has had confirmed."""
         return max((status.get("oldest_unacked_us", 0) for status in self.workers.values()), default=0)
+
+
+def _is_status(status: Any) -> bool:
+    """Say whether a document is a status as this release writes it: a file may be left over from another one."""
+    try:
+        msgspec.convert(status, _Status)
+    except msgspec.ValidationError:
+        return False
+    return all(len(row["buckets"]) == len(LATENCY_BOUNDS_US) + 1 for row in status["calls"])
 
 
 def quantile(buckets: list[int], q: float) -> int | None:

@@ -7,9 +7,13 @@ force.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import stat
 from pathlib import Path
 
+from audit.leaf import LeafError
 from gateway.control.clerk import Clerk
 from gateway.control.registry import Registry
 from policies.approvals import Approval, InvalidApproval, Revocation, load
@@ -17,6 +21,8 @@ from policies.trust import TrustRoot
 
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 48 * 1024
+Stamp = tuple[int, int, int]
+"""Inode, time of change and length of a file: what tells that it is another one than before."""
 
 
 class Inbox:
@@ -28,57 +34,78 @@ class Inbox:
         self._root = root
         self._clerk = clerk
         self._registry = registry
-        self._seen: dict[Path, int] = {}  # file -> time of change when it was last looked at
+        self._seen: dict[Path, Stamp] = {}  # file -> how it was when it was last looked at
         self.refused: dict[str, str] = {}
         """Name of a file -> why it counts for nothing."""
 
     async def take_in(self) -> bool:
-        """Record every new valid envelope; returns whether anything new is in force."""
+        """Record every new valid envelope; returns whether anything new is in force.
+
+        Raises:
+            audit.journal.JournalError: the log cannot be written; the envelope is looked at again the next time.
+        """
         changed = False
-        for path in self._new_files():
+        for path, stamp in self._new_files():
             changed = await self._take(path) or changed
+            self._seen[path] = stamp
         return changed
 
-    def _new_files(self) -> list[Path]:
-        """Return the files that are new or changed since the last look, in the order of their names."""
-        found = []
+    def _new_files(self) -> list[tuple[Path, Stamp]]:
+        """Return the files that are new or changed since the last look, in the order of their names, and forget those that are gone."""
+        present: dict[Path, Stamp] = {}
         for path in sorted(self._folder.glob("*.json")):
-            try:
-                stamp = path.stat().st_mtime_ns
-            except FileNotFoundError:
-                continue
-            if self._seen.get(path) != stamp:
-                self._seen[path] = stamp
-                found.append(path)
-        return found
+            with contextlib.suppress(OSError):  # gone since it was listed
+                found = path.lstat()
+                present[path] = (found.st_ino, found.st_mtime_ns, found.st_size)
+        self._seen = {path: stamp for path, stamp in self._seen.items() if path in present}
+        names = {_shown(path) for path in present}
+        self.refused = {name: why for name, why in self.refused.items() if name in names}
+        return [(path, stamp) for path, stamp in present.items() if self._seen.get(path) != stamp]
 
     async def _take(self, path: Path) -> bool:
+        name = _shown(path)
         try:
             data = _read(path)
             found = load(data, self._root)
-        except (InvalidApproval, OSError) as fault:
-            self.refused[path.name] = str(fault)
-            _log.warning("an envelope counts for nothing", extra={"file": path.name, "why": str(fault)})
+            if self._registry.knows(found.id):
+                self.refused.pop(name, None)
+                return False
+            index = await self._record(found, data)
+        except (InvalidApproval, LeafError, OSError) as fault:
+            self.refused[name] = str(fault)
+            _log.warning("an envelope counts for nothing", extra={"file": name, "why": str(fault)})
             return False
-        self.refused.pop(path.name, None)
-        if self._registry.knows(found.id):
-            return False
-        kind = "approval.granted" if isinstance(found, Approval) else "approval.revoked"
-        index = await self._clerk.record(kind, **_told(found), envelope=data.decode())
+        self.refused.pop(name, None)
         if isinstance(found, Approval):
             self._registry.approvals[found.id] = found
         else:
             self._registry.revocations[found.id] = found
-        _log.info(kind, extra={"model": found.model, "version": found.version, "person": found.person, "index": index})
+        _log.info("envelope in force", extra={"model": found.model, "version": found.version, "person": found.person, "index": index})
         return True
+
+    async def _record(self, found: Approval | Revocation, data: bytes) -> int:
+        kind = "approval.granted" if isinstance(found, Approval) else "approval.revoked"
+        return await self._clerk.record(kind, **_told(found), envelope=data.decode())
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
+    """Return the bytes of a regular file of bounded size; a link, a pipe or a device is refused without being opened for reading."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidApproval("an envelope is a regular file")
+        if found.st_size > _MOST_BYTES:
+            raise InvalidApproval(f"the envelope is longer than {_MOST_BYTES} bytes")
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise InvalidApproval(f"the envelope is longer than {_MOST_BYTES} bytes")
     return data
+
+
+def _shown(path: Path) -> str:
+    """Return a file's name as text that can be told anywhere, whatever bytes it is made of."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def _told(found: Approval | Revocation) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Registry:
         """Experiment -> index of the record its latest epoch began with: evidence is not older."""
         self.history: dict[str, list[dict[str, Any]]] = {}
         """Steps of each experiment as told on its page, oldest first."""
+        self._beginning: dict[str, tuple[int, str, int]] = {}  # experiment -> (epoch, document, index) that no step has confirmed
         self.unreadable: list[str] = []
         """Approvals in the log that do not verify under the pinned root: they count for nothing, and are shown."""
 
@@ -45,18 +46,26 @@ class Registry:
         if kind in ("approval.granted", "approval.revoked"):
             self._fold_approval(record)
         elif kind == "experiment.start":
-            self.begun(record["experiment"], record["document_digest"], index)
+            self.begun(record["experiment"], record["document_digest"], record["epoch"], index)
         elif kind == "rollout.step":
             self.stepped(index, record, record["time"][:19].replace("T", " "))
 
-    def begun(self, experiment: str, document_digest: str, index: int) -> None:
-        """Take in that an epoch of an experiment begins with a document."""
-        self.documents[experiment] = document_digest
-        self.begun_at[experiment] = index
+    def begun(self, experiment: str, document_digest: str, epoch: int, index: int) -> None:
+        """Take in that an epoch of an experiment is to begin with a document.
+
+        It has begun with its first step. A controller killed between the two records leaves the epoch before in force, and the one that
+        follows begins again.
+        """
+        self._beginning[experiment] = (epoch, document_digest, index)
 
     def stepped(self, index: int, body: dict[str, Any], time: str) -> None:
         """Take in a step of a rollout."""
         experiment = body["experiment"]
+        epoch, document_digest, begun_at = self._beginning.get(experiment, (0, "", 0))
+        if epoch == body["epoch"]:
+            del self._beginning[experiment]
+            self.documents[experiment] = document_digest
+            self.begun_at[experiment] = begun_at
         self.rollouts[experiment] = msgspec.convert(body["state"], RolloutState)
         self.history.setdefault(experiment, []).append({"index": index, "time": time, "action": body["action"], "reason": body["reason"]})
 

@@ -7,7 +7,9 @@ judged: that is a hold.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +29,8 @@ from gateway.control.registry import Registry
 
 _log = logging.getLogger(__name__)
 _FINAL = ("stopped", "superseded")
+_MOST_WAITING = 50_000
+"""Treatment calls whose outcome is awaited for the breaker; the oldest go first."""
 
 
 @dataclass(slots=True)
@@ -41,6 +45,8 @@ class Running:
     verdict: Verdict = field(default=NO_DATA)
     fed: int = 0
     """Observations since the last verdict; without any there is nothing new to judge but time."""
+    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    """Treatment calls whose `decision` was read and whose `outcome` was not."""
 
 
 class Rollouts:
@@ -52,6 +58,9 @@ class Rollouts:
         self._clerk = clerk
         self._load = load
         self.running: dict[str, Running] = {}
+        # A step is computed from a state and committed in an await: `align` and `judge` must not interleave, or one would undo the other's.
+        self._moving = asyncio.Lock()
+        self._unread_from: int | None = None  # set by `_begin`, taken by the tail
 
     async def align(self, configured: Mapping[str, str], now_us: int) -> bool:
         """Follow a configuration: start what is new, restart what changed, stop what is gone.
@@ -63,6 +72,10 @@ class Rollouts:
         Returns:
             Whether anything workers draw with has changed.
         """
+        async with self._moving:
+            return await self._align(configured, now_us)
+
+    async def _align(self, configured: Mapping[str, str], now_us: int) -> bool:
         changed = False
         for name in sorted(set(self._registry.rollouts) - set(configured)):
             changed = await self._stop(name, now_us) or changed
@@ -88,6 +101,9 @@ class Rollouts:
             await self._start(document, digest, state.epoch + 1, now_us, reason)
             return True
         self.running[name] = _fresh(document, digest, state)
+        # The epoch goes on, and so does its evidence: what was read into the fold before is read again into the new one.
+        begun_at = self._registry.begun_at[name]
+        self._unread_from = begun_at if self._unread_from is None else min(begun_at, self._unread_from)
         return kind != "none"
 
     async def _start(self, document: ExperimentDocument, digest: str, epoch: int, now_us: int, reason: str) -> None:
@@ -95,10 +111,10 @@ class Rollouts:
         name = document.experiment
         carries = {"experiment": name, "epoch": epoch, "document_digest": digest, "salt": document.salt, "reason": reason}
         index = await self._clerk.record("experiment.start", **carries)
-        self._registry.begun(name, digest, index)
+        self._registry.begun(name, digest, epoch, index)
         state, action = apply(document, initial(document, epoch), "start", now_us, reason)
-        self.running[name] = _fresh(document, digest, state)
         await self._commit(document, action)
+        self.running[name] = _fresh(document, digest, state)
 
     async def _stop(self, name: str, now_us: int) -> bool:
         state = self._registry.rollouts[name]
@@ -124,6 +140,10 @@ class Rollouts:
 
     async def judge(self, now_us: int) -> bool:
         """Judge every running experiment and take the steps that are due; returns whether workers have to be told."""
+        async with self._moving:
+            return await self._judge(now_us)
+
+    async def _judge(self, now_us: int) -> bool:
         changed = False
         for name, found in self.running.items():
             if found.state.phase != "running":
@@ -139,6 +159,16 @@ class Rollouts:
                 changed = True
             found.state = state
         return changed
+
+    @property
+    def has_unread(self) -> bool:
+        """Say whether evidence has to be read again before anything is judged."""
+        return self._unread_from is not None
+
+    def take_unread(self) -> int | None:
+        """Return the leaf from which evidence has to be read again, once; None when there is none."""
+        unread_from, self._unread_from = self._unread_from, None
+        return unread_from
 
     async def _commit(self, document: ExperimentDocument, action: Action) -> None:
         body = {**action.record(document), "state": msgspec.to_builtins(action.after)}
@@ -163,12 +193,31 @@ def _fresh(document: ExperimentDocument, digest: str, state: RolloutState) -> Ru
 def _take(found: Running, record: dict[str, Any]) -> None:
     found.fold.add(record)
     found.fed += 1
-    if found.window is None or "outcome" not in record or "route" not in record:
+    if found.window is not None:
+        _watch(found, found.window, record)
+
+
+def _watch(found: Running, window: Window, record: dict[str, Any]) -> None:
+    """Count a treatment's ended call for the breaker, whether it is one record or a `decision` and its `outcome`."""
+    decision = record["id"]
+    if record["type"] == "outcome":
+        decision = record["parents"][0]
+        if decision not in found.waiting:
+            return
+        del found.waiting[decision]
+    elif not _is_treatment(found, record.get("route", {})):
         return
-    route = record["route"]
-    if route.get("epoch") == found.state.epoch and route.get("served") not in (None, "default", found.document.control):
-        at_us = int(datetime.fromisoformat(record["time"]).timestamp() * 1e6)
-        found.window.add(record["id"], at_us, failed=record["outcome"]["status"] >= 500)
+    elif "outcome" not in record:
+        found.waiting[decision] = None
+        if len(found.waiting) > _MOST_WAITING:
+            found.waiting.popitem(last=False)
+        return
+    at_us = int(datetime.fromisoformat(record["time"]).timestamp() * 1e6)
+    window.add(decision, at_us, failed=record["outcome"]["status"] >= 500)
+
+
+def _is_treatment(found: Running, route: dict[str, Any]) -> bool:
+    return route.get("epoch") == found.state.epoch and route.get("served") not in (None, "default", found.document.control)
 
 
 def _holdout_over(document: ExperimentDocument, now_us: int) -> bool:

@@ -42,6 +42,7 @@ class Tail:
         self._indexer = indexer
         self._rollouts = rollouts
         self._evidence_at: int | None = None  # next leaf for the evidence; set by `read_evidence_from`, moved by `step`
+        self._is_behind = True  # changed by `step`
 
     def read_evidence_from(self, index: int) -> None:
         """Read evidence from a leaf on, if it has not been read from before it already."""
@@ -50,15 +51,17 @@ class Tail:
 
     def step(self) -> bool:
         """Take a bounded number of leaves in; returns whether there was anything, so that the caller can come back at once."""
+        again = self._rollouts.take_unread()
+        if again is not None:
+            self._evidence_at = again if self._evidence_at is None else min(again, self._evidence_at)
+            self._is_behind = True
         busy = self._index_some()
         return self._feed_some() or busy
 
     @property
     def is_behind(self) -> bool:
         """Say whether evidence that was committed some time ago has not been read yet: then nothing may be judged."""
-        return self._is_behind
-
-    _is_behind = True
+        return self._is_behind or self._rollouts.has_unread
 
     def _index_some(self) -> bool:
         try:
@@ -74,7 +77,12 @@ class Tail:
         if self._evidence_at is None:
             self._is_behind = False
             return False
-        rows = self._follower.read(self._evidence_at, ROWS_PER_STEP)
+        try:
+            rows = self._follower.read(self._evidence_at, ROWS_PER_STEP)
+        except StoreError:
+            self._is_behind = True
+            _log.exception("the log cannot be read; nothing is judged")
+            return False
         for _, leaf in rows:
             if any(mark in leaf for mark in _CONCERNS_EVIDENCE):
                 self._rollouts.feed(msgspec.json.decode(leaf))
