@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +50,8 @@ from gateway.control.rollouts import Rollouts
 from gateway.control.tail import Tail, fold_registry
 from gateway.control.witnesses import Known, Witnesses
 from gateway.processes.control import TICK_S, ControlDirectory, Current
-from gateway.processes.parent import Status
+from gateway.processes.embedded import EmbeddedServer
+from gateway.processes.parent import Status, end_with_parent
 from gateway.standing import ApprovalsInForce
 from policies.trust import InvalidTrust, TrustRoot
 
@@ -62,15 +63,6 @@ _VAULT_S: Final = 2.0
 
 class CannotStart(Exception):  # noqa: N818 - says what happened
     """The deployment cannot be served; the text says what and what to do."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the controller has them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
-        yield
 
 
 class Controller:
@@ -333,7 +325,7 @@ class Controller:
                 continue
         self._traffic.observe(statuses, int(time.time()))
 
-    def _admin_server(self) -> _Server:
+    def _admin_server(self) -> EmbeddedServer:
         state = AdminState(
             environment=self._gateway.environment,
             data_dir=self._data,
@@ -347,7 +339,7 @@ class Controller:
             witnesses=self._witnesses,
             authenticator=lambda: self._authenticator,
         )
-        return _Server(uvicorn.Config(create_app(state), log_config=None, access_log=False, lifespan="off", server_header=False))
+        return EmbeddedServer(uvicorn.Config(create_app(state), log_config=None, access_log=False, lifespan="off", server_header=False))
 
     async def _admin(self) -> None:
         await self._server.serve(sockets=[socket.socket(fileno=self._chosen.listen)])
@@ -360,9 +352,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--node", required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process id of the parent; this process ends with it")
     parser.add_argument("--recorder", type=Path, required=True, help="path of the recorder's socket")
     parser.add_argument("--listen", type=int, required=True, help="inherited listening socket of the admin port")
     chosen = parser.parse_args(arguments)
+    end_with_parent(chosen.parent)
     logs.configure("controller")
 
     async def start() -> int:

@@ -1,13 +1,16 @@
 """The parent: binds every socket, starts the processes, restarts what dies. It serves nothing itself.
 
-Children inherit the listening sockets, so a restart refuses nobody: connections wait in the kernel's line. Order of start: recorder,
+Children inherit the listening sockets, so a restart refuses nobody: connections wait in the kernel's line. When the parent itself is killed, the
+kernel ends its children (`end_with_parent`): nothing is left that serves and that nobody looks after. Order of start: recorder,
 controller, workers; of stop: workers (drain), controller, recorder. A process that ends with `Status.CONFIGURATION` before the gateway was
 ever ready ends the whole gateway, because trying again would not help; at any other time it is restarted with growing pauses.
 """
 
 from __future__ import annotations
 
+import ctypes
 import enum
+import fcntl
 import os
 import signal
 import socket
@@ -37,7 +40,23 @@ class Status(enum.IntEnum):
 
 
 class CannotListen(Exception):  # noqa: N818 - says what happened
-    """An address cannot be bound; the text says which and what to do."""
+    """An address cannot be bound, or the data directory is in use; the text says which and what to do."""
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent dies (prctl(2)); on other systems than Linux, do nothing.
+
+    Args:
+        parent: process id of the parent, as the parent itself told it.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:  # it died before the kernel knew
+        sys.exit(int(Status.OK))
 
 
 @dataclass(slots=True)
@@ -69,6 +88,8 @@ class Plan:
     admin: tuple[str, int]
     workers: int
     keys: Path
+    transport: str = "native"
+    """What workers serve with: a name of `gateway.processes.transports.TRANSPORTS`."""
     say: Callable[[str], None] = field(default=lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201 - the parent's own voice
 
 
@@ -97,6 +118,21 @@ def listen_tcp(address: tuple[str, int], key: str) -> socket.socket:
     return listener
 
 
+def hold(run_dir: Path) -> int:
+    """Take a data directory's one lock for as long as this process lives: a second gateway would take its sockets away.
+
+    Raises:
+        CannotListen: another gateway has it.
+    """
+    handle = os.open(run_dir / "parent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise CannotListen(f"`{run_dir.parent}` is in use by another gateway; end it first, or give this one another `store`") from None
+    return handle
+
+
 def listen_unix(run_dir: Path) -> tuple[socket.socket, Path]:
     """Bind the recorder's Unix socket under `run_dir`, or in a private temporary folder where that path is too long for a socket."""
     path = run_dir / "recorder.sock"
@@ -118,11 +154,13 @@ class Parent:
         """Bind all sockets; nothing is started yet.
 
         Raises:
-            CannotListen: an address cannot be bound.
+            CannotListen: an address cannot be bound, or another gateway has the data directory.
         """
         self._plan = plan
         self._run_dir = plan.data_dir / "run"
         self._run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._lock = hold(self._run_dir)
+        (self._run_dir / "ready").unlink(missing_ok=True)  # of a gateway that was killed
         self._front = listen_tcp(plan.front, "front.bind")
         self._admin = listen_tcp(plan.admin, "admin.bind")
         self._recorder, self._recorder_path = listen_unix(self._run_dir)
@@ -145,7 +183,7 @@ class Parent:
     def _planned(self) -> list[Child]:
         plan = self._plan
         python = (sys.executable, "-m")
-        common = ("--data", str(plan.data_dir), "--node", plan.node)
+        common = ("--data", str(plan.data_dir), "--node", plan.node, "--parent", str(os.getpid()))
         recorder = Child(
             "recorder",
             (*python, "gateway.processes.recorder", *common, "--listen", str(self._recorder.fileno())),
@@ -171,6 +209,7 @@ class Parent:
                     *common,
                     *("--config", str(plan.config_dir), "--recorder", str(self._recorder_path), "--listen", str(self._front.fileno())),
                     *("--index", str(index), "--workers", str(plan.workers), "--keys", str(plan.keys)),
+                    *("--transport", plan.transport),
                 ),
                 (self._front.fileno(),),
             )
@@ -238,3 +277,4 @@ class Parent:
         for listener in (self._front, self._admin, self._recorder):
             listener.close()
         self._recorder_path.unlink(missing_ok=True)
+        os.close(self._lock)

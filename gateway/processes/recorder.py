@@ -8,6 +8,7 @@ from pathlib import Path
 
 from audit.recorder import main as run
 from gateway import logs
+from gateway.processes.parent import end_with_parent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,8 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gateway.processes.recorder")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--node", required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process id of the parent; this process ends with it")
     parser.add_argument("--listen", type=int, required=True, help="inherited Unix socket")
     chosen = parser.parse_args(arguments)
+    end_with_parent(chosen.parent)
     logs.configure("recorder")
     return run(chosen.data, chosen.listen, chosen.node)
 

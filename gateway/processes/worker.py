@@ -1,4 +1,4 @@
-"""A worker: the lane on one uvloop. No database, no thread.
+"""A worker: the lane on one uvloop. No database, no thread. How callers and models are spoken with is `gateway/processes/transports.py`.
 
 Life: claim a name and an epoch, open the journal, wait until the controller has published, serve; then look four times a second at what is
 in force and swap it whole. On SIGTERM: stop accepting, finish what runs, close the journal (which states the last sequence number), end.
@@ -34,11 +34,10 @@ from gateway.lane import Lane
 from gateway.limits import RateLimits
 from gateway.live import Live
 from gateway.live import decode as decode_live
-from gateway.native.drive import Trampoline
-from gateway.native.front import Front, FrontLimits
 from gateway.native.sweep import Sweep
-from gateway.native.upstream import NativeUpstream, UpstreamLimits
 from gateway.processes.control import TICK_S, ControlDirectory, Current
+from gateway.processes.parent import end_with_parent
+from gateway.processes.transports import TRANSPORTS, Transport
 from gateway.protocols import problem
 from gateway.record import Source
 from gateway.refusals import Refusal
@@ -135,28 +134,29 @@ class Worker:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
+        sweep = Sweep(loop)
+        transport = TRANSPORTS[self._chosen.transport](sweep)
         clock = Clock(machine_boot_id())
         highwater = HighWater.claim(self._run_dir, self._node, clock.wall_ms(), clock.boot_id)
         journal = Journal(self._node, highwater.epoch, self._chosen.recorder, highwater, clock=clock)
         await journal.open(deadline_s=60.0)
         try:
-            lane = await self._lane(journal, clock)
+            lane = await self._lane(journal, clock, transport)
             if lane is not None:
-                await self._serve(lane, journal)
+                await self._serve(lane, journal, transport, sweep)
         finally:
             with contextlib.suppress(Exception):
                 await journal.close(deadline_s=5.0)
         return 0
 
-    async def _lane(self, journal: Journal, clock: Clock) -> Lane | None:
+    async def _lane(self, journal: Journal, clock: Clock, transport: Transport) -> Lane | None:
         """Wait until something is in force; None when told to stop before."""
         while not self._stop.is_set():
             found = self._in_force.look(None)
             keys = self._in_force.keys_changed() if found is not None else None
             if found is not None and keys is not None:
-                upstream = NativeUpstream(asyncio.get_running_loop(), UpstreamLimits())
                 source = Source(clock.boot_id)
-                lane = Lane(found[0], found[1], keys[0], keys[1], journal, upstream, RateLimits(self._chosen.workers), source)
+                lane = Lane(found[0], found[1], keys[0], keys[1], journal, transport.upstream, RateLimits(self._chosen.workers), source)
                 lane.on_defect = self._defect
                 lane.ready = functools.partial(self._not_ready, lane)
                 lane.install(*found)
@@ -176,18 +176,15 @@ class Worker:
     def _defect(self, name: str, fault: BaseException) -> None:
         self._log.error("defect while serving a call", extra={"defect": name}, exc_info=fault)
 
-    async def _serve(self, lane: Lane, journal: Journal) -> None:
-        loop = asyncio.get_running_loop()
-        upstream = lane.upstream
-        assert isinstance(upstream, NativeUpstream)  # noqa: S101 - made above
-        limits = FrontLimits(body_limit_bytes=lane.snapshot.settings.body_limit_bytes)
-        front = Front(lane.serve, render=functools.partial(render, lane.counters), loop=loop, trampoline=Trampoline(), limits=limits)
-        sweep = Sweep(loop)
-        sweep.add(upstream.sweep, every_s=0.025)
-        sweep.add(front.sweep, every_s=0.25)
+    async def _serve(self, lane: Lane, journal: Journal, transport: Transport, sweep: Sweep) -> None:
         sweep.add(lambda _now: lane.write_late_decisions(LATE_DECISION_S), every_s=0.025)
         sweep.start()
-        await front.listen(socket.socket(fileno=self._chosen.listen))
+        await transport.listen(
+            lane.serve,
+            render=functools.partial(render, lane.counters),
+            sock=socket.socket(fileno=self._chosen.listen),
+            body_limit_bytes=lane.snapshot.settings.body_limit_bytes,
+        )
         self._tell(lane, journal)
         (self._run_dir / "ready").touch()
         self._log.info("serving", extra={"node": self._node, "config_digest": lane.snapshot.config_digest})
@@ -195,14 +192,15 @@ class Worker:
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), TICK_S)
+            transport.check()
             self._follow(lane)
             if time.monotonic() - told_s >= _STATUS_S:
                 told_s = time.monotonic()
                 self._tell(lane, journal)
-        await front.drain(DRAIN_S)
+        await transport.drain(DRAIN_S)
         self._tell(lane, journal)
         sweep.stop()
-        await upstream.close()
+        await transport.close()
 
     def _follow(self, lane: Lane) -> None:
         """Swap in what is newly in force; what cannot be read leaves the old in force, loudly, until the staleness bound."""
@@ -250,11 +248,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--keys", type=Path, required=True)
     parser.add_argument("--node", required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process id of the parent; this process ends with it")
     parser.add_argument("--recorder", type=Path, required=True, help="path of the recorder's socket")
     parser.add_argument("--listen", type=int, required=True, help="inherited listening socket")
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--transport", choices=sorted(TRANSPORTS), default="native")
     chosen = parser.parse_args(arguments)
+    end_with_parent(chosen.parent)
     return uvloop.run(Worker(chosen).run())
 
 

@@ -56,11 +56,11 @@ def test_refusals_before_authentication_are_counted_in_the_log_once_a_second(gat
         return [record["count"] for record in gateway.log.of_type("denial.count") if record["reason"] == "no_credentials"]
 
     gateway.wait_idle()
-    before, records = sum(told()), len(told())
+    before, records, started_s = sum(told()), len(told()), time.monotonic()
     for _ in range(50):
         gateway.client.post(f"{gateway.front}/v2/models/plain/infer", json=BODY)
     wait_until(lambda: sum(told()) == before + 50, f"50 more refusals in the log: {told()}, {before}")
-    assert len(told()) - records <= 3, "strangers cannot fill the log"
+    assert len(told()) - records <= time.monotonic() - started_s + 2, "strangers cannot fill the log"
 
 
 def test_a_new_key_works_and_a_revoked_one_does_not_within_a_second(gateway: Deployment):
