@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket as sockets
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,10 @@ from gateway.processes.parent import CannotListen, Parent, Plan
 def serve(
     directory: Annotated[Path, typer.Argument(help="The deployment: the folder that holds `config/`.")] = Path(),
     node: Annotated[str, typer.Option(help="Name of this machine in records; unique among the nodes of one log.")] = "",
+    transport: Annotated[
+        Literal["native", "portable"],
+        typer.Option(help="How callers and models are spoken with; `portable` (uvicorn, httpx) costs many times the CPU."),
+    ] = "native",
 ) -> None:
     """Run the gateway: workers, recorder and controller, until SIGTERM.
 
@@ -41,6 +45,7 @@ def serve(
         admin=address(gateway.admin.bind),
         workers=gateway.front.workers,
         keys=layout.resolve(gateway.keys.file),
+        transport=transport,
     )
     try:
         parent = Parent(plan)

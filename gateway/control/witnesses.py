@@ -109,7 +109,7 @@ class _Asker:
 
     def _tell(self, error: Exception) -> None:
         """Keep why it did not cosign, and say it once. A size conflict that a proof cannot mend accuses this log."""
-        fault = str(error)
+        fault = " ".join(str(error).split())
         if isinstance(error, Refused) and error.status in (409, 422):
             fault = f"the witness refuses this log's history: {fault}"
         if fault != self._fault:
