@@ -56,6 +56,8 @@ class Decision:
     """Arm that serves; None outside experiments."""
     eligible: Eligible
     refusal: Refusal | None = None
+    pinned: bool = False
+    """The caller named the version; outside experiments."""
 
 
 def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int) -> Decision:
@@ -78,7 +80,8 @@ def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int
     if call.pinned is not None:
         version = route.versions[call.pinned]
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
-        return Decision(version, judged, cached, None, None, _told(version.name, judged), None if judged.allowed else _denied(version, judged))
+        refusal = None if judged.allowed else _denied(version, judged)
+        return Decision(version, judged, cached, None, None, _told(version.name, judged), refusal, pinned=True)
     assignment = live.assign(route.document.model, call.subject, call.draw)
     if assignment is None:
         version = route.default

@@ -106,6 +106,8 @@ class UpstreamReply(Protocol):
     status: int
     headers: Headers
     """End-to-end headers only, names in lower case."""
+    content_length: int
+    """Length of the body where the head tells it; -1 where only its end will."""
 
     async def read(self, limit_bytes: int) -> bytes:
         """Return the whole body. Raises UpstreamError(TOO_LARGE) past `limit_bytes`."""

@@ -34,6 +34,8 @@ from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
 from gateway.snapshot import Route, Snapshot, Target, Version
 
+WHOLE_BELOW_BYTES: Final = 256 * 1024
+"""A reply nothing is captured from is passed on whole below this length, else as it comes."""
 REPLY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Longest reply that is read whole because something is captured from it."""
 _FAULTS: Final = {
@@ -142,7 +144,7 @@ class Lane:
         record.rows = parsed.rows
         record.bytes_in = len(request.body)
         record.trace = _trace(fields.get(b"traceparent"))
-        held = Held(record, started_ns)
+        held = Held(record, started_ns, started_ns + document.deadline_us * 1000)
         self.open[call_id] = held
         try:
             # 3. Decide.
@@ -215,7 +217,7 @@ class Lane:
         sent_ns = time.monotonic_ns()
         try:
             reply = await self._attempt(request, for_upstream(request.headers), route, parsed.upstream_target, version, deadline_s)
-            if not route.reads_reply and not _is_short(reply.headers):
+            if not route.reads_reply and not 0 <= reply.content_length < WHOLE_BELOW_BYTES:
                 await self._stream(exchange, route, reply, held, sent_ns)
                 return
             body = await reply.read(REPLY_LIMIT_BYTES)
@@ -298,9 +300,11 @@ class Lane:
         return Target(route, None, b"/" + rest.encode())
 
     def write_late_decisions(self, older_than_s: float) -> None:
-        """Write the `decision` of every call that has been open for longer; the worker calls this every few milliseconds."""
+        """Write the `decision` of every call that has been open for longer, and end waits that are over; called every few milliseconds."""
+        now_ns = time.monotonic_ns()
         if self.open:
-            self.ledger.write_late_decisions(older_than_s, time.monotonic_ns())
+            self.ledger.write_late_decisions(older_than_s, now_ns)
+        self.ledger.sweep(now_ns)
 
     def record_denials(self, reason: str, count: int) -> None:
         """Record refusals that were only counted; the worker calls this once a second."""
@@ -377,14 +381,6 @@ def _told(route: Route, headers: Headers, record: CallRecord) -> list[tuple[byte
     if route.document.expose_arm and record.decision is not None and record.decision.served is not None:
         told.append((b"assay-arm", record.decision.served.encode()))
     return told
-
-
-def _is_short(headers: Headers) -> bool:
-    """Say whether a reply declares a length that is small enough to be held."""
-    for name, value in headers:
-        if name == b"content-length":
-            return len(value) <= 6 and value.isdigit()
-    return False
 
 
 def _capture(route: Route, body: bytes, record: CallRecord) -> None:

@@ -8,12 +8,13 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from audit.journal import Journal, JournalError
+from audit.journal import IndexForgotten, Journal, JournalError, JournalUnavailable
 from audit.leaf import LeafError
 from gateway.counters import Counters
 from gateway.documents import RouteDocument
@@ -33,6 +34,8 @@ class Held:
 
     record: CallRecord
     started_ns: int
+    until_ns: int
+    """When the call's deadline is over."""
     decided: bool = False
     """Its `decision` leaf is appended."""
     ended: bool = False
@@ -42,7 +45,7 @@ class Held:
 class Ledger:
     """Writes the records of one worker's calls. Owned by the worker's loop."""
 
-    __slots__ = ("_counters", "_ids", "_journal", "_source", "open")
+    __slots__ = ("_counters", "_ids", "_journal", "_source", "_waiting", "open")
 
     def __init__(self, journal: Journal, source: Source, counters: Counters, ids: Identifiers, held: dict[str, Held]) -> None:
         """Write through `journal`; `held` are the calls in flight by id, oldest first."""
@@ -51,6 +54,7 @@ class Ledger:
         self._counters = counters
         self._ids = ids
         self.open = held
+        self._waiting: list[tuple[int, asyncio.Future[int]]] = []  # waits with the moment they end; changed by `committed` and `sweep`
 
     def require_recording(self, document: RouteDocument) -> None:
         """Refuse a call that could not be recorded: never after the model has been called."""
@@ -81,7 +85,7 @@ class Ledger:
         """Write the `decision` leaf and wait until it is committed. Raises Refusal `audit_unavailable`."""
         seq = self.decide(held)
         if seq is not None:
-            await self.committed(seq)
+            await self.committed(seq, held.until_ns)
 
     async def end(self, held: Held, document: RouteDocument) -> None:
         """Write the terminal leaf, then wait as the route's mode asks.
@@ -101,7 +105,7 @@ class Ledger:
         self._count(held, document)
         mode = document.audit
         if mode == "sync" or (mode == "batch" and self._journal.oldest_unacked_age_s(now_ns) > BATCH_WINDOW_S):
-            await self.committed(seq)
+            await self.committed(seq, held.until_ns)
 
     def end_unheard(self, held: Held, document: RouteDocument) -> None:
         """Write the terminal leaf of a call whose caller has gone; nobody waits for it."""
@@ -143,13 +147,37 @@ class Ledger:
             document.model, version.document.name if version is not None else "-", record.status, record.code or "", record.latency_us
         )
 
-    async def committed(self, seq: int) -> None:
-        """Wait until a record is committed. Raises Refusal `audit_unavailable` when the recorder has refused this worker."""
+    async def committed(self, seq: int, until_ns: int) -> None:
+        """Wait until a record is committed, at most until a moment of the monotonic clock.
+
+        Raises:
+            Refusal: `audit_unavailable`: the recorder has refused this worker, or has not confirmed in time. The record may still be committed.
+        """
         self._journal.flush()
+        confirmed = self._journal.add_waiter(seq)
+        self._waiting.append((until_ns, confirmed))
         try:
-            await self._journal.add_waiter(seq)
+            await confirmed
+        except IndexForgotten:
+            return  # committed, and long ago
+        except JournalUnavailable:
+            raise Refusal("audit_unavailable", "the log has not confirmed the record within the call's deadline") from None
         except JournalError:
             raise Refusal("audit_unavailable", "the log has refused this worker's records") from None
+
+    def sweep(self, now_ns: int) -> None:
+        """End the waits whose time is over; the worker calls this every few milliseconds. No wait has a timer of its own."""
+        if not self._waiting:
+            return
+        still = []
+        for until_ns, confirmed in self._waiting:
+            if confirmed.done():
+                continue
+            if now_ns >= until_ns:
+                confirmed.set_exception(JournalUnavailable("not confirmed in time"))
+            else:
+                still.append((until_ns, confirmed))
+        self._waiting = still
 
     def write_late_decisions(self, older_than_s: float, now_ns: int) -> None:
         """Write the `decision` of every call that has been open for longer; what the journal cannot take now waits for the next time."""

@@ -137,6 +137,8 @@ class CallRecord:
 
     def _route(self, decision: Decision) -> Leaf:
         route: Leaf = {"eligible": decision.eligible, "live_digest": self.live_digest}
+        if decision.pinned:
+            route["pinned"] = True
         assignment = decision.assignment
         if assignment is not None:
             route.update(assignment.route())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.lane import Lane
 
+FEEDBACK_WAIT_NS: Final = 10_000_000_000
 _JSON: Final = (b"content-type", b"application/json")
 
 
@@ -89,7 +90,7 @@ async def _feedback(lane: Lane, exchange: Exchange) -> None:
         except JournalError:
             raise Refusal("audit_unavailable", "the line of unconfirmed records is full; send the whole request again") from None
     if seq is not None:
-        await lane.ledger.committed(seq)
+        await lane.ledger.committed(seq, time.monotonic_ns() + FEEDBACK_WAIT_NS)
     exchange.respond(202, [_JSON], b'{"accepted":%d}' % len(events))
 
 

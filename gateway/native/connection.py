@@ -154,12 +154,13 @@ class Reply:
 class WholeReply:
     """A reply that came in one piece: a plain value, its connection long gone to the next call."""
 
-    __slots__ = ("_body", "headers", "status")
+    __slots__ = ("_body", "content_length", "headers", "status")
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Keep status, end-to-end headers and body."""
         self.status = status
         self.headers: Headers = headers
+        self.content_length = len(body)
         self._body = body
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -180,13 +181,14 @@ class WholeReply:
 class OpenReply:
     """A reply still arriving, as the lane holds it: dropped unread, it closes the connection."""
 
-    __slots__ = ("_reply", "headers", "status")
+    __slots__ = ("_reply", "content_length", "headers", "status")
 
     def __init__(self, reply: Reply) -> None:
         """Hold what the connection fills."""
         self._reply = reply
         self.status = reply.status
         self.headers: Headers = reply.headers
+        self.content_length = reply.content_length
 
     async def read(self, limit_bytes: int) -> bytes:
         """Return the whole body; see `UpstreamReply.read`."""

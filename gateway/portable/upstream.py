@@ -32,7 +32,7 @@ class PortableReply:
         """Hold an open response."""
         self.status = status
         self.headers = headers
-        self._content_length = content_length
+        self.content_length = content_length
         self._response: httpx.Response | None = response
         self._owner = owner
         self._deadline_at = deadline_at
@@ -40,7 +40,7 @@ class PortableReply:
     async def read(self, limit_bytes: int) -> bytes:
         """Return the whole body; see `UpstreamReply.read`."""
         too_large = UpstreamError(Fault.TOO_LARGE, f"the reply is longer than {limit_bytes} bytes", sent=True)
-        if self._content_length > limit_bytes:
+        if self.content_length > limit_bytes:
             self.close()
             raise too_large
         pieces: list[bytes] = []

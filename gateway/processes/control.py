@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+_SYNC_EACH = 64
 TICK_S = 0.25
 """How often the controller writes and workers look."""
 
@@ -43,6 +45,7 @@ class ControlDirectory:
         self._root = data_dir / "control"
         self._objects = self._root / "objects"
         self._current = self._root / "current.json"
+        self._stored: set[str] = set()  # objects this process has stored or found whole; changed by `put_many`
 
     def create(self) -> None:
         """Make the folders; the controller calls this once."""
@@ -51,18 +54,26 @@ class ControlDirectory:
     def put(self, data: bytes) -> str:
         """Store an object durably and return its digest (SHA-256, hex)."""
         digest = hashlib.sha256(data).hexdigest()
-        path = self._objects / digest
-        if not path.exists():
-            _write(path, data, sync=True)
+        self.put_many({digest: data})
         return digest
 
-    def put_many(self, objects: dict[str, bytes]) -> None:
-        """Store objects by their digests; one sync of the folder for all."""
-        fresh = {digest: data for digest, data in objects.items() if not (self._objects / digest).exists()}
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        """Store objects durably by their digests; one sync of the folder for all."""
+        fresh = {digest: data for digest, data in objects.items() if digest not in self._stored and not self._is_whole(digest, data)}
         for digest, data in fresh.items():
-            _write(self._objects / digest, data, sync=len(fresh) <= 64)
+            _write(self._objects / digest, data, sync=len(fresh) <= _SYNC_EACH)
+        if len(fresh) > _SYNC_EACH:
+            os.sync()  # one for thousands of small files, instead of one each
         if fresh:
             _sync_folder(self._objects)
+        self._stored.update(objects)
+
+    def _is_whole(self, digest: str, data: bytes) -> bool:
+        """Say whether an object is there with all its bytes: after a power loss a file may have its name and not its content."""
+        try:
+            return (self._objects / digest).read_bytes() == data
+        except FileNotFoundError:
+            return False
 
     def get(self, digest: str) -> bytes:
         """Return an object.

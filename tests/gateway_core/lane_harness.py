@@ -293,6 +293,8 @@ class FakeReply:
     def __init__(self, answer: Answer, points: Points) -> None:
         self._answer, self._points = answer, points
         self.status, self.headers = answer.status, answer.head()
+        self.content_length = dict(self.headers).get(b"content-length", b"-1")
+        self.content_length = int(self.content_length)
 
     async def read(self, limit_bytes: int) -> bytes:
         await self._points.pass_("read")
