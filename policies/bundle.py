@@ -14,18 +14,15 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
 from audit import canonical
 from policies.rego import UNDEFINED, Engine, Limits, RegoError, RegoSet
-from policies.rego.lexer import Source
 from policies.rego.parser import parse_module
-from policies.rego.syntax import Import, Ref, Scalar, Var
 from policies.verdict import Finding, Mode, Verdict, combine
 
 PREFIX: Final = "policy"
@@ -100,25 +97,29 @@ class PolicyBundle:
         Raises:
             BundleError: a module cannot be parsed, checked or enforced.
         """
+        for path in modules:
+            if path.startswith(SHIPPED):
+                raise BundleError(f"{path}: names under `{SHIPPED}` belong to the shipped modules; hint: keep modules in `policies/`")
         texts = {**shipped_modules(), **modules}
         try:
+            rules = _deciding_rules(texts)
             engine = Engine(texts, limits=LIMITS)
             issues = [issue for issue in engine.check() if issue.severity == "error"]
             if issues:
                 raise BundleError("\n".join(issue.render() for issue in issues))
-            rules = _deciding_rules(texts)
             packages = tuple(
                 Package(name, modes.get(name, "enforce"), {rule: engine.prepare(f"data.{PREFIX}.{name}.{rule}") for rule in sorted(found)})
                 for name, found in sorted(rules.items())
                 if modes.get(name, "enforce") != "off"
             )
-            reads = frozenset(
-                path for name, found in rules.items() for rule in found for path in _input_paths(engine, f"data.{PREFIX}.{name}.{rule}", texts)
+            reads = frozenset[tuple[Any, ...]]().union(
+                *(engine.reads(f"data.{PREFIX}.{name}.{rule}") for name, found in rules.items() for rule in found)
             )
         except RegoError as fault:
             raise BundleError(str(fault)) from fault
         record = {"digest": digest_of(texts), "modes_digest": hashlib.sha256(canonical.encode(dict(modes))).hexdigest()}
-        return cls(packages, reads, record, reads_clock=any("now_ns" in text for text in texts.values()))
+        inputs = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
+        return cls(packages, inputs, record, reads_clock=any(path[0] == "now" for path in reads))
 
     def reads(self, path: tuple[str, ...]) -> bool:
         """Say whether any package may read the input at `path`, at a part of it, or at a whole it is part of."""
@@ -151,45 +152,20 @@ def _deciding_rules(texts: Mapping[str, str]) -> dict[str, set[str]]:
     shipped: set[str] = set()
     for path, text in sorted(texts.items(), key=lambda item: (not item[0].startswith(SHIPPED), item[0])):
         module = parse_module(path, text)
-        if module.package[0] != PREFIX or len(module.package) != 2:  # noqa: PLR2004 - `policy.<name>`
+        if module.package[0] != PREFIX:
             continue
+        if len(module.package) == 1:
+            # Its rules would be parts of packages: `approval.allow := true` is the shipped `policy.approval.allow`.
+            raise BundleError(f"{path}: package `{PREFIX}` holds packages, not rules; hint: name it `{PREFIX}.NAME`")
         name = module.package[1]
         if path.startswith(SHIPPED):
             shipped.add(name)
         elif name in shipped:
             raise BundleError(f"{path}: package `{PREFIX}.{name}` is shipped and cannot be added to; hint: name the package otherwise")
+        if len(module.package) > 2:
+            continue
         found.setdefault(name, set()).update({rule.ref[0].name for rule in module.rules} & set(_RULES))
     return {name: rules for name, rules in found.items() if rules}
-
-
-def _input_paths(engine: Engine, reference: str, texts: Mapping[str, str]) -> Iterable[tuple[str, ...]]:
-    if hasattr(engine, "reads"):
-        for path in engine.reads(reference):
-            if path and path[0] == "input":
-                yield tuple(str(step) for step in path[1:])
-        return
-    for name, text in texts.items():
-        yield from _mentioned(parse_module(name, text))
-
-
-def _mentioned(node: Any) -> Iterable[tuple[str, ...]]:
-    if isinstance(node, Ref) and isinstance(node.head, Var) and node.head.name == "input":
-        steps = []
-        for step in node.path:
-            if not (isinstance(step, Scalar) and isinstance(step.value, str)):
-                break
-            steps.append(step.value)
-        yield tuple(steps)
-        for step in node.path:
-            yield from _mentioned(step)
-    elif isinstance(node, Var) and node.name == "input":
-        yield ()
-    elif isinstance(node, (tuple, list)):
-        for item in node:
-            yield from _mentioned(item)
-    elif dataclasses.is_dataclass(node) and not isinstance(node, (Source, Import)):
-        for part in dataclasses.fields(node):
-            yield from _mentioned(getattr(node, part.name))
 
 
 def _items(value: Any) -> tuple[Mapping[str, Any], ...]:

@@ -1,0 +1,194 @@
+"""The policies in force: the shipped ones always, the deployment's beside them, and every doubt a denial."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.bundle import BundleError, PolicyBundle, shipped_modules
+
+DIGEST = "sha256:" + "a" * 64
+GRANT = {
+    "person": "ann",
+    "roles": ["approver"],
+    "in_force": True,
+    "model": "m",
+    "version": "1",
+    "digest": DIGEST,
+    "environments": ["staging"],
+}
+
+
+def document(*, approvals=(GRANT,), rows=1, tenant="acme") -> dict:
+    return {
+        "schema": "input/v1",
+        "point": "request",
+        "env": "staging",
+        "tenant": tenant,
+        "model": {"name": "m", "version": "1", "digest": DIGEST, "risk": "low"},
+        "approvals": list(approvals),
+        "request": {"rows": rows, "kib": 1, "method": "POST", "path": "/", "content_type": ""},
+        "params": {"max_rows": 5},
+        "usage": {"exhausted": False},
+        "subject": {"scopes": ["infer"]},
+    }
+
+
+def load(text="", modes=None, path="policies/x.rego") -> PolicyBundle:
+    return PolicyBundle.load({path: text} if text else {}, modes or {})
+
+
+SHIPPED = load()
+
+
+def office(rule: str) -> str:
+    return f"package policy.office\nimport rego.v1\n{rule}\n"
+
+
+def test_the_shipped_policies_allow_what_is_approved_and_nothing_else():
+    assert SHIPPED.evaluate(document(), 0).decision == "allow"
+    assert SHIPPED.evaluate(document(approvals=()), 0).reasons[0]["id"] == "APP-001"
+    assert not SHIPPED.evaluate(document(rows=6), 0).allowed
+    assert not SHIPPED.evaluate({}, 0).allowed
+
+
+TAKEOVERS = {
+    "the shipped package": "package policy.approval\nimport rego.v1\nallow := true",
+    "a part of it": "package policy.approval.approvers\nx := 1",
+    "its rule as a package": "package policy.approval.allow\nx := 1",
+    "the folder of packages": 'package policy\napproval := {"allow": true}',
+    "a rule of the folder": "package policy\napproval.allow := true",
+    "the other shipped package": "package policy.limits\nimport rego.v1\nallow := true",
+}
+
+
+@pytest.mark.parametrize("kind", TAKEOVERS)
+def test_no_module_of_the_deployment_can_add_to_or_stand_in_for_a_shipped_package(kind):
+    with pytest.raises(BundleError, match=r"policies/x\.rego"):
+        load(TAKEOVERS[kind])
+
+
+@pytest.mark.parametrize("path", ["default/approval.rego", "default/other.rego"])
+def test_no_module_of_the_deployment_can_take_the_name_of_a_shipped_one(path):
+    with pytest.raises(BundleError, match="shipped"):
+        load("package policy.approval\nallow := true", path=path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "package",
+        "package foo bar",
+        "not rego at all",
+        "package policy.office\nallow if { http.send({}) }",
+        "package policy.office\nimport rego.v1\nallow if { conut(input.x) > 1 }",
+        "package policy.office\nimport rego.v1\nallow if { y == 1 }",
+    ],
+)
+def test_a_module_that_cannot_be_enforced_is_refused_with_its_place(text):
+    with pytest.raises(BundleError, match=r"policies/x\.rego:\d+:\d+"):
+        load(text)
+
+
+def test_a_package_of_the_deployment_can_deny_and_cannot_allow_what_another_denies():
+    denies = load(office('deny contains {"id": "OFF-1", "msg": "closed"} if input.tenant == "acme"'))
+    assert [reason["id"] for reason in denies.evaluate(document(), 0).reasons] == ["OFF-1"]
+    assert denies.evaluate(document(tenant="globex"), 0).allowed
+    assert not load(office("allow := true")).evaluate(document(approvals=()), 0).allowed
+
+
+@pytest.mark.parametrize(
+    ("mode", "decision", "told"), [("enforce", "deny", 1), ("warn", "allow_with_warnings", 1), ("dryrun", "allow", 1), ("off", "allow", 0)]
+)
+def test_a_mode_says_what_a_denial_does(mode, decision, told):
+    bundle = load(office('deny contains {"id": "OFF-1", "msg": "closed"}'), {"office": mode})
+    verdict = bundle.evaluate(document(), 0)
+    assert (verdict.decision, len(verdict.reasons)) == (decision, told)
+
+
+def test_modes_have_a_digest_of_their_own_so_that_a_package_put_off_shows_in_every_record():
+    text = office('deny contains {"id": "OFF-1", "msg": "closed"}')
+    found = [load(text, modes).record for modes in ({}, {"office": "off"}, {"office": "warn"}, {"approval": "off"})]
+    assert len({record["modes_digest"] for record in found}) == 4
+    assert len({record["digest"] for record in found}) == 1
+    assert load().record["digest"] != found[0]["digest"]
+
+
+def test_with_every_required_package_off_nothing_is_allowed():
+    off = load(modes={"approval": "off", "limits": "off"})
+    assert off.evaluate(document(), 0).reasons[0]["id"] == "POLICY-NONE"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'allow if {"a": y | some y in [1, 2]}',
+        "allow := 1 if input.tenant\nallow := 2 if input.tenant",
+        'deny contains {"id": "X", "msg": "m"} if count([x | some x in numbers.range(1, 10000000)]) > 0',
+    ],
+)
+def test_a_package_that_cannot_be_evaluated_denies_in_enforce_and_is_told_otherwise(rule):
+    verdict = load(office(rule)).evaluate(document(rows=0), 0)
+    assert verdict.decision == "deny"
+    assert "ENGINE-ERR" in [reason["id"] for reason in verdict.reasons]
+    dry = load(office(rule), {"office": "dryrun"}).evaluate(document(rows=0), 0)
+    assert dry.decision == "allow"
+    assert [reason["id"] for reason in dry.reasons] == ["ENGINE-ERR"]
+
+
+def test_an_obligation_that_cannot_be_carried_out_denies():
+    verdict = load(office('obligations contains {"type": "redact"}')).evaluate(document(), 0)
+    assert [reason["id"] for reason in verdict.reasons] == ["OBL-UNKNOWN"]
+
+
+@pytest.mark.parametrize("deny", ["true", '"because"', '["a", "b"]', '{"id": "X"}', "5"])
+def test_a_deny_of_any_shape_denies(deny):
+    assert not load(office(f"deny := {deny}")).evaluate(document(), 0).allowed
+
+
+def test_reasons_of_any_content_can_be_recorded():
+    verdict = load(office('deny contains {"id": {"a": 1}, "msg": [null, 1.5], "status": "x"}')).evaluate(document(), 0)
+    assert all(type(value) is str for reason in verdict.reasons for value in reason.values())
+
+
+def test_what_is_read_is_known_through_imports_libraries_and_the_whole_input():
+    assert load(office('import input.tenant as t\ndeny contains {"id": "X"} if t == "acme"')).reads(("tenant",))
+    modules = {
+        "policies/lib.rego": 'package lib\nacme if input.tenant == "acme"',
+        "policies/x.rego": office('deny contains {"id": "X"} if data.lib.acme'),
+    }
+    assert PolicyBundle.load(modules, {}).reads(("tenant",))
+    assert load(office('deny contains {"id": "X"} if "acme" in input')).reads(("tenant",))
+    assert not SHIPPED.reads(("tenant",))
+    assert SHIPPED.reads(("request", "rows"))
+    assert SHIPPED.reads(("request",))
+
+
+@pytest.mark.parametrize(
+    ("condition", "reads_clock"),
+    [
+        ("time.now_ns() > 5", True),
+        ('io.jwt.decode_verify(input.tenant, {"secret": "x"})[0]', True),
+        ("input.request.rows > 5", False),
+    ],
+)
+def test_a_policy_that_can_tell_the_time_is_known_as_one(condition, reads_clock):
+    assert load(office(f'deny contains {{"id": "X"}} if {condition}')).reads_clock is reads_clock
+    assert not SHIPPED.reads_clock
+
+
+def test_every_shipped_module_is_a_package_that_decides():
+    for path, text in shipped_modules().items():
+        assert path.startswith("default/")
+        assert "package policy." in text
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3), lambda inner: st.lists(inner, max_size=2), max_leaves=4)
+
+
+@given(st.dictionaries(st.sampled_from(["env", "model", "approvals", "request", "params", "usage"]), values))
+def test_a_broken_input_document_never_allows_and_never_raises(changes):
+    verdict = SHIPPED.evaluate({**document(), **changes}, 0)
+    if "approvals" in changes or "model" in changes or "env" in changes:
+        assert not verdict.allowed
