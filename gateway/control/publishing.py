@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,10 @@ from pathlib import Path
 from audit.keys import SigningKey
 from audit.publisher import Publication, Publisher
 from audit.store.control import ControlStore
+from audit.store.errors import StoreFull
 from gateway.control.witnesses import Witnesses
+
+_log = logging.getLogger(__name__)
 
 
 class Publishing:
@@ -89,6 +93,8 @@ class Publishing:
         def end() -> None:
             try:
                 self._publish()
+            except StoreFull as fault:
+                _log.warning("the last records are not published yet; the next start does it", extra={"why": str(fault)})
             finally:
                 self.publisher.close()
                 self._store.close()
