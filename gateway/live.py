@@ -49,7 +49,7 @@ class Live:
         self.killed = frozenset(document.killed)
         self._snapshot = snapshot
         self._approvals = approvals
-        self._gates: dict[tuple[str, str, int], Gate] = {}
+        self._gates: dict[tuple[str, str, int], tuple[int, Gate]] = {}  # with the time each was built at; changed by `gate` alone
         self._assigners = _assigners(document.experiments, snapshot)
 
     def assign(self, model: str, subject: str, draw: Draw) -> Assignment | None:
@@ -66,10 +66,13 @@ class Live:
     def gate(self, route: Route, version: Version, now_us: int, exposure: int = WHOLE) -> Gate:
         """Return the gate of a version as it stands at `now_us` for a share of the traffic out of 2**32."""
         key = (version.model, version.document.name, exposure)
-        gate = self._gates.get(key)
-        if gate is None or now_us >= gate.standing.valid_until_us:
-            standing = self._approvals.standing(route, version, self._snapshot.settings.environment, exposure, now_us)
-            gate = self._gates[key] = Gate(standing, self._snapshot.policies)
+        held = self._gates.get(key)
+        # A clock that was set back may stand before an approval begins: then the gate built later does not hold either.
+        if held is not None and held[0] <= now_us < held[1].standing.valid_until_us:
+            return held[1]
+        standing = self._approvals.standing(route, version, self._snapshot.settings.environment, exposure, now_us)
+        gate = Gate(standing, self._snapshot.policies)
+        self._gates[key] = (now_us, gate)
         return gate
 
 
