@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     end_with_parent(chosen.parent)
     logs.configure("recorder")
-    return run(chosen.data, chosen.listen, chosen.node)
+    return run(chosen.data, chosen.listen, f"{chosen.node}.recorder")
 
 
 if __name__ == "__main__":

@@ -235,6 +235,21 @@ class Deployment:
         if wait:
             self.wait_ready()
 
+    def serve_expecting_refusal(self, directory: Path | None = None) -> str:
+        """Run `assay serve` where it must refuse to start; return what it said."""
+        done = subprocess.run(
+            [*COMMAND, "serve", str(directory or self.directory), "--node", "t"],
+            capture_output=True,
+            text=True,
+            cwd=CHECKOUT,
+            env={**ENVIRONMENT, "NO_COLOR": "1", "COLUMNS": "300"},
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode not in (0, -9), done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout + done.stderr
+
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Wait until the front door says it is ready and the admin port answers."""
         try:

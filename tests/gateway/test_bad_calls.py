@@ -151,7 +151,7 @@ def test_a_unit_that_the_route_asks_for_and_is_missing_is_a_422_and_a_record(gat
     [
         ("/v2/models/nobody/infer", "unknown_model"),
         ("/v2/models/plain/versions/9/infer", "unknown_model"),
-        ("/v2/models/plain/explain", "unknown_model"),
+        ("/v2/models/plain/explain", "not_found"),
     ],
 )
 def test_an_unknown_model_or_version_is_a_404_in_the_protocols_shape_and_counted(gateway: Deployment, path: str, code: str):
