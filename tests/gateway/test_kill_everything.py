@@ -1,0 +1,176 @@
+"""kill -9 at random points under load, again and again, judged by a journal the callers keep themselves.
+
+After the last cycle, for every call that was answered 200 while any process was dying:
+- on the `sync` route: its decision and its outcome are in the log;
+- on the `batch` route: it is in the log, or its worker died, and then the answers lost in one death lie within the window of 50 ms, and `log.lost`
+  states at least as many;
+- no number of any writer is missing beyond what is stated; the log verifies; every checkpoint kept on the way is a prefix of the next.
+
+`ASSAY_KILL_CYCLES` sets the cycles of the quick run (10), `ASSAY_KILL_CYCLES_SLOW` those of the slow one (50).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from deployment import Deployment, wait_until
+from gateway_load import Answer, Load
+from upstreams import Model
+
+from audit.follow import follow
+from audit.merkle import leaf_hashes, root
+from audit.note import open_checkpoint
+
+CYCLES = int(os.environ.get("ASSAY_KILL_CYCLES", "10"))
+SLOW_CYCLES = int(os.environ.get("ASSAY_KILL_CYCLES_SLOW", "50"))
+KINDS = ("worker", "recorder", "controller", "worker and recorder", "everything")
+WINDOW_MS = 50
+SLACK_MS = 50
+"""From the decision's id to its leaf: a call to the model lies in between, on a busy machine."""
+
+
+@dataclass(slots=True)
+class Ordeal:
+    """One run: a deployment, its deaths, and what callers were told. Owned by its test."""
+
+    deployment: Deployment
+    draw: random.Random
+    deaths_ms: list[float] = field(default_factory=list)
+    """When workers were killed, Unix milliseconds."""
+    checkpoints: list[bytes] = field(default_factory=list)
+
+    def kill(self, kind: str) -> None:
+        deployment = self.deployment
+        if kind == "everything":
+            self.deaths_ms.append(time.time() * 1000)
+            deployment.kill_everything()
+            self.keep_checkpoint()
+            deployment.start()
+            return
+        pids = deployment.pids()
+        names = [f"worker {self.draw.randrange(2)}"] if "worker" in kind else []
+        names += [name for name in ("recorder", "controller") if name in kind]
+        if "worker" in kind:
+            self.deaths_ms.append(time.time() * 1000)
+        for name in names:
+            os.kill(pids[name], signal.SIGKILL)
+        for name in names:
+            wait_until(lambda name=name: deployment.pids().get(name, pids[name]) != pids[name], f"a new `{name}`", 20)
+        self.keep_checkpoint()
+
+    def keep_checkpoint(self) -> None:
+        note = self.deployment.checkpoint()
+        if not self.checkpoints or self.checkpoints[-1] != note:
+            self.checkpoints.append(note)
+
+    def run(self, cycles: int) -> None:
+        deployment = self.deployment
+        with Load(deployment, {"batch": 4, "sync": 3}) as load:
+            for cycle in range(cycles):
+                load.wait_for(40)
+                wait_until(lambda: {"worker 0", "worker 1", "recorder", "controller"} <= deployment.pids().keys(), "all to run")
+                time.sleep(self.draw.uniform(0, 0.3))
+                self.kill(KINDS[cycle % len(KINDS)])
+            load.wait_for(40)
+        deployment.wait_ready()
+        deployment.wait_idle(20)
+        wait_until(lambda: self.judge_writers(dry=True), "every death to be stated", 20)
+        self.judge(load)
+
+    # --- the judge ------------------------------------------------------------------------------------------------------------------------
+
+    def judge(self, load: Load) -> None:
+        log = self.deployment.log
+        log.refresh()
+        assert {answer.trouble for answer in load.failed} <= {"broken", "refused", "audit_unavailable", "state_stale", "not_ready"}
+        lost: list[Answer] = []
+        for answer in load.acknowledged:
+            record = log.by_id.get(answer.decision)
+            if answer.model == "sync":
+                assert record is not None, f"an acknowledged `sync` call is not in the log: {answer}"
+                outcomes = log.children.get(answer.decision, [])
+                assert [outcome["outcome"]["status"] for outcome in outcomes] == [200], f"an acknowledged `sync` call has no outcome: {answer}"
+            elif record is None:
+                lost.append(answer)
+        stated = self.judge_writers()
+        self.judge_losses(lost, stated)
+        self.judge_checkpoints()
+        verdict = self.deployment.verify(self.checkpoints[0])
+        grades = {check.name: str(check.grade) for check in verdict.checks}
+        assert (grades["chain"], grades["tamper"], grades["independence"]) == ("ok", "ok", "ok"), verdict.document()
+        assert [fault.message for fault in verdict.completeness.faults if "stated: writer" not in fault.message] == []
+        print(  # noqa: T201 - shown by `pytest -s`: how hard the run was
+            f"\n{len(load.answers)} calls, {len(load.acknowledged)} acknowledged, {len(lost)} of them lost, {stated} records stated as lost, "
+            f"{len(log.records)} records, {len(self.deaths_ms)} worker deaths"
+        )
+
+    def judge_writers(self, *, dry: bool = False) -> int:
+        """Check every writer's numbers; return how many worker records the log states as lost. `dry` only says whether all ends are stated."""
+        log = self.deployment.log
+        log.refresh()
+        numbers: dict[tuple[str, int], list[int]] = {}
+        for record in log.records:
+            numbers.setdefault((record["writer"]["node"], record["writer"]["epoch"]), []).append(record["writer"]["seq"])
+        newest = {node: max(epoch for name, epoch in numbers if name == node) for node, _ in numbers}
+        ends = {(record["node"], record["epoch"]): record for record in log.records if record["type"] in ("log.lost", "log.recover")}
+        dead = [(node, epoch) for node, epoch in numbers if epoch < newest[node]]
+        if dry:
+            return all(key in ends for key in dead)
+        for key, found in numbers.items():
+            assert found == list(range(len(found))), f"the numbers of {key} have a gap or a double"
+        for key in dead:
+            assert key in ends, f"the death of {key} is stated"
+            if ends[key]["type"] == "log.lost":
+                assert ends[key]["from"] == len(numbers[key])
+        lost = [end for (node, _), end in ends.items() if end["type"] == "log.lost" and ".w" in node]
+        assert all(isinstance(end["to"], int) for end in lost), "the marks outlive kill -9: no loss is unknown"
+        return sum(end["to"] - end["from"] + 1 for end in lost)
+
+    def judge_losses(self, lost: list[Answer], stated: int) -> None:
+        assert len(lost) <= stated, "what callers were promised and is gone is stated"
+        by_death: dict[float, list[Answer]] = {}
+        for answer in lost:
+            after = [death for death in self.deaths_ms if death >= answer.decided_ms - 1]
+            assert after, f"lost without a death: {answer}"
+            by_death.setdefault(min(after), []).append(answer)
+        for death, answers in by_death.items():
+            span = max(answer.decided_ms for answer in answers) - min(answer.decided_ms for answer in answers)
+            assert span <= WINDOW_MS + SLACK_MS, f"{len(answers)} answers over {span} ms were lost in the death at {death}"
+
+    def judge_checkpoints(self) -> None:
+        heads = [open_checkpoint(note, [self.deployment.vkey]).checkpoint for note in [*self.checkpoints, self.deployment.checkpoint()]]
+        assert all(earlier.size <= later.size for earlier, later in pairwise(heads))
+        leaves = leaf_hashes([leaf for _, leaf in follow(self.deployment.data, 0)])
+        for head in heads:
+            assert root(leaves[: head.size]) == head.root, f"the head of size {head.size} that was shown is no prefix of the log"
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, one: Model) -> Iterator[Deployment]:
+    made = Deployment(tmp_path / "d", workers=2)
+    capture = {"prediction": "/outputs/0/data/0"}
+    made.write_model("batch", {"1": one.url}, capture=capture)
+    made.write_model("sync", {"1": one.url}, audit="sync", capture=capture)
+    for model in ("batch", "sync"):
+        made.approve(model, "1", url=one.url)
+    with made.running():
+        yield made
+
+
+@pytest.mark.timeout(300)
+def test_killing_any_process_at_any_time_loses_nothing_that_was_promised(deployment: Deployment):
+    Ordeal(deployment, random.Random(1)).run(CYCLES)  # noqa: S311 - times of death, to be repeatable
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_many_kills_lose_nothing_that_was_promised(deployment: Deployment):
+    Ordeal(deployment, random.Random(2)).run(SLOW_CYCLES)  # noqa: S311 - as above
