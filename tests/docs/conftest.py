@@ -1,0 +1,6 @@
+"""Makes `log_maker` of the log's own tests importable here."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "audit_core"))
