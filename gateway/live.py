@@ -6,9 +6,6 @@ change an answer (gates, built when first asked for, and rebuilt when an approva
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
 from experiments.assignment import Assigner, Assignment, Draw
@@ -28,13 +25,29 @@ class LiveDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Models that have been stopped."""
 
 
+class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A live state as workers read it: the same document, its parts read when a call first needs them.
+
+    With thousands of experiments only a few change at a time; reading all of them at every change would hold up calls.
+    """
+
+    experiments: dict[str, msgspec.Raw]
+    approvals: msgspec.Raw
+    killed: tuple[str, ...] = ()
+
+    def read_approvals(self) -> ApprovalsInForce:
+        """Return the approvals and revocations in force."""
+        read: ApprovalsInForce = msgspec.json.decode(self.approvals, type=ApprovalsInForce)
+        return read
+
+
 class Live:
     """One published live state, compiled for one snapshot."""
 
     __slots__ = ("_approvals", "_assigners", "_gates", "_snapshot", "as_of_us", "digest", "document", "killed")
 
-    def __init__(self, document: LiveDocument, digest: str, as_of_us: int, snapshot: Snapshot, approvals: Approvals) -> None:
-        """Compile the assigners of every experiment in force.
+    def __init__(self, document: LiveDocument | Published, digest: str, as_of_us: int, snapshot: Snapshot, approvals: Approvals) -> None:
+        """Prepare; assigners and gates are built when a call first needs them.
 
         Args:
             document: what was published.
@@ -50,13 +63,13 @@ class Live:
         self._snapshot = snapshot
         self._approvals = approvals
         self._gates: dict[tuple[str, str, int], tuple[int, Gate]] = {}  # with the time each was built at; changed by `gate` alone
-        self._assigners = _assigners(document.experiments, snapshot)
+        self._assigners: dict[str, tuple[Assigner, ...]] = {}  # of the models that were asked for; changed by `assign` alone
 
     def assign(self, model: str, subject: str, draw: Draw) -> Assignment | None:
         """Return where a call to `model` goes, or None where no experiment of it has the unit."""
         assigners = self._assigners.get(model)
         if assigners is None:
-            return None
+            assigners = self._assigners[model] = self._in_force(model)
         for assigner in assigners:
             assignment = assigner.assign(subject, draw)
             if assignment is not None:
@@ -75,15 +88,15 @@ class Live:
         self._gates[key] = (now_us, gate)
         return gate
 
-
-def _assigners(live: Mapping[str, LiveExperiment], snapshot: Snapshot) -> dict[str, tuple[Assigner, ...]]:
-    found: dict[str, tuple[Assigner, ...]] = {}
-    for model, documents in snapshot.by_model.items():
-        assigners = tuple(Assigner(document, live[document.experiment]) for document in documents if document.experiment in live)
-        running = tuple(assigner for assigner in assigners if assigner.in_force)
-        if running:
-            found[model] = running
-    return found
+    def _in_force(self, model: str) -> tuple[Assigner, ...]:
+        """Return the assigners of a model's experiments that route anything, in the order of their names."""
+        found = []
+        for document in self._snapshot.by_model.get(model, ()):
+            live = self.document.experiments.get(document.experiment)
+            if live is not None:
+                state = live if isinstance(live, LiveExperiment) else msgspec.json.decode(live, type=LiveExperiment)
+                found.append(Assigner(document, state))
+        return tuple(assigner for assigner in found if assigner.in_force)
 
 
 def encode(document: LiveDocument) -> bytes:
@@ -91,13 +104,7 @@ def encode(document: LiveDocument) -> bytes:
     return msgspec.json.encode(document, order="sorted")
 
 
-def decode(data: bytes) -> LiveDocument:
-    """Return a stored live state. Raises msgspec.ValidationError."""
-    document: LiveDocument = msgspec.json.decode(data, type=LiveDocument)
+def decode(data: bytes) -> Published:
+    """Return a stored live state, its parts unread. Raises msgspec.ValidationError."""
+    document: Published = msgspec.json.decode(data, type=Published)
     return document
-
-
-def describe(document: LiveDocument) -> dict[str, Any]:
-    """Return a live state for people and the admin API."""
-    described: dict[str, Any] = msgspec.to_builtins(document)
-    return described

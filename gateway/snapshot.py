@@ -107,41 +107,60 @@ class Snapshot:
             ValueError: an object is not the document it should be.
             policies.bundle.BundleError: a policy cannot be enforced.
         """
-        manifest = decode(load(config_digest), Manifest)
-        settings = decode(load(manifest.settings), SettingsDocument)
-        routes: dict[str, Route] = {}
-        targets: dict[str, Target] = {}
-        for model, digest in manifest.models.items():
-            old = previous.routes.get(model) if previous else None
-            if old is not None and previous is not None and old.digest == digest:
-                routes[model] = old
-                targets.update(_taken_over(previous.targets, old))
-            else:
-                routes[model] = route = compile_route(digest, load(digest))
-                targets.update(_targets(route))
-        experiments: dict[str, ExperimentDocument] = {}
-        by_model: dict[str, list[ExperimentDocument]] = {}
-        for name, digest in sorted(manifest.experiments.items()):
-            if previous is not None and previous.manifest.experiments.get(name) == digest:
-                document = previous.experiments[name]
-            else:
-                document = msgspec.json.decode(load(digest), type=ExperimentDocument)
-            experiments[name] = document
-            by_model.setdefault(document.model, []).append(document)
-        if previous is not None and previous.manifest.policies == manifest.policies and previous.settings.modes == settings.modes:
+        manifest = msgspec.json.decode(load(config_digest), type=Manifest)
+        old = None if previous is None else previous.manifest
+        if previous is not None and old is not None and old.settings == manifest.settings:
+            settings = previous.settings
+        else:
+            settings = decode(load(manifest.settings), SettingsDocument)
+        if previous is not None and old is not None and old.policies == manifest.policies and previous.settings.modes == settings.modes:
             policies = previous.policies
         else:
             policies = PolicyBundle.load({path: load(digest).decode() for path, digest in manifest.policies.items()}, settings.modes)
-        return cls(
-            config_digest=config_digest,
-            manifest=manifest,
-            settings=settings,
-            routes=routes,
-            experiments=experiments,
-            by_model={model: tuple(found) for model, found in by_model.items()},
-            targets=targets,
-            policies=policies,
-        )
+        routes, targets = _routes(manifest, load, previous)
+        experiments, by_model = _experiments(manifest, load, previous)
+        return cls(config_digest, manifest, settings, routes, experiments, by_model, targets, policies)
+
+
+def _routes(manifest: Manifest, load: Load, previous: Snapshot | None) -> tuple[dict[str, Route], dict[str, Target]]:
+    """Compile what changed among the models; everything else is taken over as it is."""
+    routes = {} if previous is None else dict(previous.routes)
+    targets = {} if previous is None else dict(previous.targets)
+    old = {} if previous is None else previous.manifest.models
+    for model in {model for model, _ in old.items() ^ manifest.models.items()}:
+        gone = routes.pop(model, None)
+        for path in () if gone is None else _targets(gone):
+            del targets[path]
+        digest = manifest.models.get(model)
+        if digest is not None:
+            routes[model] = route = compile_route(digest, load(digest))
+            targets.update(_targets(route))
+    return routes, targets
+
+
+def _experiments(
+    manifest: Manifest, load: Load, previous: Snapshot | None
+) -> tuple[dict[str, ExperimentDocument], dict[str, tuple[ExperimentDocument, ...]]]:
+    """Read what changed among the experiments, and group anew those of the models concerned, in the order of their names."""
+    experiments = {} if previous is None else dict(previous.experiments)
+    by_model = {} if previous is None else dict(previous.by_model)
+    old = {} if previous is None else previous.manifest.experiments
+    moved: dict[str, set[str]] = {}
+    for name in {name for name, _ in old.items() ^ manifest.experiments.items()}:
+        gone = experiments.pop(name, None)
+        if gone is not None:
+            moved.setdefault(gone.model, set())
+        digest = manifest.experiments.get(name)
+        if digest is not None:
+            experiments[name] = document = msgspec.json.decode(load(digest), type=ExperimentDocument)
+            moved.setdefault(document.model, set()).add(name)
+    for model, fresh in moved.items():
+        kept = {document.experiment for document in by_model.get(model, ()) if document.experiment in experiments}
+        names = sorted(name for name in kept | fresh if experiments[name].model == model)
+        by_model[model] = tuple(experiments[name] for name in names)
+        if not names:
+            del by_model[model]
+    return experiments, by_model
 
 
 def compile_route(digest: str, data: bytes) -> Route:
@@ -178,7 +197,3 @@ def _targets(route: Route) -> dict[str, Target]:
     for version in route.versions:
         targets[f"/v2/models/{route.model}/versions/{version}/infer"] = Target(route, version, path)
     return targets
-
-
-def _taken_over(targets: Mapping[str, Target], route: Route) -> dict[str, Target]:
-    return {path: targets[path] for path in _targets(route)}

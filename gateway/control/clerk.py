@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from audit.journal import Journal
 from audit.statements import Clock, statement
+
+_AT_ONCE: Final = 2000
+"""Records appended before the first is waited for; well below what a journal holds."""
 
 
 class Clerk:
@@ -22,6 +26,16 @@ class Clerk:
         Raises:
             audit.journal.JournalError: it was not committed; whatever it was to state must not take force.
         """
-        seq = self._journal.append(statement(kind, self._clock.moment(), actor_id=self._journal.node, **carries))
-        self._journal.flush()
-        return await self._journal.committed(seq)
+        (index,) = await self.record_all([(kind, carries)])
+        return index
+
+    async def record_all(self, records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[int]:
+        """Commit records in their order and return their indexes; thousands of them cost one wait. Raises as `record`."""
+        indexes: list[int] = []
+        for first in range(0, len(records), _AT_ONCE):
+            batch = records[first : first + _AT_ONCE]
+            seqs = [self._journal.append(statement(kind, self._clock.moment(), actor_id=self._journal.node, **carries)) for kind, carries in batch]
+            self._journal.flush()
+            waits = [self._journal.add_waiter(seq) for seq in seqs]
+            indexes += [await wait for wait in waits]
+        return indexes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -28,9 +28,22 @@ from gateway.control.clerk import Clerk
 from gateway.control.registry import Registry
 
 _log = logging.getLogger(__name__)
+_NEVER_US = 2**62
 _FINAL = ("stopped", "superseded")
 _MOST_WAITING = 50_000
-"""Treatment calls whose outcome is awaited for the breaker; the oldest go first."""
+"""Treatment calls whose outcome is awaited for the breaker, and answers whose call is awaited; the oldest go first."""
+_MOST_DECISIONS = 1_000_000
+"""Decisions whose late labels find their experiment (about 150 bytes each); a label of an older one is in the log, not in the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """An epoch about to begin."""
+
+    document: ExperimentDocument
+    digest: str
+    epoch: int
+    reason: str
 
 
 @dataclass(slots=True)
@@ -45,6 +58,8 @@ class Running:
     verdict: Verdict = field(default=NO_DATA)
     fed: int = 0
     """Observations since the last verdict; without any there is nothing new to judge but time."""
+    due_us: int = 0
+    """When time alone may call for a step; until then, and without new evidence, there is nothing to judge."""
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
     """Treatment calls whose `decision` was read and whose `outcome` was not."""
 
@@ -60,7 +75,10 @@ class Rollouts:
         self.running: dict[str, Running] = {}
         # A step is computed from a state and committed in an await: `align` and `judge` must not interleave, or one would undo the other's.
         self._moving = asyncio.Lock()
-        self._unread_from: int | None = None  # set by `_begin`, taken by the tail
+        self._unread_from: int | None = None  # set by `_go_on`, taken by the tail
+        # Whose evidence an answer belongs to: decision -> experiment, oldest first; and answers read before their decision. Changed by `feed`.
+        self._experiment_of: dict[str, str] = {}
+        self._early: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
 
     async def align(self, configured: Mapping[str, str], now_us: int) -> bool:
         """Follow a configuration: start what is new, restart what changed, stop what is gone.
@@ -80,41 +98,53 @@ class Rollouts:
         for name in sorted(set(self._registry.rollouts) - set(configured)):
             changed = await self._stop(name, now_us) or changed
             self.running.pop(name, None)
+        starting: list[Starting] = []
         for name, digest in sorted(configured.items()):
             held = self.running.get(name)
             if held is not None and held.digest == digest:
                 continue
             document = self._document(digest)
-            changed = await self._begin(document, digest, now_us) or changed
-        return changed
+            fresh = self._fresh_epoch(document, digest)
+            if fresh is not None:
+                starting.append(fresh)
+            else:
+                changed = self._go_on(document, digest) or changed
+        await self._start(starting, now_us)
+        return changed or bool(starting)
 
-    async def _begin(self, document: ExperimentDocument, digest: str, now_us: int) -> bool:
+    def _fresh_epoch(self, document: ExperimentDocument, digest: str) -> Starting | None:
+        """Return the epoch to start, or None where the one that runs goes on."""
         name = document.experiment
         state = self._registry.rollouts.get(name)
         if state is None:
-            await self._start(document, digest, 1, now_us, "configured")
-            return True
+            return Starting(document, digest, 1, "configured")
         before = self._registry.documents[name]
         kind = "none" if before == digest else change_kind(self._document(before), document)
         if state.phase in _FINAL or kind in ("epoch", "exploratory"):
             reason = "configured again" if state.phase in _FINAL else f"changed: {kind}"
-            await self._start(document, digest, state.epoch + 1, now_us, reason)
-            return True
-        self.running[name] = _fresh(document, digest, state)
+            return Starting(document, digest, state.epoch + 1, reason)
+        return None
+
+    def _go_on(self, document: ExperimentDocument, digest: str) -> bool:
+        """Take an epoch up where the log left it; returns whether its document has changed."""
+        name = document.experiment
+        self.running[name] = _fresh(document, digest, self._registry.rollouts[name])
         # The epoch goes on, and so does its evidence: what was read into the fold before is read again into the new one.
         begun_at = self._registry.begun_at[name]
         self._unread_from = begun_at if self._unread_from is None else min(begun_at, self._unread_from)
-        return kind != "none"
+        return self._registry.documents[name] != digest
 
-    async def _start(self, document: ExperimentDocument, digest: str, epoch: int, now_us: int, reason: str) -> None:
-        """Commit the salt and the document before the first draw, then start."""
-        name = document.experiment
-        carries = {"experiment": name, "epoch": epoch, "document_digest": digest, "salt": document.salt, "reason": reason}
-        index = await self._clerk.record("experiment.start", **carries)
-        self._registry.begun(name, digest, epoch, index)
-        state, action = apply(document, initial(document, epoch), "start", now_us, reason)
-        await self._commit(document, action)
-        self.running[name] = _fresh(document, digest, state)
+    async def _start(self, starting: Sequence[Starting], now_us: int) -> None:
+        """Commit salts and documents before the first draw, then start; thousands of experiments wait for the log twice, not twice each."""
+        if not starting:
+            return
+        indexes = await self._clerk.record_all([("experiment.start", _start_record(fresh)) for fresh in starting])
+        for fresh, index in zip(starting, indexes, strict=True):
+            self._registry.begun(fresh.document.experiment, fresh.digest, fresh.epoch, index)
+        actions = [apply(fresh.document, initial(fresh.document, fresh.epoch), "start", now_us, fresh.reason)[1] for fresh in starting]
+        await self._commit([(fresh.document, action) for fresh, action in zip(starting, actions, strict=True)])
+        for fresh, action in zip(starting, actions, strict=True):
+            self.running[fresh.document.experiment] = _fresh(fresh.document, fresh.digest, action.after)
 
     async def _stop(self, name: str, now_us: int) -> bool:
         state = self._registry.rollouts[name]
@@ -122,21 +152,37 @@ class Rollouts:
             return False
         document = self._document(self._registry.documents[name])
         after, action = apply(document, state, "stop", now_us, "no longer configured")
-        await self._commit(document, action)
+        await self._commit([(document, action)])
         await self._clerk.record("experiment.stop", experiment=name, epoch=after.epoch, reason="no longer configured")
         return True
 
     def feed(self, record: dict[str, Any]) -> None:
-        """Take one committed record into the evidence of every experiment it may concern."""
+        """Take one committed record into the evidence of the experiment it concerns."""
         experiment = record.get("route", {}).get("experiment")
         if experiment is not None:
             found = self.running.get(experiment)
             if found is not None:
                 _take(found, record)
-        elif record["type"] in ("outcome", "label", "reward"):
-            for found in self.running.values():
-                if found.state.phase == "running":
-                    _take(found, record)
+                self._remember(record["id"], experiment)
+            return
+        decision = record["parents"][0] if record["type"] == "outcome" else record.get("decision")
+        if decision is None:
+            return
+        experiment = self._experiment_of.get(decision)
+        if experiment is not None and (found := self.running.get(experiment)) is not None:
+            _take(found, record)
+        elif experiment is None:
+            # An answer may be committed a moment before its call, by another worker: it waits for it here.
+            self._early.setdefault(decision, []).append(record)
+            if len(self._early) > _MOST_WAITING:
+                self._early.popitem(last=False)
+
+    def _remember(self, decision: str, experiment: str) -> None:
+        self._experiment_of[decision] = experiment
+        if len(self._experiment_of) > _MOST_DECISIONS:
+            del self._experiment_of[next(iter(self._experiment_of))]
+        for record in self._early.pop(decision, ()):
+            _take(self.running[experiment], record)
 
     async def judge(self, now_us: int) -> bool:
         """Judge every running experiment and take the steps that are due; returns whether workers have to be told."""
@@ -146,7 +192,7 @@ class Rollouts:
     async def _judge(self, now_us: int) -> bool:
         changed = False
         for name, found in self.running.items():
-            if found.state.phase != "running":
+            if found.state.phase != "running" or (not found.fed and now_us < found.due_us):
                 continue
             if found.fed:
                 found.fed = 0
@@ -154,10 +200,11 @@ class Rollouts:
             is_tripped = found.window is not None and found.window.is_tripped(now_us)
             state, actions = step(found.document, found.state, found.verdict, now_us, is_tripped=is_tripped)
             for action in actions:
-                await self._commit(found.document, action)
+                await self._commit([(found.document, action)])
                 _log.info("rollout step", extra={"experiment": name, "action": action.verb, "reason": action.reason})
                 changed = True
             found.state = state
+            found.due_us = _due(found.document, state, now_us)
         return changed
 
     @property
@@ -170,10 +217,12 @@ class Rollouts:
         unread_from, self._unread_from = self._unread_from, None
         return unread_from
 
-    async def _commit(self, document: ExperimentDocument, action: Action) -> None:
-        body = {**action.record(document), "state": msgspec.to_builtins(action.after)}
-        index = await self._clerk.record("rollout.step", **body)
-        self._registry.stepped(index, body, datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"))
+    async def _commit(self, steps: Sequence[tuple[ExperimentDocument, Action]]) -> None:
+        bodies = [{**action.record(document), "state": msgspec.to_builtins(action.after)} for document, action in steps]
+        indexes = await self._clerk.record_all([("rollout.step", body) for body in bodies])
+        moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        for index, body in zip(indexes, bodies, strict=True):
+            self._registry.stepped(index, body, moment)
 
     def live(self, now_us: int) -> dict[str, LiveExperiment]:
         """Return what workers draw with."""
@@ -183,6 +232,27 @@ class Rollouts:
 
     def _document(self, digest: str) -> ExperimentDocument:
         return msgspec.json.decode(self._load(digest), type=ExperimentDocument)
+
+
+def _start_record(fresh: Starting) -> dict[str, Any]:
+    return {
+        "experiment": fresh.document.experiment,
+        "epoch": fresh.epoch,
+        "document_digest": fresh.digest,
+        "salt": fresh.document.salt,
+        "reason": fresh.reason,
+    }
+
+
+def _due(document: ExperimentDocument, state: RolloutState, now_us: int) -> int:
+    """Return when a hold or the deadline ends next; far in the future when neither does."""
+    ends = [state.entered_us + document.steps[state.step].hold_us]
+    if document.deadline_us is not None:
+        ends.append(state.started_us + document.deadline_us)
+    if document.breaker is not None:
+        # A tripped window empties with time.
+        ends.append(now_us + document.breaker.window_us)
+    return min((end for end in ends if end > now_us), default=_NEVER_US)
 
 
 def _fresh(document: ExperimentDocument, digest: str, state: RolloutState) -> Running:

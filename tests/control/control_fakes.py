@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit.leaf import render
@@ -42,6 +43,9 @@ class MemoryClerk:
         if self.calls == self.dies_at:
             raise Broken
         return len(self.leaves) - 1
+
+    async def record_all(self, records: Sequence[tuple[str, Mapping[str, Any]]]) -> list[int]:
+        return [await self.record(kind, **carries) for kind, carries in records]
 
     def kinds(self) -> list[str]:
         return [json.loads(leaf)["type"] for leaf in self.leaves]
