@@ -117,7 +117,7 @@ INPUT: dict[str, Any] = {
     "now_ns": NOW,
     "env": "production",
     "tenant": "acme",
-    "request": {"id": "0", "method": "POST", "path": "/v2/models/credit/infer", "bytes": 900, "rows": 1},
+    "request": {"id": "0", "method": "POST", "path": "/v2/models/credit/infer", "kib": 1, "rows": 1},
     "subject": {"id": "svc", "verified": True, "scopes": ["infer"]},
     "model": {"name": "credit", "version": "4", "digest": "sha256:aa", "risk": "high", "submitted_by": "eve", "owner": "lending"},
     "approvals": [
@@ -132,7 +132,7 @@ INPUT: dict[str, Any] = {
     "extraction": {"queries": 40, "score": 0.1},
     "fairness": {"sex": {"groups": GROUPS}, "race": {"groups": GROUPS}},
     "fairness_meta": {"model_digest": "sha256:aa", "computed_ns": NOW - 10**14},
-    "params": {"max_rows": 100, "max_bytes": 1_000_000},
+    "params": {"max_rows": 100, "max_kib": 1_000},
 }  # fmt: skip
 
 
@@ -161,7 +161,6 @@ def bodies(count: int = 500) -> list[Any]:
     for index in range(count):
         document = copy.deepcopy(INPUT)
         document["request"]["id"] = str(index)
-        document["request"]["bytes"] = 900 + index
         document["now_ns"] = NOW + index * 1_000_003
         found.append(document)
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies.rego.compile_terms import ORDERINGS, Frame, TermCompiler, TestCode, ValueCode, contains
+from policies.rego.compile_terms import ORDERINGS, Frame, TermCompiler, TestCode, ValueCode, contains, pay_for_search
 from policies.rego.errors import EvaluationError
 from policies.rego.ir import Apply, Const, Doc, Local
 from policies.rego.plan import (
@@ -29,6 +29,7 @@ from policies.rego.plan import (
     WithOp,
 )
 from policies.rego.render import display
+from policies.rego.runtime import COMPOSITES
 from policies.rego.tree import Cursor
 from policies.rego.values import UNDEFINED, Key, RegoSet, compare, equal, freeze, lookup, ordered, thaw
 
@@ -113,8 +114,11 @@ class BodyCompiler(TermCompiler):
             if value is UNDEFINED:
                 return False
             other = right(frame)
-            if type(value) is str:
+            kind = type(value)
+            if kind is str:
                 return bool(value == other)
+            if kind in COMPOSITES:
+                frame[0].pay(value)
             return other is not UNDEFINED and equal(value, other)
 
         return test
@@ -387,6 +391,8 @@ def _collect_array(slot: int, value: ValueCode) -> TestCode:
     def collect(frame: Frame) -> bool:
         item = value(frame)
         if item is not UNDEFINED:
+            if type(item) in COMPOSITES:
+                frame[0].weigh(item)
             frame[slot].append(item)
         return False
 
@@ -397,6 +403,8 @@ def _collect_set(slot: int, value: ValueCode) -> TestCode:
     def collect(frame: Frame) -> bool:
         item = value(frame)
         if item is not UNDEFINED:
+            if type(item) in COMPOSITES:
+                frame[0].pay(item)
             frame[slot].append(freeze(item))
         return False
 
@@ -408,6 +416,8 @@ def _collect_object(slot: int, key: ValueCode, value: ValueCode) -> TestCode:
         name, item = key(frame), value(frame)
         if name is UNDEFINED or item is UNDEFINED:
             return False
+        frame[0].pay(name)
+        frame[0].weigh(item)
         name = freeze(name)
         found = frame[slot]
         if name in found and not equal(found[name], item):
@@ -464,7 +474,10 @@ def ordering_test(native: Callable[[Any, Any], Any], left: ValueCode, right: Val
         kind = type(value)
         if kind is type(other) and (kind is int or kind is float or kind is str):
             return bool(native(value, other))
-        return value is not UNDEFINED and other is not UNDEFINED and bool(native(compare(value, other), 0))
+        if value is UNDEFINED or other is UNDEFINED:
+            return False
+        frame[0].pay(value)
+        return bool(native(compare(value, other), 0))
 
     return test
 
@@ -476,8 +489,13 @@ def member_test(left: ValueCode, right: ValueCode) -> TestCode:
         value = left(frame)
         container = right(frame)
         if type(container) is list and type(value) is str:
+            if len(container) > 32:
+                frame[0].charge(len(container) >> 4)
             return value in container
-        return value is not UNDEFINED and contains(container, value)
+        if value is UNDEFINED:
+            return False
+        pay_for_search(frame[0], container, value)
+        return contains(container, value)
 
     return test
 

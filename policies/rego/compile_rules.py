@@ -18,7 +18,7 @@ from policies.rego.compile_terms import Frame, TestCode, ValueCode
 from policies.rego.errors import EvaluationError
 from policies.rego.ir import BranchIR, Const, Local, Match, RuleIR, locals_in
 from policies.rego.plan import IterOp, Planner, WalkOp, WithOp
-from policies.rego.runtime import Context
+from policies.rego.runtime import COMPOSITES, Context
 from policies.rego.tree import Node, insert
 from policies.rego.values import UNDEFINED, RegoSet, equal, freeze
 
@@ -232,6 +232,8 @@ def _set_rule(program: Any, rule: RuleIR) -> Callable[[Context, Any], Any]:
     def collect(frame: Frame) -> bool:
         value = key(frame)
         if value is not UNDEFINED:
+            if type(value) in COMPOSITES:
+                frame[0].pay(value)
             frame[slot].append(freeze(value))
         return False
 
@@ -265,6 +267,7 @@ def _object_rule(program: Any, rule: RuleIR) -> Callable[[Context, Any], Any]:
         value = leaf(frame)
         if value is UNDEFINED:
             return False
+        frame[0].pay(value)
         if is_set:
             _insert_member(frame[slot], keys, value)
         else:

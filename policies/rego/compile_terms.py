@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from policies.rego.builtins.registry import BUILTINS, Builtin
 from policies.rego.errors import BuiltinError, EvaluationError
 from policies.rego.ir import Apply, ArrayT, Const, Doc, Get, Local, ObjectT, SetT
 from policies.rego.plan import ComprPlan, TemplatePlan
+from policies.rego.runtime import COMPOSITES
 from policies.rego.runtime import MISSING as _MISSING
 from policies.rego.tree import Cursor, Documents, Node, base_value
 from policies.rego.values import UNDEFINED, RegoSet, compare, equal, freeze, lookup, thaw
@@ -268,6 +270,8 @@ class TermCompiler:
                 value = item(frame)
                 if value is UNDEFINED:
                     return UNDEFINED
+                if type(value) in COMPOSITES:
+                    frame[0].weigh(value)
                 found.append(value)
             return found
 
@@ -282,6 +286,8 @@ class TermCompiler:
                 value = item(frame)
                 if value is UNDEFINED:
                     return UNDEFINED
+                if type(value) in COMPOSITES:
+                    frame[0].pay(value)
                 found.append(freeze(value))
             return RegoSet(found)
 
@@ -300,6 +306,8 @@ class TermCompiler:
                 key, value = key_code(frame), value_code(frame)
                 if key is UNDEFINED or value is UNDEFINED:
                     return UNDEFINED
+                frame[0].pay(key)
+                frame[0].weigh(value)
                 key = freeze(key)
                 if key in found and not equal(found[key], value):
                     raise EvaluationError("eval_conflict_error", "object keys must be unique")
@@ -409,6 +417,8 @@ def _named_object(named: list[tuple[str, ValueCode]]) -> ValueCode:
             value = value_code(frame)
             if value is UNDEFINED:
                 return UNDEFINED
+            if type(value) in COMPOSITES:
+                frame[0].weigh(value)
             found[name] = value
         return found
 
@@ -429,9 +439,11 @@ def _user_call(function: Callable[..., Any], args: list[ValueCode]) -> ValueCode
 
 
 def _builtin_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:
-    name, call = entry.name, entry.call
+    name, call = entry.name, _priced(entry)
     if entry.context:
         return _context_call(entry, args)
+    if name not in _FREE:
+        return _context_call(replace(entry, call=call, context=True), args)
     if len(args) == 1:
         (only,) = args
 
@@ -475,8 +487,39 @@ def _builtin_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:
     return many
 
 
+_FREE = frozenset(
+    {
+        "count", "is_array", "is_boolean", "is_null", "is_number", "is_object", "is_set", "is_string", "type_name", "object.get", "plus",
+        "mul", "div", "rem", "abs", "ceil", "floor", "round", "startswith", "endswith", "contains", "format_int", "time.now_ns",
+        "numbers.range", "numbers.range_step", "bits.and", "bits.or", "bits.xor", "bits.lsh", "bits.rsh", "bits.negate",
+    }
+)  # fmt: skip
+"""Built-ins whose cost does not grow with their operands beyond what they charge themselves."""
+LONG_TEXT_CHARS = 512
+
+
+def _priced(entry: Builtin) -> Callable[..., Any]:
+    """Wrap a built-in that walks its operands, so that it pays for them first and its result is weighed."""
+    if entry.name in _FREE:
+        return entry.call
+    call, wants_context = entry.call, entry.context
+
+    def priced(context: Any, *given: Any) -> Any:
+        for value in given:
+            if type(value) in COMPOSITES:
+                context.pay(value)
+            elif type(value) is str and len(value) > LONG_TEXT_CHARS:
+                context.charge(len(value) // LONG_TEXT_CHARS)
+        result = call(context, *given) if wants_context else call(*given)
+        if type(result) in COMPOSITES:
+            context.weigh(result)
+        return result
+
+    return priced
+
+
 def _context_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:
-    name, call = entry.name, entry.call
+    name, call = entry.name, entry.call if entry.name in _FREE or not entry.context else _priced(entry)
 
     def code(frame: Frame) -> Any:
         given = [argument(frame) for argument in args]
@@ -503,6 +546,8 @@ def _inline(name: str, left: ValueCode, right: ValueCode) -> ValueCode:
             if value is UNDEFINED:
                 return UNDEFINED
             other = right(frame)
+            if type(value) in COMPOSITES:
+                frame[0].pay(value)
             return UNDEFINED if other is UNDEFINED else equal(value, other) is wanted
 
         return same
@@ -522,6 +567,7 @@ def _ordering(name: str, left: ValueCode, right: ValueCode) -> ValueCode:
         kind = type(value)
         if kind is type(other) and (kind is int or kind is float or kind is str):
             return native(value, other)
+        frame[0].pay(value)
         return native(compare(value, other), 0)
 
     return code
@@ -535,9 +581,18 @@ def _member(left: ValueCode, right: ValueCode) -> ValueCode:
         container = right(frame)
         if container is UNDEFINED:
             return UNDEFINED
+        pay_for_search(frame[0], container, value)
         return contains(container, value)
 
     return code
+
+
+def pay_for_search(context: Any, container: Any, value: Any) -> None:
+    """Charge for looking through an array or object."""
+    if type(container) in {list, dict} and len(container) > 32:
+        context.charge(len(container) >> 4)
+    if type(value) in COMPOSITES:
+        context.charge(context.weigh(value) * (len(container) if type(container) in COMPOSITES else 1) >> 4)
 
 
 def contains(container: Any, value: Any) -> bool:

@@ -24,7 +24,7 @@ from policies.rego.parser import parse_module, parse_query
 from policies.rego.plan import Planner
 from policies.rego.program import Linker, Program, module_map, replaced_by, with_targets
 from policies.rego.reads import read_paths
-from policies.rego.runtime import CLOCK_STEPS, Budget, Context, Limits
+from policies.rego.runtime import CLOCK_STEPS, COMPOSITES, Budget, Context, Limits
 from policies.rego.syntax import Module
 from policies.rego.trace import TracedEngine
 from policies.rego.values import UNDEFINED, depth_exceeds, import_value
@@ -70,10 +70,14 @@ class Engine:
         self.data = {} if data is None else import_value(data, depth_limit=self.limits.depth)
         parsed = _parse(module_map(modules))
         self._linker = Linker(parsed)
-        self._linked = self._linker.link()
-        mocked, replaces = with_targets(self._linked)
-        self._program = Program(self._linked, self.data, mocked=mocked, replaces_data=replaces)
-        self._issues = check_linked(self._linked, self._program)
+        try:
+            self._linked = self._linker.link()
+            mocked, replaces = with_targets(self._linked)
+            self._program = Program(self._linked, self.data, mocked=mocked, replaces_data=replaces)
+            self._issues = check_linked(self._linked, self._program)
+        except RecursionError as error:
+            issue = Issue("too-long", "an expression is too long or too deep", parsed[0].source.name, 1, 1, "split it over several rules")
+            raise PolicyError([issue]) from error
         errors = [issue for issue in self._issues if issue.severity == "error" and (strict or issue.rule not in STRICT)]
         if errors:
             raise PolicyError(errors)
@@ -99,6 +103,8 @@ class Engine:
         context = self._context(self._import_input(input), now_ns, run.program)
         try:
             found: list[dict[str, Any]] = run(context, names)
+            for solution in found:
+                context.weigh(solution)
         except RecursionError as error:
             raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
         return found
@@ -152,7 +158,10 @@ class Engine:
                 blank, strict,
             )  # fmt: skip
             try:
-                return run([context])
+                value = run([context])
+                if type(value) in COMPOSITES:
+                    context.weigh(value)
+                return value
             except RecursionError as error:
                 raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
 

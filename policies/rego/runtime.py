@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from policies.rego.errors import BuiltinError, EvaluationError, LimitError
-from policies.rego.values import UNDEFINED
+from policies.rego.values import UNDEFINED, RegoSet, thaw
 
 CLOCK_STEPS: Final = 2_000
 MISSING: Final = object()
+COMPOSITES: Final = frozenset({list, dict, RegoSet})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Limits:
         text_chars: Characters of a string that a built-in makes.
         number_digits: Decimal digits of a number.
         depth: Nesting of input and results.
+        nodes: Values inside one document, shared parts counted as often as they occur.
     """
 
     steps: int = 1_000_000
@@ -36,6 +38,7 @@ class Limits:
     text_chars: int = 1_000_000
     number_digits: int = 4_000
     depth: int = 200
+    nodes: int = 500_000
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ class Context:
     mocks: dict[Any, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     tracer: Any = None
-    metadata: tuple[Any, ...] = ()
+    sizes: dict[int, tuple[Any, int]] = field(default_factory=dict)
 
     def charge(self, count: int) -> None:
         """Pay for `count` steps.
@@ -76,11 +79,48 @@ class Context:
             if self.clock() > self.deadline:
                 raise LimitError("wall_s", f"longer than `{self.limits.wall_s}` seconds")
 
+    def weigh(self, value: Any) -> int:
+        """Return the number of values inside a value, shared parts counted as often as they occur.
+
+        Values are shared, so forty rules `x2 := [x1, x1]` describe a document of 2^40 members in forty lists. Whatever puts
+        a composite into another weighs it first, so nothing that walks a value later can walk more than `Limits.nodes`.
+
+        Raises:
+            LimitError: `nodes`.
+        """
+        kind = type(value)
+        if kind not in COMPOSITES:
+            return 1
+        known = self.sizes.get(id(value))
+        if known is not None and known[0] is value:
+            return int(known[1])
+        members: Any = value
+        if kind is dict:
+            members = value.values()
+        elif kind is RegoSet:
+            members = [thaw(key) for key in frozenset.__iter__(value)]
+        total = 1 + len(value)
+        for member in members:
+            if type(member) in COMPOSITES:
+                total += self.weigh(member)
+                if total > self.limits.nodes:
+                    break
+        if total > self.limits.nodes:
+            raise LimitError("nodes", f"a document of more than `{self.limits.nodes}` values")
+        self.charge(len(value) >> 4)
+        # The value is kept beside its size, so that its id is not given to another one.
+        self.sizes[id(value)] = (value, total)
+        return total
+
+    def pay(self, value: Any) -> None:
+        """Charge for an operation that walks a whole value."""
+        self.charge(self.weigh(value) >> 4)
+
     def child(self) -> Context:
         """Return a context for a `with`: same budget, nothing remembered."""
         return Context(
             self.input, self.data, self.blank.copy(), self.now_ns, self.limits, self.clock, self.deadline, self.budget, self.blank,
-            self.strict, self.overrides, self.mocks, {}, self.tracer, self.metadata,
+            self.strict, self.overrides, self.mocks, {}, self.tracer, self.sizes,
         )  # fmt: skip
 
     def failed(self, name: str, error: BuiltinError) -> Any:

@@ -339,6 +339,9 @@ class Lowering:
             return ()
         *before, main = lowered
         out.extend(before)
+        if type(main) is Match and type(expression) is Call:
+            call = Apply(main.left.name, tuple(self._pulled(argument, out) for argument in main.left.args), main.left.pos)
+            return (Match(call, self._side(main.right, out), main.pos),)
         if type(main) is Match:
             return (Match(self._side(main.left, out), self._side(main.right, out), main.pos),)
         if type(main) is not Test:

@@ -70,7 +70,9 @@ class Writer:
     def call(self, depth: int) -> str:
         """Return a call that OPA's type checker lets pass."""
         random = self.random
-        name = random.choice(["count", "type_name", "is_string", "object.get", "to_number", "json.marshal", "sprintf", "plus", "minus", "union", "sort", "max"])
+        name = random.choice(
+            ["count", "type_name", "is_string", "object.get", "to_number", "json.marshal", "sprintf", "plus", "minus", "union", "sort", "max"]
+        )
         field = "input." + random.choice(FIELDS)
         if name == "object.get":
             return f'object.get(input.o, "{random.choice("abc")}", {self.scalar()})'
@@ -106,7 +108,7 @@ class Writer:
             return f"{name} := {term}"
         if kind in {1, 2}:
             name = self.fresh()
-            source = random.choice(["input.xs", "input.o", "input.xs", "[1, true, \"a\"]", '{"a", 1}'])
+            source = random.choice(["input.xs", "input.o", "input.xs", '[1, true, "a"]', '{"a", 1}'])
             self.names.append(name)
             return f"some {name} in {source}"
         if kind == 3:
@@ -164,7 +166,10 @@ class Writer:
             if random.random() < 0.5:
                 text += f"\n\n{name} contains {self.scalar()}"
         elif kind == 3:
-            text, shape = f'{name}[{random.choice([chr(34) + "k" + chr(34), "input.a", "key"])}] := {self.term()} if {{\n{body}\n\tkey := "q"\n\tkey == key\n}}', "object"
+            text, shape = (
+                f'{name}[{random.choice([chr(34) + "k" + chr(34), "input.a", "key"])}] := {self.term()} if {{\n{body}\n\tkey := "q"\n\tkey == key\n}}',
+                "object",
+            )
         elif kind == 4:
             head = f"default {name} := {self.scalar()}\n\n"
             text = head + f"{name} := {self.term()} if {{\n{body}\n}}"

@@ -9,7 +9,7 @@ import math
 import re
 import urllib.parse
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -88,6 +88,9 @@ def json_is_valid(text: Any) -> bool:
     return True
 
 
+MAX_YAML_VALUES: Final = 100_000
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML with the numbers and booleans of JSON; no dates, no aliases that multiply."""
 
@@ -111,18 +114,20 @@ def parse_yaml(text: str) -> Any:
     """Read YAML as JSON data."""
     try:
         documents = list(yaml.load_all(text, Loader=_Loader))
-        return _yaml_value(documents[0] if documents else None, 0)
+        return _yaml_value(documents[0] if documents else None, 0, [MAX_YAML_VALUES])
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise BuiltinError(f"invalid YAML: {error}") from error
 
 
-def _yaml_value(value: Any, depth: int) -> Any:
-    if depth > 100:
-        raise ValueError("nested too deep")
+def _yaml_value(value: Any, depth: int, left: list[int]) -> Any:
+    """Copy loaded YAML; `left` counts values down, because aliases can describe more than memory holds."""
+    left[0] -= 1
+    if depth > 100 or left[0] < 0:
+        raise ValueError("nested too deep, or too many values")
     if isinstance(value, dict):
-        return {_yaml_key(key): _yaml_value(item, depth + 1) for key, item in value.items()}
+        return {_yaml_key(key): _yaml_value(item, depth + 1, left) for key, item in value.items()}
     if isinstance(value, list):
-        return [_yaml_value(item, depth + 1) for item in value]
+        return [_yaml_value(item, depth + 1, left) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("not a JSON number")
