@@ -17,9 +17,11 @@ import asyncio
 import math
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.exchange import Upstream
 from gateway.native.drive import Trampoline
@@ -53,6 +55,10 @@ class Transport(Protocol):
         """
         ...
 
+    def bound_bodies(self, limit_bytes: int) -> None:
+        """Take another bound on request bodies, for requests that begin from now on."""
+        ...
+
     def check(self) -> None:
         """Raise RuntimeError when it no longer listens although nobody drained it."""
         ...
@@ -83,6 +89,11 @@ class NativeTransport:
         self._sweep.add(self._front.sweep, every_s=0.25)
         await self._front.listen(sock)
 
+    def bound_bodies(self, limit_bytes: int) -> None:
+        """Take another bound on request bodies."""
+        if self._front is not None and self._front.limits.body_limit_bytes != limit_bytes:
+            self._front.limits = replace(self._front.limits, body_limit_bytes=limit_bytes)
+
     def check(self) -> None:
         """Nothing here ends by itself."""
 
@@ -102,14 +113,19 @@ class PortableTransport:
     def __init__(self, _sweep: Sweep) -> None:
         """Start without connections; uvicorn and httpx have timers of their own."""
         self.upstream = PortableUpstream()
-        self._server: EmbeddedServer | None = None  # both set by `listen`
+        self._server: EmbeddedServer | None = None  # this and the next are set by `listen`
         self._serving: asyncio.Task[None] | None = None
+        self._build: Callable[[int], ASGIApp] | None = None  # bound on bodies -> application
+        self._bounded: tuple[int, ASGIApp] | None = None  # the application in force; swapped whole by `bound_bodies`
 
     async def listen(self, serve: Serve, *, render: Render, sock: socket.socket, body_limit_bytes: int) -> None:
         """Accept callers; see `Transport.listen`."""
         limits = FrontLimits()
+        self._build = lambda limit_bytes: build_app(serve, render=render, body_limit_bytes=limit_bytes)
+        self.bound_bodies(body_limit_bytes)
         config = uvicorn.Config(
-            build_app(serve, render=render, body_limit_bytes=body_limit_bytes),
+            self._call,
+            interface="asgi3",  # a bound method is not recognised as one
             http="httptools",
             ws="none",
             lifespan="off",
@@ -124,6 +140,16 @@ class PortableTransport:
         while not self._server.started:  # uvicorn has no event for it
             self.check()
             await asyncio.sleep(0.005)
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request with the application in force."""
+        assert self._bounded is not None  # noqa: S101 - `listen` puts one in force before it serves
+        await self._bounded[1](scope, receive, send)
+
+    def bound_bodies(self, limit_bytes: int) -> None:
+        """Take another bound on request bodies."""
+        if self._build is not None and (self._bounded is None or self._bounded[0] != limit_bytes):
+            self._bounded = (limit_bytes, self._build(limit_bytes))
 
     def check(self) -> None:
         """Raise RuntimeError when uvicorn ended by itself."""

@@ -59,7 +59,7 @@ class InForce:
         self._vault = vault
         self._keys = keys
         self._current: Current | None = None
-        self._approvals: tuple[str, Approvals] | None = None  # (live digest, its approvals)
+        self._approvals: tuple[bytes, Approvals] | None = None  # as published, and read
         self._stamps: tuple[int, int] = (0, 0)  # times of the keys file and the vault when last read
 
     def look(self, lane: Lane | None) -> tuple[Snapshot, Live] | None:
@@ -78,8 +78,9 @@ class InForce:
         else:
             snapshot = Snapshot.build(current.manifest, self._control.get, None if lane is None else lane.snapshot)
         document = decode_live(self._control.get(current.live))
-        if self._approvals is None or self._approvals[0] != current.live:
-            self._approvals = (current.live, Approvals(document.approvals))
+        published = bytes(document.approvals)
+        if self._approvals is None or self._approvals[0] != published:
+            self._approvals = (published, Approvals(document.read_approvals()))
         self._current = current
         return snapshot, Live(document, current.live, as_of_us, snapshot, self._approvals[1])
 
@@ -194,6 +195,7 @@ class Worker:
                 await asyncio.wait_for(self._stop.wait(), TICK_S)
             transport.check()
             self._follow(lane)
+            transport.bound_bodies(lane.snapshot.settings.body_limit_bytes)
             if time.monotonic() - told_s >= _STATUS_S:
                 told_s = time.monotonic()
                 self._tell(lane, journal)
