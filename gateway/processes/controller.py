@@ -159,7 +159,7 @@ class Controller:
             raise CannotStart("\n".join(self._configuration.issues))
         if restored and self._configuration.issues:
             _log.error("serving the configuration that was in force before; the folder has issues")
-        self._keys_stamp = 0
+        self._keys_stamp = -1  # so that a missing file, whose stamp is 0, is read and refused
         self._read_keys()
         await self._inbox.take_in()
         await self._align()

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deployment import Deployment, wait_until
@@ -82,7 +83,7 @@ class Ordeal:
             load.wait_for(40)
         deployment.wait_ready()
         deployment.wait_idle(20)
-        wait_until(lambda: self.judge_writers(dry=True), "every death to be stated", 20)
+        wait_until(lambda: self.dead_writers() <= self.stated_ends().keys(), "every death to be stated", 20)
         self.judge(load)
 
     # --- the judge ------------------------------------------------------------------------------------------------------------------------
@@ -112,27 +113,33 @@ class Ordeal:
             f"{len(log.records)} records, {len(self.deaths_ms)} worker deaths"
         )
 
-    def judge_writers(self, *, dry: bool = False) -> int:
-        """Check every writer's numbers; return how many worker records the log states as lost. `dry` only says whether all ends are stated."""
-        log = self.deployment.log
-        log.refresh()
+    def dead_writers(self) -> set[tuple[str, int]]:
+        """Return the writers that were killed: a later epoch of their name began, and they did not close their book."""
+        last: dict[tuple[str, int], str] = {}
+        for record in self.deployment.log.refresh():
+            last[record["writer"]["node"], record["writer"]["epoch"]] = record["type"]
+        newest = {node: max(epoch for name, epoch in last if name == node) for node, _ in last}
+        return {(node, epoch) for (node, epoch), kind in last.items() if epoch < newest[node] and kind != "writer.close"}
+
+    def stated_ends(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Return what the log says of the ends of writers that did not say it themselves."""
+        ends = [record for record in self.deployment.log.refresh() if record["type"] in ("log.lost", "log.recover")]
+        assert len({(end["node"], end["epoch"]) for end in ends}) == len(ends), "an end is stated once"
+        return {(end["node"], end["epoch"]): end for end in ends}
+
+    def judge_writers(self) -> int:
+        """Check every writer's numbers; return how many worker records the log states as lost."""
         numbers: dict[tuple[str, int], list[int]] = {}
-        for record in log.records:
+        for record in self.deployment.log.refresh():
             numbers.setdefault((record["writer"]["node"], record["writer"]["epoch"]), []).append(record["writer"]["seq"])
-        newest = {node: max(epoch for name, epoch in numbers if name == node) for node, _ in numbers}
-        ends = {(record["node"], record["epoch"]): record for record in log.records if record["type"] in ("log.lost", "log.recover")}
-        dead = [(node, epoch) for node, epoch in numbers if epoch < newest[node]]
-        if dry:
-            return all(key in ends for key in dead)
         for key, found in numbers.items():
             assert found == list(range(len(found))), f"the numbers of {key} have a gap or a double"
-        for key in dead:
-            assert key in ends, f"the death of {key} is stated"
-            if ends[key]["type"] == "log.lost":
-                assert ends[key]["from"] == len(numbers[key])
-        lost = [end for (node, _), end in ends.items() if end["type"] == "log.lost" and ".w" in node]
-        assert all(isinstance(end["to"], int) for end in lost), "the marks outlive kill -9: no loss is unknown"
-        return sum(end["to"] - end["from"] + 1 for end in lost)
+        ends = self.stated_ends()
+        assert self.dead_writers() <= ends.keys(), "every death is stated"
+        lost = [(key, end) for key, end in ends.items() if end["type"] == "log.lost"]
+        assert all(end["from"] == len(numbers.get(key, [])) for key, end in lost), "lost is what comes after the last committed number"
+        assert all(isinstance(end["to"], int) for _, end in lost), "the marks outlive kill -9: no loss is unknown"
+        return sum(end["to"] - end["from"] + 1 for (node, _), end in lost if ".w" in node)
 
     def judge_losses(self, lost: list[Answer], stated: int) -> None:
         assert len(lost) <= stated, "what callers were promised and is gone is stated"
