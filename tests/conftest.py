@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 COMPONENTS = {
     "go": (("go",), "install Go >= 1.22 (Debian: `apt-get install golang`)"),
-    "opa": (("opa",), "`go install github.com/open-policy-agent/opa@VERSION` with the version in policies/rego/OPA_VERSION, and put it on the PATH"),
+    "opa": (("opa",), "`go install github.com/open-policy-agent/opa@VERSION` with the version in tests/rego/OPA_VERSION, and put it on the PATH"),
     "openssl": (("openssl",), "`apt-get install openssl`"),
     "chromium": (("chromium",), "`apt-get install chromium`"),
     "nginx": (("nginx",), "`apt-get install nginx`"),
