@@ -22,7 +22,7 @@ from itertools import takewhile
 
 import msgspec
 
-from audit.entry import Entry, read_entry, time_text, time_us
+from audit.entry import CALL_TYPES, HeadingModel, read_heading, time_text, time_us
 
 UNREADABLE = "unreadable"
 """Type given to a leaf that is not a record this version can read, so that it is counted and can be asked for."""
@@ -191,30 +191,34 @@ def full_scan(leaves: Iterable[tuple[int, bytes]], query: Query, *, size: int, l
 
 def row_of(idx: int, leaf: bytes) -> Row:
     """What is indexed of a leaf."""
-    entry = read_entry(leaf)
-    if entry is None:
+    heading = read_heading(leaf)
+    if heading is None:
         return Row(idx, "", UNREADABLE, "", "-", "")
-    return _row_of_entry(idx, entry)
-
-
-def _row_of_entry(idx: int, entry: Entry) -> Row:
-    route, policy, outcome = entry.route, entry.policy, entry.outcome
+    actor, model, route, policy, outcome = heading.actor, heading.model, heading.route, heading.policy, heading.outcome
+    kind = heading.type
+    decision = heading.decision
+    if kind in CALL_TYPES:
+        decision = heading.id
+    elif kind == "outcome":
+        decision = heading.parents[0] if heading.parents else None
+    name = model.name if isinstance(model, HeadingModel) else model
+    version = model.version if isinstance(model, HeadingModel) else heading.version
     return Row(
-        idx=idx,
-        time=entry.time,
-        type=entry.type,
-        id=entry.id,
-        tenant=entry.tenant,
-        actor=f"{entry.actor.kind}:{entry.actor.id}",
-        decision=entry.decision_id,
-        subject=entry.subject,
-        model=entry.model_name,
-        version=entry.model_version,
-        policy=policy.decision if policy else None,
-        rule=policy.reasons[0].id if policy and policy.reasons else None,
-        experiment=entry.experiment_name,
-        assigned=route.assigned if route else None,
-        served=route.served if route else None,
-        status=outcome.status if outcome else None,
-        code=outcome.code if outcome else None,
+        idx,
+        heading.time,
+        kind,
+        heading.id,
+        heading.tenant,
+        f"{actor.kind}:{actor.id}",
+        decision,
+        heading.subject,
+        name,
+        version,
+        policy.decision if policy is not None else None,
+        policy.reasons[0].id if policy is not None and policy.reasons else None,
+        route.experiment if route is not None else heading.experiment,
+        route.assigned if route is not None else None,
+        route.served if route is not None else None,
+        outcome.status if outcome is not None else None,
+        outcome.code if outcome is not None else None,
     )

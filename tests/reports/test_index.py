@@ -190,7 +190,7 @@ def test_a_row_edited_in_place_is_found_by_the_deep_check(tmp_path: Path):
     leaves = small_log()
     with Indexer(tmp_path, following(leaves)) as indexer:
         indexer.catch_up()
-        _sql(tmp_path / "index.sqlite", "UPDATE leaf_index SET version = '9' WHERE idx = 2")
+        _sql(tmp_path / "index.sqlite", "UPDATE leaf_index SET subject = '9' WHERE idx = 2")
         assert indexer.damage() is None
         assert indexer.damage(deep=True) == "row `2` differs from its leaf"
 
