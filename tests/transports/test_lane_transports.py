@@ -38,6 +38,7 @@ from gateway.documents import encode
 from gateway.lane import Lane
 from gateway.limits import RateLimits
 from gateway.live import Live, LiveDocument
+from gateway.live import decode as decode_live
 from gateway.live import encode as encode_live
 from gateway.native.sweep import Sweep
 from gateway.processes.transports import TRANSPORTS
@@ -136,8 +137,9 @@ def in_force(deployment: Deployment) -> tuple[Snapshot, Live]:
     shares = {"control": WHOLE // 2, "treatment": WHOLE // 2}
     half = LiveExperiment(experiment="half", epoch=1, phase="running", step=0, exposure=WHOLE, shares=shares)
     document = LiveDocument(experiments={"half": half}, approvals=ApprovalsInForce(trust_root=text, approvals=approvals, revocations=()))
+    published = decode_live(encode_live(document))
     digest = hashlib.sha256(encode_live(document)).hexdigest()
-    return snapshot, Live(document, digest, time.time_ns() // 1000, snapshot, Approvals(document.approvals))
+    return snapshot, Live(published, digest, time.time_ns() // 1000, snapshot, Approvals(published.read_approvals()))
 
 
 async def start(name: str, deployment: Deployment) -> Side:
