@@ -71,7 +71,7 @@ class BodyCompiler(TermCompiler):
 
     # --- tests -------------------------------------------------------------------------------------------------------
 
-    def _test(self, op: Any) -> TestCode:
+    def _test(self, op: Any) -> TestCode:  # noqa: PLR0911 - one flat list of cases
         kind = type(op)
         if kind is AssignOp:
             return _assign(op.slot, self.value(op.term))

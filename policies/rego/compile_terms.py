@@ -60,7 +60,7 @@ class TermCompiler:
         """Compile a template string."""
         raise NotImplementedError
 
-    def value(self, term: Any) -> ValueCode:
+    def value(self, term: Any) -> ValueCode:  # noqa: C901, PLR0911 - one flat list of cases
         """Compile a term whose variables are all bound."""
         kind = type(term)
         if kind is Const:
@@ -368,7 +368,7 @@ def _whole(documents: Documents, node: Node, base: Any) -> ValueCode:
     return lambda frame: documents.value(frame[0], node, base)
 
 
-def _input_names(names: tuple[str, ...]) -> ValueCode:
+def _input_names(names: tuple[str, ...]) -> ValueCode:  # noqa: C901 - one flat list of cases
     """Code for `input.a.b`: the common lengths unrolled."""
     if len(names) == 0:
         return lambda frame: frame[0].input
@@ -438,7 +438,7 @@ def _user_call(function: Callable[..., Any], args: list[ValueCode]) -> ValueCode
     return code
 
 
-def _builtin_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:
+def _builtin_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:  # noqa: C901 - one flat list of cases
     name, call = entry.name, _priced(entry)
     if entry.context:
         return _context_call(entry, args)
@@ -581,6 +581,8 @@ def _member(left: ValueCode, right: ValueCode) -> ValueCode:
         container = right(frame)
         if container is UNDEFINED:
             return UNDEFINED
+        if type(container) is RegoSet and type(value) not in COMPOSITES:
+            return contains(container, value)
         pay_for_search(frame[0], container, value)
         return contains(container, value)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from policies.rego.builtins import load
@@ -124,6 +124,25 @@ class Engine:
             prepared(UNDEFINED, 0)
         return prepared
 
+    def prepare_all(self, refs: Sequence[str]) -> Callable[..., list[Any]]:
+        """Return a callable that answers several references in one evaluation: rules they share run once.
+
+        Args:
+            refs: Constant references below `data`, for example `data.p.allow`, `data.p.deny`.
+
+        Returns:
+            `prepared(input, now_ns=...)`, a list of documents in the order of `refs`, `UNDEFINED` where there is none.
+        """
+        codes = [self._code(ref) for ref in refs]
+
+        def all_codes(frame: list[Any]) -> list[Any]:
+            return [code(frame) for code in codes]
+
+        run = self._runner(all_codes)
+        with contextlib.suppress(EvaluationError, LimitError):
+            run(UNDEFINED, 0)
+        return run
+
     def check(self, input_schema: Any = None) -> list[Issue]:
         """Return every finding, strict-mode ones included, errors first.
 
@@ -143,11 +162,17 @@ class Engine:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _prepare(self, ref: str) -> Prepared:
+        return self._runner(self._code(ref))
+
+    def _code(self, ref: str) -> Callable[[list[Any]], Any]:
         path = _reference(ref, self._linker)
         program = self._program
         code, rest, is_cursor = program.compiler(Planner(("",))).data_start(tuple(Const(part) for part in path))
         whole = program.compiler(Planner(("",))).value(Doc("data", tuple(Const(part) for part in path)))
-        run = whole if rest or is_cursor else code
+        return whole if rest or is_cursor else code
+
+    def _runner(self, run: Callable[[list[Any]], Any]) -> Prepared:
+        program = self._program
         blank, limits, clock, data, strict = program.blank, self.limits, self._clock, self.data, self.strict_builtin_errors
 
         def prepared(input: Any, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's word
@@ -161,9 +186,9 @@ class Engine:
                 value = run([context])
                 if type(value) in COMPOSITES:
                     context.weigh(value)
-                return value
             except RecursionError as error:
                 raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
+            return value
 
         return prepared
 

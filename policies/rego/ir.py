@@ -197,7 +197,7 @@ class RuleIR:
     text_end: int = 0
 
 
-def locals_in(node: Any, found: set[int] | None = None) -> set[int]:
+def locals_in(node: Any, found: set[int] | None = None) -> set[int]:  # noqa: C901, PLR0912 - one flat list of cases
     """Return the slots read by a term or statement; inside closures only those of the outside."""
     slots: set[int] = set() if found is None else found
     kind = type(node)

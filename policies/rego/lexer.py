@@ -92,7 +92,7 @@ class Lexer:
         self.source = source
         self.comments: list[tuple[int, str]] = []
 
-    def run(self, start: int, *, until_brace: bool, depth: int) -> tuple[list[Token], int]:
+    def run(self, start: int, *, until_brace: bool, depth: int) -> tuple[list[Token], int]:  # noqa: C901, PLR0912 - one flat list of cases
         """Scan from `start`; inside a template stop at the brace that closes the expression."""
         if depth > MAX_NESTING:
             raise fail(self.source, f"nested deeper than `{MAX_NESTING}`", start)

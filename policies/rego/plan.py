@@ -192,7 +192,7 @@ class Planner:
 
     # --- one statement -----------------------------------------------------------------------------------------------
 
-    def _plan(self, statement: Any, bound: set[int]) -> list[Any] | None:
+    def _plan(self, statement: Any, bound: set[int]) -> list[Any] | None:  # noqa: PLR0911 - one flat list of cases
         kind = type(statement)
         if kind is Match:
             return self._match(statement.left, statement.right, bound, statement.pos)
@@ -441,7 +441,7 @@ class Planner:
 
     # --- terms -------------------------------------------------------------------------------------------------------
 
-    def value(self, term: Any, bound: set[int]) -> Any:
+    def value(self, term: Any, bound: set[int]) -> Any:  # noqa: PLR0911 - one flat list of cases
         """Return a term with its closures planned."""
         kind = type(term)
         if kind is Compr:

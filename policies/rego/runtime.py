@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from policies.rego.errors import BuiltinError, EvaluationError, LimitError
-from policies.rego.values import UNDEFINED, RegoSet, thaw
+from policies.rego.values import UNDEFINED, Key, RegoSet
 
 CLOCK_STEPS: Final = 2_000
 MISSING: Final = object()
+SMALL: Final = 32
 COMPOSITES: Final = frozenset({list, dict, RegoSet})
 
 
@@ -79,7 +80,7 @@ class Context:
             if self.clock() > self.deadline:
                 raise LimitError("wall_s", f"longer than `{self.limits.wall_s}` seconds")
 
-    def weigh(self, value: Any) -> int:
+    def weigh(self, value: Any) -> int:  # noqa: C901, PLR0912 - one flat list of cases
         """Return the number of values inside a value, shared parts counted as often as they occur.
 
         Values are shared, so forty rules `x2 := [x1, x1]` describe a document of 2^40 members in forty lists. Whatever puts
@@ -91,15 +92,20 @@ class Context:
         kind = type(value)
         if kind not in COMPOSITES:
             return 1
+        total = 1 + len(value)
+        if kind is RegoSet:
+            members: Any = [key.value for key in frozenset.__iter__(value) if type(key) is Key]
+        else:
+            members = value.values() if kind is dict else value
+        if total <= SMALL:
+            for member in members:
+                if type(member) in COMPOSITES:
+                    break
+            else:
+                return total
         known = self.sizes.get(id(value))
         if known is not None and known[0] is value:
             return int(known[1])
-        members: Any = value
-        if kind is dict:
-            members = value.values()
-        elif kind is RegoSet:
-            members = [thaw(key) for key in frozenset.__iter__(value)]
-        total = 1 + len(value)
         for member in members:
             if type(member) in COMPOSITES:
                 total += self.weigh(member)
@@ -107,14 +113,18 @@ class Context:
                     break
         if total > self.limits.nodes:
             raise LimitError("nodes", f"a document of more than `{self.limits.nodes}` values")
-        self.charge(len(value) >> 4)
+        if len(value) >= SMALL:
+            self.charge(len(value) >> 4)
         # The value is kept beside its size, so that its id is not given to another one.
         self.sizes[id(value)] = (value, total)
         return total
 
     def pay(self, value: Any) -> None:
         """Charge for an operation that walks a whole value."""
-        self.charge(self.weigh(value) >> 4)
+        if type(value) in COMPOSITES:
+            price = self.weigh(value) >> 4
+            if price:
+                self.charge(price)
 
     def child(self) -> Context:
         """Return a context for a `with`: same budget, nothing remembered."""

@@ -94,7 +94,7 @@ class Scope:
         return None
 
 
-def mentions(node: Any) -> Iterable[Var]:
+def mentions(node: Any) -> Iterable[Var]:  # noqa: C901, PLR0912 - one flat list of cases
     """Yield the variables of a term or statement outside closures, call operators excluded."""
     kind = type(node)
     if kind is Var:
@@ -384,7 +384,7 @@ class Lowering:
     def _note_use(self, lowered: Any) -> None:
         self.used |= locals_in(lowered)
 
-    def _expression(self, node: Any, scope: Scope, out: list[Any], pos: int) -> None:
+    def _expression(self, node: Any, scope: Scope, out: list[Any], pos: int) -> None:  # noqa: C901 - one flat list of cases
         kind = type(node)
         if kind is Unify:
             right = self.term(node.rhs, scope, out)
@@ -523,7 +523,7 @@ class Lowering:
 
     # --- terms -------------------------------------------------------------------------------------------------------
 
-    def term(self, node: Any, scope: Scope, out: list[Any], *, hoist: bool = False) -> Any:
+    def term(self, node: Any, scope: Scope, out: list[Any], *, hoist: bool = False) -> Any:  # noqa: C901, PLR0911 - one flat list of cases
         """Lower a term; with `hoist` an iterating reference moves into `out` and its value is a new variable."""
         kind = type(node)
         if kind is Scalar:

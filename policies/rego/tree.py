@@ -114,7 +114,7 @@ class Documents:
             return base_value(context, node.path)
         return Cursor(node, base_value(context, node.path))
 
-    def step(self, context: Context, place: Any, key: Any) -> Any:
+    def step(self, context: Context, place: Any, key: Any) -> Any:  # noqa: PLR0911 - one flat list of cases
         """Return the place below `place`."""
         if type(place) is not Cursor:
             return lookup(place, key)

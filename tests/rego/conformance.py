@@ -1,8 +1,9 @@
+# ruff: noqa: T201 - a command that prints its report
 """OPA's own conformance cases against this engine.
 
 The cases come with OPA's source in the Go module cache and are read from there, never copied:
 
-    GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@v1.22.0
+    GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@VERSION    (VERSION: see OPA_VERSION beside this file)
     .venv/bin/python tests/rego/conformance.py [--group withkeyword] [--verbose]
 
 Prints how many v1 cases there are, how many are out of the denominator (they need a refused built-in, see `docs/rego.md`), how many pass,
@@ -28,7 +29,7 @@ import yaml
 from policies.rego import Engine, EvaluationError, Limits, PolicyError, RegoError, to_json
 from policies.rego.values import UNDEFINED
 
-OPA_VERSION = "v1.22.0"
+OPA_VERSION = (Path(__file__).parent / "OPA_VERSION").read_text().strip()
 REFUSED = re.compile(
     r"\b(?:http\.send|net\.lookup_ip_addr|opa\.runtime|rand\.intn|uuid\.rfc4122|rego\.parse_module|graphql\.\w+|providers\.aws\.\w+)"
 )
@@ -74,7 +75,7 @@ def case_folder() -> Path:
 def load_cases(folder: Path) -> Iterator[Case]:
     """Yield all cases below a folder."""
     for path in sorted(folder.rglob("*.yaml")):
-        for fields in yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)["cases"]:
+        for fields in yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)["cases"]:  # noqa: S506 - a SafeLoader
             yield Case(path.relative_to(folder).parts[0], fields["note"], fields)
 
 

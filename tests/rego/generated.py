@@ -45,7 +45,7 @@ class Writer:
         """Return a literal."""
         return self.random.choice(["0", "1", "2", "1.5", "1.0", "true", "false", "null", '"a"', '"b"', '""', "10"])
 
-    def term(self, depth: int = 2) -> str:
+    def term(self, depth: int = 2) -> str:  # noqa: PLR0911 - one flat list of cases
         """Return a term whose variables are bound."""
         random = self.random
         kind = random.randrange(13)
@@ -98,7 +98,7 @@ class Writer:
             return f"[{head} | {inner}]"
         return f"{{{head} | {inner}}}" if kind == 1 else f'{{"z": {self.scalar()} | {inner}}}'
 
-    def statement(self, depth: int = 2) -> str:
+    def statement(self, depth: int = 2) -> str:  # noqa: PLR0911 - one flat list of cases
         """Return one expression; it may bind a variable for those after it."""
         random = self.random
         kind = random.randrange(12)
@@ -166,10 +166,9 @@ class Writer:
             if random.random() < 0.5:
                 text += f"\n\n{name} contains {self.scalar()}"
         elif kind == 3:
-            text, shape = (
-                f'{name}[{random.choice([chr(34) + "k" + chr(34), "input.a", "key"])}] := {self.term()} if {{\n{body}\n\tkey := "q"\n\tkey == key\n}}',
-                "object",
-            )
+            key = random.choice(['"k"', "input.a", "key"])
+            text = f'{name}[{key}] := {self.term()} if {{\n{body}\n\tkey := "q"\n\tkey == key\n}}'
+            shape = "object"
         elif kind == 4:
             head = f"default {name} := {self.scalar()}\n\n"
             text = head + f"{name} := {self.term()} if {{\n{body}\n}}"

@@ -9,11 +9,11 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
-INSTALL_HINT = "GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@v1.22.0"
+INSTALL_HINT = f"GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@{(Path(__file__).parent / 'OPA_VERSION').read_text().strip()}"
 
 
 def opa_binary() -> str | None:
@@ -37,7 +37,7 @@ class OpaServer:
         )  # fmt: skip
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
 
-    def __enter__(self) -> OpaServer:
+    def __enter__(self) -> Self:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             try:

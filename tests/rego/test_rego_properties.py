@@ -20,7 +20,8 @@ from policies.rego.values import compare, equal, freeze, make_set
 
 FRAGMENTS = st.sampled_from(
     ["package p\n", "p", "if", " { ", " } ", "[", "]", "(", ")", ":=", "=", "==", "|", "not ", "some ", "every ", "in ", "with ", "as ", "else ",
-     "contains ", "default ", "import ", "input", "data", ".x", "_", '"s"', "`r`", '$"{', '}"', "1", "-1.5e3", "true", "null", ",", ";", "\n", "#c\n", "λ", "\x00"]
+     "contains ", "default ", "import ", "input", "data", ".x", "_", '"s"',
+     "`r`", '$"{', '}"', "1", "-1.5e3", "true", "null", ",", ";", "\n", "#c\n", "λ", "\x00"]
 )  # fmt: skip
 json_values = st.recursive(
     st.sampled_from([None, True, False, 0, 1, 1.0, 2, -1, 0.5, "", "a", "1"]),
@@ -34,25 +35,28 @@ numbers = st.integers(-(10**20), 10**20) | st.decimals(-(10**6), 10**6, places=3
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_text_is_parsed_or_refused_with_a_position(text):
     for parse in (lambda: parse_module("m.rego", text), lambda: parse_query(text)):
+        refused: list[PolicyError] = []
         try:
             parse()
         except PolicyError as error:
-            assert error.issues[0].line >= 1
-            assert error.issues[0].column >= 1
+            refused.append(error)
+        assert all(issue.line >= 1 and issue.column >= 1 for error in refused for issue in error.issues)
 
 
 @given(st.lists(FRAGMENTS, max_size=25).map(lambda parts: "package p\n\nx if {\n" + "".join(parts) + "\n}\n"))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_module_is_refused_or_evaluates_to_a_value_or_a_typed_error(text):
+    answer: Any = None
     try:
-        Engine({"m.rego": text}, limits=Limits(steps=20_000)).value("data.p", {"x": [1, {"y": 2}]})
+        answer = Engine({"m.rego": text}, limits=Limits(steps=20_000)).value("data.p", {"x": [1, {"y": 2}]})
     except RegoError as error:
-        assert str(error)
+        answer = str(error)
+    assert answer is not None
 
 
 @pytest.mark.parametrize("seed", range(120))
 def test_equal_values_on_the_read_paths_give_equal_decisions(seed):
-    random = Random(seed)
+    random = Random(seed)  # noqa: S311 - test data, not secrets
     try:
         engine = Engine({"gen.rego": policy(random)})
     except PolicyError:
@@ -91,7 +95,7 @@ def _outcome(engine: Engine, given_input: Any) -> Any:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_tracing_changes_no_answer(seed):
-    random = Random(seed)
+    random = Random(seed)  # noqa: S311 - test data, not secrets
     try:
         engine = Engine({"gen.rego": policy(random)})
     except PolicyError:

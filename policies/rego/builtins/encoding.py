@@ -53,7 +53,7 @@ def marshal_with(value: Any, options: Any) -> str:
             raise BuiltinError(f"key `{key}` has a value of the wrong type", "eval_type_error")
     if not given.get("pretty", bool(given)):
         return json_text(value)
-    prefix = given.get("prefix", "")
+    prefix = want_string(given.get("prefix", ""))
     return prefix + _pretty(value, prefix, given.get("indent", "\t"), 0)
 
 
@@ -136,7 +136,7 @@ def _yaml_value(value: Any, depth: int, left: list[int]) -> Any:
 
 
 def _yaml_key(key: Any) -> str:
-    return str(key) if isinstance(key, str) else json_text(key)
+    return key if isinstance(key, str) else json_text(key)
 
 
 @builtin("yaml.marshal", 1)

@@ -18,7 +18,7 @@ _LARGEST_FLOAT: Final = Decimal("1.7976931348623157e308")
 _VERB = re.compile(r"%([-+# 0]*)(\[[0-9]+\])?(\*|[0-9]*)(?:\.(\[[0-9]+\])?(\*|[0-9]*))?(\[[0-9]+\])?(.?)", re.DOTALL)
 
 
-def sprintf_text(template: str, values: list[Any], limit: int) -> str:
+def sprintf_text(template: str, values: list[Any], limit: int) -> str:  # noqa: C901, PLR0912 - one flat list of cases
     """Return the formatted text."""
     out: list[str] = []
     position = argument = 0
@@ -94,7 +94,7 @@ def _pad(text: str, flags: str, width: int | None, verb: str) -> str:
     return text.rjust(width)
 
 
-def _format(verb: str, value: Any, flags: str, precision: int | None) -> str:
+def _format(verb: str, value: Any, flags: str, precision: int | None) -> str:  # noqa: PLR0911 - one flat list of cases
     kind = type(value)
     if verb == "T":
         return _go_type(value)
@@ -116,7 +116,7 @@ def _format(verb: str, value: Any, flags: str, precision: int | None) -> str:
     return f"%!{verb}({_go_type(value)}={display(value)})"
 
 
-def _integer(verb: str, value: int, flags: str) -> str:
+def _integer(verb: str, value: int, flags: str) -> str:  # noqa: PLR0911 - one flat list of cases
     sign = "-" if value < 0 else ("+" if "+" in flags else (" " if " " in flags else ""))
     size = abs(value)
     if verb in "dv":

@@ -21,7 +21,7 @@ def _any_but(delimiters: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def _expression(pattern: str, delimiters: str) -> str:
+def _expression(pattern: str, delimiters: str) -> str:  # noqa: C901, PLR0912 - one flat list of cases
     single = _any_but(delimiters)
     out, index, depth = ["(?s)^"], 0, 0
     while index < len(pattern):

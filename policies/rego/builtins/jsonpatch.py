@@ -49,7 +49,7 @@ def remove(document: Any, paths: Any) -> Any:
     return _remove(want_object(document), _tree(_paths(paths)))
 
 
-def _remove(value: Any, tree: dict[Any, Any]) -> Any:
+def _remove(value: Any, tree: dict[Any, Any]) -> Any:  # noqa: C901 - one flat list of cases
     kind = type(value)
     if kind is dict:
         found = {}

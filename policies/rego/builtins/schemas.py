@@ -34,7 +34,7 @@ def _json_type(value: Any) -> str:
     return {str: "string", bool: "boolean", list: "array", dict: "object"}.get(type(value), "null")
 
 
-def verify(schema: Any, depth: int = 0) -> None:
+def verify(schema: Any, depth: int = 0) -> None:  # noqa: C901, PLR0912 - one flat list of cases
     """Refuse a schema whose types are unknown or keywords misused.
 
     Raises:
