@@ -98,6 +98,9 @@ def written_types():
     for name, call in calls("gateway", "audit"):
         if name in place and len(call.args) > place[name]:
             found |= {text for text in texts(call.args[place[name]]) if re.fullmatch(r"[a-z_]+(\.[a-z]+)?", text)}
+        if name == "record_all" and call.args:
+            pairs = [node for node in ast.walk(call.args[0]) if isinstance(node, ast.Tuple)]
+            found |= {text for pair in pairs for text in texts(pair.elts[0])}
     for path in [*(ROOT / "gateway" / "control").glob("*.py"), *(ROOT / "audit").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "kind" for target in node.targets):
