@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pseudonyms import EPOCH_DAYS, EpochKey, TenantPseudonyms, load, rotate, save
+from gateway.pseudonyms import EPOCH_DAYS, EpochKey, TenantPseudonyms, commitment, load, rotate, save
 
 DAY_US = 86_400_000_000
 secrets = st.binary(min_size=32, max_size=32)
@@ -33,15 +34,18 @@ def test_another_key_gives_another_pseudonym(one, other, unit):
 @given(secrets, units, st.binary(max_size=20))
 def test_a_commitment_binds_record_direction_and_bytes_and_is_no_plain_hash(secret, unit, payload):
     made = TenantPseudonyms(EpochKey(1, secret, 0, DAY_US))
+    going_in, coming_out = made.salts("id")
     commitments = {
-        made.commitment("id", b"in", payload),
-        made.commitment("id", b"out", payload),
-        made.commitment("other", b"in", payload),
-        made.commitment("id", b"in", payload + b"x"),
+        commitment(going_in, payload),
+        commitment(coming_out, payload),
+        commitment(made.salts("other")[0], payload),
+        commitment(going_in, payload + b"x"),
+        hashlib.sha256(payload).hexdigest(),
         of(secret, unit),
     }
-    assert len(commitments) == 5
-    assert made.commitment("id", b"in", payload) in commitments
+    assert len(commitments) == 6
+    assert made.salts("id") == (going_in, coming_out)
+    assert len(going_in) == len(coming_out) == 32
 
 
 @given(st.sets(st.sampled_from(["a", "b", "c"])), st.lists(st.integers(0, 400), max_size=6))
