@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -31,6 +33,7 @@ def demo(
         fail(f"`{directory}` exists already", hint="name another folder, or remove this one: it holds keys and a log")
     from gateway.demo.story import Story  # noqa: PLC0415 - imports scikit-learn
 
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: whatever was started is ended
     stage = Stage(directory.absolute(), free_port(), free_port())
     try:
         Story(stage, out).tell()
@@ -45,6 +48,10 @@ def demo(
         out.print("\nstopping")
     finally:
         stage.close()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _what_next(stage: Stage) -> None:
