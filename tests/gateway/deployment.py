@@ -411,7 +411,10 @@ class Deployment:
         return str(self.api("/api/status")["config_digest"])
 
     def checkpoint(self) -> bytes:
-        return (self.data / "log" / "checkpoint").read_bytes()
+        """Return the log's signed head; wait for the first one."""
+        path = self.data / "log" / "checkpoint"
+        wait_until(path.exists, "the first checkpoint")
+        return path.read_bytes()
 
     def verify(self, known: bytes | None = None) -> Verdict:
         """Verify the log in the data directory."""

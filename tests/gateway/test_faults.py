@@ -21,8 +21,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, one: Model, two: Model) -> 
     deployment = Deployment(tmp_path_factory.mktemp("troubled"), workers=2)
     capture = {"prediction": "/outputs/0/data/0"}
     pair = {"1": one.url, "2": two.url}
-    deployment.write_model("batch", {"1": one.url}, capture=capture)
-    deployment.write_model("sync", {"1": one.url}, audit="sync")
+    deployment.write_model("batch", {"1": one.url}, capture=capture, deadline="3s")
+    deployment.write_model("sync", {"1": one.url}, audit="sync", deadline="3s")
     deployment.write_model("careful", {"1": one.url}, risk="high", capture=capture)
     deployment.write_model("switched", pair, capture=capture)
     deployment.write_model("tested", pair, capture=capture, expose_arm=True)
@@ -39,7 +39,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, one: Model, two: Model) -> 
 @pytest.fixture
 def gateway(shared: Deployment) -> Iterator[Deployment]:
     """The troubled gateway; after each test it has to be whole again, idle, and its log has to verify."""
-    kept = wait_until(shared.checkpoint, "a checkpoint")
+    kept = shared.checkpoint()
     yield shared
     shared.wait_ready()
     wait_until(lambda: {"worker 0", "worker 1", "recorder", "controller"} <= shared.pids().keys(), "all processes to be back")
@@ -136,6 +136,18 @@ def test_while_nothing_can_be_recorded_calls_are_refused_and_none_that_was_ackno
         load.wait_for(50)
     assert {answer.trouble for answer in load.failed} <= {"audit_unavailable"}
     assert missing(gateway, load) == []
+
+
+@pytest.mark.parametrize("model", ["batch", "sync"])
+def test_a_call_that_waits_for_the_log_is_answered_at_its_deadline(gateway: Deployment, model: str):
+    with gateway.paused("recorder"):
+        gateway.infer("batch")  # from now on the oldest unconfirmed record grows older
+        time.sleep(0.1)
+        started_s = time.monotonic()
+        reply = gateway.infer(model, timeout_s=10)
+        assert time.monotonic() - started_s < 3 + 0.5
+        assert (reply.status_code, reply.json()["code"]) == (503, "audit_unavailable")
+    assert gateway.outcome(reply.headers["assay-decision"])
 
 
 def test_a_killed_recorder_loses_nothing_and_callers_wait_or_are_told_to_come_back(gateway: Deployment):
