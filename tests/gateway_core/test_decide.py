@@ -171,7 +171,7 @@ def test_stale_state_killed_models_and_pins_without_scope_are_refused_before_any
 
 
 @given(cases())
-def test_a_call_is_refused_only_if_nothing_eligible_remains_or_the_version_was_pinned(case):
+def test_a_call_is_refused_only_if_its_arm_and_the_default_are_ineligible_or_the_version_was_pinned(case):
     call, found, snapshot, live = case
     decision = decide(call, replace(found), snapshot, live, NOW_US)
     if decision.judged is None:
@@ -186,7 +186,6 @@ def test_a_call_is_refused_only_if_nothing_eligible_remains_or_the_version_was_p
         at = replace(found, experiment=decision.assignment.experiment if decision.assignment else "")
         assert not judged_alone(call, at, snapshot, live, call.route.default.name)
         assert decision.served is None
-        assert all("reason" in candidate for candidate in decision.eligible)
         return
     assert decision.judged.allowed
 
