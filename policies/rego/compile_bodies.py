@@ -312,7 +312,7 @@ class BodyCompiler(TermCompiler):
                 if given is UNDEFINED:
                     return False
                 if kind == "call":
-                    child.mocks = {**child.mocks, name: given}
+                    child.mocks = {**(child.mocks or {}), name: given}
                 elif kind == "input":
                     child.input = _patched(child.input, name, given)
                 else:
@@ -403,9 +403,7 @@ def _collect_set(slot: int, value: ValueCode) -> TestCode:
     def collect(frame: Frame) -> bool:
         item = value(frame)
         if item is not UNDEFINED:
-            if type(item) in COMPOSITES:
-                frame[0].pay(item)
-            frame[slot].append(freeze(item))
+            frame[slot].append(frame[0].keyed(item) if type(item) in COMPOSITES else freeze(item))
         return False
 
     return collect

@@ -232,9 +232,7 @@ def _set_rule(program: Any, rule: RuleIR) -> Callable[[Context, Any], Any]:
     def collect(frame: Frame) -> bool:
         value = key(frame)
         if value is not UNDEFINED:
-            if type(value) in COMPOSITES:
-                frame[0].pay(value)
-            frame[slot].append(freeze(value))
+            frame[slot].append(frame[0].keyed(value) if type(value) in COMPOSITES else freeze(value))
         return False
 
     return _collector(program, rule, planner, slot, compiler.body(ops, collect))

@@ -286,9 +286,7 @@ class TermCompiler:
                 value = item(frame)
                 if value is UNDEFINED:
                     return UNDEFINED
-                if type(value) in COMPOSITES:
-                    frame[0].pay(value)
-                found.append(freeze(value))
+                found.append(frame[0].keyed(value) if type(value) in COMPOSITES else freeze(value))
             return RegoSet(found)
 
         return code
@@ -342,7 +340,7 @@ class TermCompiler:
 
         def code(frame: Frame) -> Any:
             context = frame[0]
-            if name not in context.mocks:
+            if context.mocks is None or name not in context.mocks:
                 return direct(frame)
             mock = context.mocks[name]
             given = [argument(frame) for argument in args]
@@ -358,7 +356,7 @@ class TermCompiler:
                 except BuiltinError as error:
                     return context.failed(mock[1], error)
             inner = context.child()
-            inner.mocks = {}
+            inner.mocks = None
             return program.function_code(mock[1])(inner, *given)
 
         return code

@@ -11,19 +11,19 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from policies.rego.builtins import load
 from policies.rego.check import STRICT, check_input, check_linked
-from policies.rego.errors import EvaluationError, Issue, LimitError, PolicyError
+from policies.rego.compile_rules import compile_node
+from policies.rego.errors import Issue, LimitError, PolicyError
 from policies.rego.ir import Const, Doc
 from policies.rego.parser import parse_module, parse_query
 from policies.rego.plan import Planner
 from policies.rego.program import Linker, Program, module_map, replaced_by, with_targets
-from policies.rego.reads import read_paths
+from policies.rego.reads import reachable, read_paths, targets
 from policies.rego.runtime import CLOCK_STEPS, COMPOSITES, Budget, Context, Limits
 from policies.rego.syntax import Module
 from policies.rego.trace import TracedEngine
@@ -119,10 +119,8 @@ class Engine:
         Raises:
             PolicyError: `ref` is no constant reference below `data`.
         """
-        prepared = self._prepare(ref)
-        with contextlib.suppress(EvaluationError, LimitError):
-            prepared(UNDEFINED, 0)
-        return prepared
+        self._compile(ref)
+        return self._prepare(ref)
 
     def prepare_all(self, refs: Sequence[str]) -> Callable[..., list[Any]]:
         """Return a callable that answers several references in one evaluation: rules they share run once.
@@ -138,10 +136,9 @@ class Engine:
         def all_codes(frame: list[Any]) -> list[Any]:
             return [code(frame) for code in codes]
 
-        run = self._runner(all_codes)
-        with contextlib.suppress(EvaluationError, LimitError):
-            run(UNDEFINED, 0)
-        return run
+        for ref in refs:
+            self._compile(ref)
+        return self._runner(all_codes)
 
     def check(self, input_schema: Any = None) -> list[Issue]:
         """Return every finding, strict-mode ones included, errors first.
@@ -158,6 +155,14 @@ class Engine:
     def traced(self) -> TracedEngine:
         """Return an engine over the same modules that records what it does."""
         return TracedEngine(self._linked, self.data, self.limits, self._clock, strict_builtin_errors=self.strict_builtin_errors)
+
+    def _compile(self, ref: str) -> None:
+        """Compile everything a reference can reach, so that no later call pays for it."""
+        program = self._program
+        start, _ = targets(program.root, _reference(ref, self._linker))
+        for node in reachable(program.root, start):
+            if node.extent is None and node.function is None:
+                compile_node(program, node)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

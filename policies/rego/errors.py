@@ -77,7 +77,7 @@ class LimitError(RegoError):
     """A bound set by the caller was reached.
 
     Args:
-        limit: Name of the field of `Limits` that was exceeded.
+        limit: Name of the field of `Limits` that was exceeded, or `number_digits`, which is fixed (3,900 decimal digits).
         message: What happened.
     """
 

@@ -16,6 +16,7 @@ from policies.rego.values import UNDEFINED, Key, RegoSet
 CLOCK_STEPS: Final = 2_000
 MISSING: Final = object()
 SMALL: Final = 32
+PRICED_WEIGHT: Final = 64
 COMPOSITES: Final = frozenset({list, dict, RegoSet})
 
 
@@ -28,7 +29,6 @@ class Limits:
         wall_s: Seconds from start to end.
         items: Members of a collection that a built-in makes.
         text_chars: Characters of a string that a built-in makes.
-        number_digits: Decimal digits of a number.
         depth: Nesting of input and results.
         nodes: Values inside one document, shared parts counted as often as they occur.
     """
@@ -37,7 +37,6 @@ class Limits:
     wall_s: float = 1.0
     items: int = 100_000
     text_chars: int = 1_000_000
-    number_digits: int = 4_000
     depth: int = 200
     nodes: int = 500_000
 
@@ -60,9 +59,7 @@ class Context:
     blank: list[Any]
     strict: bool
     overrides: tuple[tuple[Any, ...], ...] = ()
-    mocks: dict[Any, Any] = field(default_factory=dict)
-    memo: dict[Any, Any] = field(default_factory=dict)
-    tracer: Any = None
+    mocks: dict[Any, Any] | None = None
     sizes: dict[int, tuple[Any, int]] = field(default_factory=dict)
 
     def charge(self, count: int) -> None:
@@ -94,9 +91,11 @@ class Context:
             return 1
         total = 1 + len(value)
         if kind is RegoSet:
-            members: Any = [key.value for key in frozenset.__iter__(value) if type(key) is Key]
-        else:
-            members = value.values() if kind is dict else value
+            for key in frozenset.__iter__(value):
+                if type(key) is Key:
+                    total += key.weight - 1
+            return self._within(total)
+        members = value.values() if kind is dict else value
         if total <= SMALL:
             for member in members:
                 if type(member) in COMPOSITES:
@@ -111,13 +110,24 @@ class Context:
                 total += self.weigh(member)
                 if total > self.limits.nodes:
                     break
-        if total > self.limits.nodes:
-            raise LimitError("nodes", f"a document of more than `{self.limits.nodes}` values")
+        self._within(total)
         if len(value) >= SMALL:
             self.charge(len(value) >> 4)
         # The value is kept beside its size, so that its id is not given to another one.
         self.sizes[id(value)] = (value, total)
         return total
+
+    def _within(self, total: int) -> int:
+        if total > self.limits.nodes:
+            raise LimitError("nodes", f"a document of more than `{self.limits.nodes}` values")
+        return total
+
+    def keyed(self, value: Any) -> Any:
+        """Return the key of a value, paid for by its weight."""
+        key = Key(value)
+        if key.weight >= PRICED_WEIGHT:
+            self.charge(key.weight >> 4)
+        return key
 
     def pay(self, value: Any) -> None:
         """Charge for an operation that walks a whole value."""
@@ -130,7 +140,7 @@ class Context:
         """Return a context for a `with`: same budget, nothing remembered."""
         return Context(
             self.input, self.data, self.blank.copy(), self.now_ns, self.limits, self.clock, self.deadline, self.budget, self.blank,
-            self.strict, self.overrides, self.mocks, {}, self.tracer, self.sizes,
+            self.strict, self.overrides, self.mocks, self.sizes,
         )  # fmt: skip
 
     def failed(self, name: str, error: BuiltinError) -> Any:

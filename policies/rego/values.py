@@ -37,25 +37,43 @@ class Undefined:
 UNDEFINED: Final = Undefined()
 
 
-class Key:
-    """A hashable stand-in for a boolean or composite inside a dict or set; `value` is what it stands for."""
+MAX_KEY_NODES: Final = 500_000
 
-    __slots__ = ("_form", "_hash", "value")
+
+class Key:
+    """A hashable stand-in for a boolean or composite inside a dict or set.
+
+    `value` is what it stands for, `weight` the number of values inside it, shared parts counted as often as they occur. Making a key
+    walks the value, so a value heavier than `MAX_KEY_NODES` is refused on the way.
+    """
+
+    __slots__ = ("_form", "_hash", "value", "weight")
+    weight: int
 
     def __init__(self, value: Any) -> None:
         self.value = value
         kind = type(value)
         form: Any
+        members: Any = ()
         if kind is bool:
             form = ("b", value)
         elif kind is list:
-            form = ("a", tuple([freeze(item) for item in value]))
+            members = tuple([item if type(item) in _PLAIN else freeze(item) for item in value])
+            form = ("a", members)
         elif kind is dict:
-            form = ("o", frozenset([(key, freeze(item)) for key, item in value.items()]))
+            members = [item if type(item) in _PLAIN else freeze(item) for item in value.values()]
+            form = ("o", frozenset(zip(value, members, strict=True)))
         elif kind is RegoSet:
+            members = frozenset.__iter__(value)
             form = ("s", frozenset(frozenset.__iter__(value)))
         else:
             raise TypeError(f"`{kind.__name__}` is not a Rego value")
+        weight = 1
+        for member in members:
+            weight += member.weight if type(member) is Key else 1
+        if weight > MAX_KEY_NODES:
+            raise LimitError("nodes", f"a member of a set, or a key, of more than `{MAX_KEY_NODES}` values")
+        self.weight = weight
         self._form = form
         self._hash = hash(form)
 

@@ -10,6 +10,8 @@ from random import Random
 from typing import Any
 
 VALUES: list[Any] = [0, 1, 2, -1, 1.5, 1.0, True, False, None, "", "a", "b", "1", [], [1], ["a", 1], {}, {"a": 1}, {"b": {"a": "x"}}]
+NAMES = ["count", "type_name", "is_string", "object.get", "to_number", "json.marshal", "sprintf", "plus", "minus", "union", "sort", "max"]
+VERBS = ["%v", "%d", "%s", "%.2f", "%5v|", "%x", "%q", "%t", "%05d", "%e", "%g"]
 FIELDS = ["a", "b", "c", "xs", "o"]
 
 
@@ -45,7 +47,7 @@ class Writer:
         """Return a literal."""
         return self.random.choice(["0", "1", "2", "1.5", "1.0", "true", "false", "null", '"a"', '"b"', '""', "10"])
 
-    def term(self, depth: int = 2) -> str:  # noqa: PLR0911 - one flat list of cases
+    def term(self, depth: int = 2) -> str:  # noqa: PLR0911 - one flat list of cases  # noqa: PLR0911 - one flat list of cases
         """Return a term whose variables are bound."""
         random = self.random
         kind = random.randrange(13)
@@ -67,13 +69,13 @@ class Writer:
             return self.comprehension(depth - 1)
         return self.call(depth - 1)
 
-    def call(self, depth: int) -> str:
+    def call(self, depth: int) -> str:  # noqa: PLR0911 - one flat list of cases
         """Return a call that OPA's type checker lets pass."""
         random = self.random
-        name = random.choice(
-            ["count", "type_name", "is_string", "object.get", "to_number", "json.marshal", "sprintf", "plus", "minus", "union", "sort", "max"]
-        )
+        name = random.choice(NAMES)
         field = "input." + random.choice(FIELDS)
+        if random.random() < 0.4:
+            return self.text_or_number(depth)
         if name == "object.get":
             return f'object.get(input.o, "{random.choice("abc")}", {self.scalar()})'
         if name == "sprintf":
@@ -85,6 +87,44 @@ class Writer:
         if name in {"count", "sort", "max"}:
             return f"{name}({random.choice(['input.xs', field, '[' + self.term(depth) + ', ' + self.scalar() + ']'])})"
         return f"{name}({field})"
+
+    def text_or_number(self, depth: int) -> str:
+        """Return a call on text or numbers, where formatting and rounding show."""
+        random = self.random
+        field, other = ("input." + random.choice(FIELDS) for _ in range(2))
+        number = random.choice(["0.1", "3", "7", "1.25", "-2.5", "100000000000000000000", "0.30000000000000004"])
+        return random.choice(
+            [
+                f"({field} {random.choice('+-*/')} {number})",
+                f"(({number} * {random.choice(['1.1', '3', '0.7'])}) {random.choice('+-/')} {random.choice(['0.3', '7', '-1.5'])})",
+                f"({random.choice(['7', '-7'])} % {random.choice(['3', '-3', '2'])})",
+                f"{random.choice(['round', 'floor', 'ceil', 'abs'])}({random.choice([number, field])})",
+                f"json.marshal([{number}, {field}])",
+                f'sprintf("{random.choice(VERBS)}", [{random.choice([number, field])}])',
+                f'split({field}, "{random.choice(["", "a", ","])}")',
+                f'concat("-", [{field}, "z"])',
+                f"substring({field}, {random.choice(['0', '1', '-1'])}, {random.choice(['1', '-1', '5'])})",
+                f'replace({field}, "a", {other})',
+                f'{random.choice(["startswith", "endswith", "contains", "indexof"])}({field}, "a")',
+                f"{random.choice(['upper', 'lower', 'trim_space', 'strings.reverse', 'is_number', 'is_array', 'is_set'])}({field})",
+                f"format_int({number}, {random.choice(['2', '10', '16'])})",
+                f"{random.choice(['sum', 'product', 'min', 'max', 'sort', 'count'])}(input.xs)",
+                f"array.slice(input.xs, {random.choice(['0', '1', '-1'])}, {random.choice(['2', '9'])})",
+                f"array.concat(input.xs, {field})",
+                "object.union(input.o, {{}})".format() if random.random() < 0.3 else 'object.union(input.o, {"a": {"b": 1}})',
+                'object.remove(input.o, ["a"])',
+                "object.keys(input.o)",
+                f'json.remove(input, ["/o/a", "xs/0", "{random.choice("abc")}"])',
+                f'json.filter(input, ["o/a", "xs/0", "{random.choice("abc")}"])',
+                f"({{{self.term(depth)}}} & {{{self.term(depth)}, 1}})",
+                f"({{{self.term(depth)}}} - {{{self.term(depth)}}})",
+                f'regex.match("^[a-z]+$", {field})',
+                f"to_number({random.choice([field, chr(34) + '12.50' + chr(34), chr(34) + '1e3' + chr(34)])})",
+                f"object.subset(input.o, {{{chr(34)}a{chr(34)}: {self.scalar()}}})",
+                f'units.parse_bytes("{random.choice(["1KB", "2.5Mi", "10"])}")',
+                f"bits.and({random.choice(['6', field])}, 3)",
+            ]
+        )
 
     def comprehension(self, depth: int) -> str:
         """Return a comprehension with its own body."""

@@ -9,9 +9,8 @@ import re
 from decimal import Decimal
 from typing import Any, Final
 
-from policies.rego.builtins import arithmetic
 from policies.rego.errors import LimitError
-from policies.rego.render import display, number_text, quote, rego
+from policies.rego.render import display, number_text, quote
 from policies.rego.values import NUMBERS
 
 _LARGEST_FLOAT: Final = Decimal("1.7976931348623157e308")
@@ -76,9 +75,9 @@ def _star(values: list[Any], index: int) -> int | None:
 
 
 def _go_type(value: Any) -> str:
-    if type(value) in NUMBERS:
-        return "int" if arithmetic.is_integral(value) else "float64"
-    return "string" if type(value) is str else "ast." + {list: "*Array", dict: "*object", bool: "Boolean"}.get(type(value), "Null")
+    if type(value) is int:
+        return "int64" if value.bit_length() < 64 else "*big.Int"
+    return "float64" if type(value) in NUMBERS else "string"
 
 
 def _pad(text: str, flags: str, width: int | None, verb: str) -> str:
@@ -94,26 +93,17 @@ def _pad(text: str, flags: str, width: int | None, verb: str) -> str:
     return text.rjust(width)
 
 
-def _format(verb: str, value: Any, flags: str, precision: int | None) -> str:  # noqa: PLR0911 - one flat list of cases
+def _format(verb: str, value: Any, flags: str, precision: int | None) -> str:
     kind = type(value)
     if verb == "T":
         return _go_type(value)
     if kind in NUMBERS:
         if kind is Decimal and abs(value) > _LARGEST_FLOAT and verb in "vs":
             return number_text(value)
-        if arithmetic.is_integral(value) and (kind is int or verb not in "eEfFgG"):
-            return _integer(verb, arithmetic.as_int(value), flags)
+        if kind is int:
+            return _integer(verb, value, flags)
         return _float(verb, float(value), flags, precision)
-    if kind is str:
-        return _text(verb, value, flags, precision)
-    if verb in "vs":
-        text = display(value)
-        return text if precision is None else text[:precision]
-    if verb == "t" and kind is bool:
-        return "true" if value else "false"
-    if verb == "q":
-        return quote(rego(value))
-    return f"%!{verb}({_go_type(value)}={display(value)})"
+    return _text(verb, display(value), flags, precision)
 
 
 def _integer(verb: str, value: int, flags: str) -> str:  # noqa: PLR0911 - one flat list of cases
@@ -137,7 +127,7 @@ def _integer(verb: str, value: int, flags: str) -> str:  # noqa: PLR0911 - one f
         return "'" + (chr(value) if 0 <= value <= 0x10FFFF else "\ufffd") + "'"
     if verb == "s" and value.bit_length() > 63:
         return str(value)
-    return f"%!{verb}(int={value})"
+    return f"%!{verb}({_go_type(value).lstrip('*')}={value})"
 
 
 def _float(verb: str, value: float, flags: str, precision: int | None) -> str:
@@ -150,6 +140,9 @@ def _float(verb: str, value: float, flags: str, precision: int | None) -> str:
         if precision is not None:
             return sign + _exponent(f"{value:.{max(precision, 1)}g}")
         return sign + go_float(value, 21)
+    if verb in "xX":
+        text = re.sub(r"\.?0*p([-+])(\d)$", r"p\g<1>0\2", value.hex().replace(".0000000000000p", "p"))
+        return text.upper() if verb == "X" else text
     return f"%!{verb}(float64={go_float(value, 21)})"
 
 
