@@ -125,14 +125,23 @@ def _in_experiment(call: Call, facts: Facts, live: Live, assignment: Assignment,
     if chosen is not None:
         return Decision(chosen[1], chosen[2], chosen[3], assignment, chosen[0], eligible)
     if fallback is None:
-        facts.arm = ""
-        judged, cached = live.gate(route, route.default, now_us).judge(facts, now_us)
-        if judged.allowed:
-            fallback = (None, route.default, judged, cached)
+        fallback = _stand_in(route, facts, live, assignment, now_us)
     if fallback is not None:
         return Decision(fallback[1], fallback[2], fallback[3], assignment, fallback[0], eligible)
-    version, judged, cached = refused if refused is not None else (route.default, judged, cached)
+    assert refused is not None  # noqa: S101 - the assigned arm is always among the candidates
+    version, judged, cached = refused
     return Decision(version, judged, cached, assignment, None, eligible, _denied(version, judged))
+
+
+def _stand_in(route: Route, facts: Facts, live: Live, assignment: Assignment, now_us: int) -> tuple[str | None, Version, Judged, bool] | None:
+    """Find who serves where the assigned arm may not: the default, else an arm that is good for everyone, not only for its share."""
+    arms = [(arm, route.versions[name]) for arm, name in assignment.versions]
+    for arm, version in [("", route.default), *((arm, version) for arm, version in arms if version is not route.default)]:
+        facts.arm = arm
+        judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
+        if judged.allowed:
+            return arm or None, version, judged, cached
+    return None
 
 
 def _exposure(assignment: Assignment, arm: str, version: Version, route: Route) -> int:

@@ -99,7 +99,7 @@ class Gate:
         if judged is not None:
             return judged, True
         judged = self._work_out(facts, now_us)
-        if self._policies.reads_clock or judged.reason == "ENGINE-ERR":
+        if self._policies.reads_clock or any(reason["id"] == "ENGINE-ERR" for reason in judged.verdict.reasons):
             return judged, False
         memo = self._memo
         if len(memo) >= MEMO_ENTRIES:

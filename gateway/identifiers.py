@@ -10,29 +10,35 @@ import os
 import time
 
 _BLOCK_BYTES = 10 * 512
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""Random digit -> digit whose two upper bits say RFC 9562."""
 
 
 class Identifiers:
     """Makes UUIDv7 texts. Owned by one process; not for sharing across a fork."""
 
-    __slots__ = ("_block", "_offset")
+    __slots__ = ("_digits", "_ms", "_offset", "_prefix")
 
     def __init__(self) -> None:
-        """Start with an empty block of random bytes."""
-        self._block = b""  # consumed from the front by `next`
+        """Start with no random digits."""
+        # All changed by `next` alone: hex digits taken from the front, and the last millisecond with its text.
+        self._digits = ""
         self._offset = 0
+        self._ms = -1
+        self._prefix = ""
 
     def next(self, now_ms: int) -> str:
         """Return a UUIDv7 for `now_ms` (Unix milliseconds)."""
         offset = self._offset
-        if offset >= len(self._block):
-            self._block = os.urandom(_BLOCK_BYTES)
+        if offset >= len(self._digits):
+            self._digits = os.urandom(_BLOCK_BYTES).hex()
             offset = 0
-        self._offset = offset + 10
-        noise = int.from_bytes(self._block[offset : offset + 10], "big")
-        value = (now_ms << 80) | 0x7000_0000_0000_0000_0000 | ((noise >> 68) & 0xFFF) << 64 | 0x8000_0000_0000_0000 | (noise & 0x3FFF_FFFF_FFFF_FFFF)
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        self._offset = offset + 20
+        if now_ms != self._ms:
+            digits = f"{now_ms:012x}"
+            self._ms, self._prefix = now_ms, f"{digits[:8]}-{digits[8:]}-7"
+        noise = self._digits[offset : offset + 19]
+        return f"{self._prefix}{noise[:3]}-{_VARIANT[noise[3]]}{noise[4:7]}-{noise[7:]}"
 
 
 class Timestamps:

@@ -29,7 +29,7 @@ from gateway.live import Live
 from gateway.protocols import problem, v2
 from gateway.protocols.pointer import MISSING
 from gateway.protocols.strictjson import JsonError, parse
-from gateway.pseudonyms import TenantPseudonyms
+from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
 from gateway.snapshot import Route, Snapshot, Target, Version
@@ -153,12 +153,13 @@ class Lane:
             if decision.refusal is not None:
                 raise decision.refusal
             assert decision.version is not None  # noqa: S101 - decide() gives a version or a refusal
-            record.committed_in = pseudonyms.commitment(call_id, b"in", request.body)
+            salt_in, salt_out = pseudonyms.salts(call_id)
+            record.committed_in = commitment(salt_in, request.body)
             # 4. `sync`: the decision is durable before anything leaves.
             if document.audit == "sync":
                 await self.ledger.decide_durably(held)
             # 5. Forward, 6. record, 7. reply.
-            await self._forward(exchange, route, parsed, decision.version, held, pseudonyms)
+            await self._forward(exchange, route, parsed, decision.version, held, salt_out)
         except Refusal as refusal:
             await self._refuse(exchange, document.protocol == "v2", route, held, refusal)
         except (CallerGone, asyncio.CancelledError):
@@ -211,7 +212,7 @@ class Lane:
         decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
         return decision
 
-    async def _forward(self, exchange: Exchange, route: Route, parsed: Parsed, version: Version, held: Held, pseudonyms: TenantPseudonyms) -> None:
+    async def _forward(self, exchange: Exchange, route: Route, parsed: Parsed, version: Version, held: Held, salt_out: bytes) -> None:
         request, record = exchange.request, held.record
         deadline_s = held.started_ns / 1e9 + route.deadline_s
         sent_ns = time.monotonic_ns()
@@ -227,7 +228,7 @@ class Lane:
         record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
         record.status = reply.status
         record.bytes_out = len(body)
-        record.committed_out = pseudonyms.commitment(record.id, b"out", body)
+        record.committed_out = commitment(salt_out, body)
         if route.reads_reply and reply.status == 200:
             _capture(route, body, record)
         await self.ledger.end(held, route.document)

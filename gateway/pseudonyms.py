@@ -49,10 +49,15 @@ class TenantPseudonyms:
         """Return the pseudonym of a unit: 32 hex digits."""
         return self._mac.digest(unit.encode())[:16].hex()
 
-    def commitment(self, record_id: str, direction: bytes, payload: bytes) -> str:
-        """Return SHA-256(salt || payload) as 64 hex digits; the salt is keyed by record and direction (`in`, `out`)."""
-        salt = hashlib.blake2b(record_id.encode() + direction, key=self._commit_key, digest_size=32).digest()
-        return hashlib.sha256(salt + payload).hexdigest()
+    def salts(self, record_id: str) -> tuple[bytes, bytes]:
+        """Return the two salts of a record, 32 bytes each: for what went in and for what came out. Only the vault's key can make them."""
+        salts = hashlib.blake2b(record_id.encode(), key=self._commit_key).digest()
+        return salts[:32], salts[32:]
+
+
+def commitment(salt: bytes, payload: bytes) -> str:
+    """Return SHA-256(salt || payload) as 64 hex digits."""
+    return hashlib.sha256(salt + payload).hexdigest()
 
 
 def rotate(keys: Mapping[str, list[EpochKey]], tenants: set[str], now_us: int) -> dict[str, list[EpochKey]]:

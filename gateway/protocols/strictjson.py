@@ -42,10 +42,11 @@ def parse(body: bytes) -> Any:
         raise JsonError(f"nested deeper than {MAX_DEPTH} levels")
     if (
         b"\\" in body
-        or b" :" in body
-        or b"\n:" in body
-        or b"\t:" in body
-        or b"\r:" in body
+        # One byte is looked for much faster than two, and most bodies have no white space but blanks.
+        or (b" " in body and b" :" in body)
+        or (b"\n" in body and b"\n:" in body)
+        or (b"\t" in body and b"\t:" in body)
+        or (b"\r" in body and b"\r:" in body)
         or orjson.dumps(document).count(b'":') != body.count(b'":')
     ):
         _refuse_duplicates(body)

@@ -42,26 +42,13 @@ class InferCall:
         tensors = document.get("inputs")
         if type(tensors) is not list or not tensors:
             raise Refusal("malformed_body", "request body: `inputs` has to be a list of at least one tensor")
-        for index, tensor in enumerate(tensors):
+        for tensor in tensors:
             if type(tensor) is not dict or type(tensor.get("name")) is not str or type(tensor.get("data")) is not list:
+                index = tensors.index(tensor)
                 raise Refusal("malformed_body", f"request body: `inputs[{index}]` has to be a tensor with `name`, `shape`, `datatype`, `data`")
         self.document: dict[str, Any] = document
         self.tensors: list[dict[str, Any]] = tensors
-        self.rows = self._rows()
-
-    def _rows(self) -> int:
-        tensor = self.tensors[0]
-        shape = tensor.get("shape")
-        if type(shape) is not list or not shape or not all(type(size) is int and 0 <= size <= _MOST_ROWS for size in shape):
-            raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
-        rows: int = shape[0]
-        # Limits, records and reports count rows by the shape; data of another length would be rows nobody counted.
-        data = tensor["data"]
-        nested = len(shape) > 1 and data and type(data[0]) is list
-        expected = rows if nested else math.prod(shape)
-        if len(data) != expected:
-            raise Refusal("malformed_body", f"request body: `inputs[0].data` has {len(data)} items where its shape says {expected}")
-        return rows
+        self.rows = _rows(tensors[0])
 
     def columns(self) -> Mapping[str, list[Any]]:
         """Return the data of each tensor by name; a name that stands twice is a refusal."""
@@ -69,6 +56,27 @@ class InferCall:
         if len(columns) != len(self.tensors):
             raise Refusal("malformed_body", "request body: two tensors in `inputs` have the same name")
         return columns
+
+
+def _rows(tensor: Mapping[str, Any]) -> int:
+    """Return the rows of a call: the first dimension of its first tensor, whose data has to be as long as its shape says.
+
+    Limits, records and reports count rows by the shape; data of another length would be rows nobody counted.
+    """
+    shape = tensor.get("shape")
+    if type(shape) is not list or not shape:
+        raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
+    for size in shape:
+        if type(size) is not int or not 0 <= size <= _MOST_ROWS:
+            raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
+    rows: int = shape[0]
+    data = tensor["data"]
+    expected = rows
+    if len(shape) > 1 and not (data and type(data[0]) is list):
+        expected = math.prod(shape)
+    if len(data) != expected:
+        raise Refusal("malformed_body", f"request body: `inputs[0].data` has {len(data)} items where its shape says {expected}")
+    return rows
 
 
 def upstream_path(model: str) -> bytes:

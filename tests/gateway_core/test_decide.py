@@ -171,7 +171,7 @@ def test_stale_state_killed_models_and_pins_without_scope_are_refused_before_any
 
 
 @given(cases())
-def test_a_call_is_refused_only_if_its_arm_and_the_default_are_ineligible_or_the_version_was_pinned(case):
+def test_a_call_is_refused_only_if_nothing_remains_that_is_good_for_everyone_or_the_version_was_pinned(case):
     call, found, snapshot, live = case
     decision = decide(call, replace(found), snapshot, live, NOW_US)
     if decision.judged is None:
@@ -186,6 +186,9 @@ def test_a_call_is_refused_only_if_its_arm_and_the_default_are_ineligible_or_the
         at = replace(found, experiment=decision.assignment.experiment if decision.assignment else "")
         assert not judged_alone(call, at, snapshot, live, call.route.default.name)
         assert decision.served is None
+        # An arm may be good for its own share and still not for those of another arm.
+        for arm, name in decision.assignment.versions if decision.assignment else ():
+            assert not judged_alone(call, replace(at, arm=arm), snapshot, live, name)
         return
     assert decision.judged.allowed
 
@@ -205,8 +208,12 @@ def test_assigned_and_served_are_told_apart_and_an_ineligible_arm_is_served_by_t
         assert decision.served == assignment.arm
         assert decision.version.name == dict(assignment.versions)[assignment.arm]
     else:
-        assert decision.version is call.route.default
         assert decision.served != assignment.arm
+        at = replace(found, experiment=assignment.experiment, arm="")
+        if judged_alone(call, at, snapshot, live, call.route.default.name):
+            assert decision.version is call.route.default
+        else:
+            assert judged_alone(call, replace(at, arm=decision.served), snapshot, live, decision.version.name)
     if not assignment.exposed and assignment.arm != "holdout":
         assert assignment.versions == (("champion", "3"),)
 
