@@ -1,7 +1,7 @@
 r"""A strict Rego v1 engine in plain Python, usable alone.
 
 Reading order: `lexer`, `terms` + `parser` (text to `syntax`), `scope` (names to slots, `ir`), `plan` (order), `compile_terms`,
-`compile_bodies`, `compile_rules` (closures), `tree` (documents), `program`, `engine`.
+`compile_calls`, `compile_bodies`, `loops`, `compile_rules` (closures), `tree` (documents), `program`, `engine`.
 
 Example:
     >>> from policies.rego import Engine

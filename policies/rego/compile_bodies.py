@@ -6,12 +6,31 @@ a row become one closure; only iterations nest, so the Python stack grows with t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from policies.rego.compile_terms import ORDERINGS, Frame, TermCompiler, TestCode, ValueCode, contains, pay_for_search
+from policies.rego.compile_calls import ORDERINGS, Frame, TestCode, ValueCode
+from policies.rego.compile_terms import TermCompiler
 from policies.rego.errors import EvaluationError
 from policies.rego.ir import Apply, Const, Doc, Local
+from policies.rego.loops import (
+    PlaceCode,
+    assign,
+    chain,
+    collect_array,
+    collect_object,
+    collect_set,
+    enough,
+    last_loop,
+    loop_code,
+    member_test,
+    ordering_test,
+    patched,
+    slot_value,
+    sorted_keys,
+    truth,
+    unpack_array,
+)
 from policies.rego.plan import (
     AssignOp,
     ComprPlan,
@@ -31,15 +50,9 @@ from policies.rego.plan import (
 from policies.rego.render import display
 from policies.rego.runtime import COMPOSITES
 from policies.rego.tree import Cursor
-from policies.rego.values import UNDEFINED, Key, RegoSet, compare, equal, freeze, lookup, ordered, thaw
+from policies.rego.values import UNDEFINED, RegoSet, equal, freeze, lookup, thaw
 
 _ITERATING = (IterOp, WalkOp, WithOp)
-PlaceCode = Callable[[Frame, Any], bool]
-
-
-def enough(_frame: Frame) -> bool:
-    """The continuation of an existence test."""
-    return True
 
 
 class BodyCompiler(TermCompiler):
@@ -57,12 +70,12 @@ class BodyCompiler(TermCompiler):
         code = then
         for op in reversed(list(ops)):
             if isinstance(op, _ITERATING):
-                code = _chain(list(reversed(tests)), code)
+                code = chain(list(reversed(tests)), code)
                 tests = []
                 code = self._watched(op, self._iteration(op, code))
             else:
                 tests.append(self._watched(op, self._test(op)))
-        return _chain(list(reversed(tests)), code)
+        return chain(list(reversed(tests)), code)
 
     def _watched(self, op: Any, code: TestCode) -> TestCode:
         """Hook of the tracing compiler."""
@@ -74,7 +87,7 @@ class BodyCompiler(TermCompiler):
     def _test(self, op: Any) -> TestCode:  # noqa: PLR0911 - one flat list of cases
         kind = type(op)
         if kind is AssignOp:
-            return _assign(op.slot, self.value(op.term))
+            return assign(op.slot, self.value(op.term))
         if kind is TestOp:
             return self._truth(op.term)
         if kind is EqualOp:
@@ -90,7 +103,7 @@ class BodyCompiler(TermCompiler):
                 return lambda frame: left(frame) and right(frame)
             return lambda frame: left(frame) or right(frame)
         if kind is UnpackArrayOp:
-            return _unpack_array(op.slot, op.slots)
+            return unpack_array(op.slot, op.slots)
         if kind is UnpackObjectOp:
             return self._unpack_object(op)
         raise AssertionError(kind)
@@ -100,7 +113,7 @@ class BodyCompiler(TermCompiler):
             return ordering_test(ORDERINGS[term.name], self.value(term.args[0]), self.value(term.args[1]))
         if type(term) is Apply and term.name == "internal.member_2" and term.name not in self.program.mocked:
             return member_test(self.value(term.args[0]), self.value(term.args[1]))
-        return _truth(self.value(term))
+        return truth(self.value(term))
 
     def _equal(self, op: EqualOp) -> TestCode:
         for one, other in ((op.left, op.right), (op.right, op.left)):
@@ -226,8 +239,8 @@ class BodyCompiler(TermCompiler):
                 return self._cursor_loop(element.slot, after)
             if not rest:
                 silent = self.names[element.slot].startswith("_#")
-                return _last_loop(0 if silent else element.slot, out, then, in_order=self.in_order)
-            return _loop(element.slot, after, in_order=self.in_order)
+                return last_loop(0 if silent else element.slot, out, then, in_order=self.in_order)
+            return loop_code(element.slot, after, in_order=self.in_order)
         after = self._steps(rest, free, seen, out, then, is_cursor=is_cursor)
         key = self.value(element)
         documents = self.program.documents
@@ -256,7 +269,7 @@ class BodyCompiler(TermCompiler):
 
     def _cursor_loop(self, slot: int, after: PlaceCode) -> PlaceCode:
         documents = self.program.documents
-        plain = _loop(slot, after, in_order=self.in_order)
+        plain = loop_code(slot, after, in_order=self.in_order)
 
         def loop(frame: Frame, place: Any) -> bool:
             if type(place) is not Cursor:
@@ -285,7 +298,7 @@ class BodyCompiler(TermCompiler):
                 frame[out] = [path, value]
                 if then(frame):
                     return True
-                keys = reversed(_sorted_keys(value))
+                keys = reversed(sorted_keys(value))
                 stack.extend(([*path, key], key if type(value) is RegoSet else lookup(value, key)) for key in keys)
             return False
 
@@ -314,9 +327,9 @@ class BodyCompiler(TermCompiler):
                 if kind == "call":
                     child.mocks = {**(child.mocks or {}), name: given}
                 elif kind == "input":
-                    child.input = _patched(child.input, name, given)
+                    child.input = patched(child.input, name, given)
                 else:
-                    child.data = _patched(child.data, name, given)
+                    child.data = patched(child.data, name, given)
                     child.overrides = (*child.overrides, name)
             before = frame[saved]
             frame[saved], frame[0] = context, child
@@ -335,11 +348,11 @@ class BodyCompiler(TermCompiler):
         slot = self.new_slot()
         value = self.value(plan.value)
         if plan.kind == "array":
-            collect: TestCode = _collect_array(slot, value)
+            collect: TestCode = collect_array(slot, value)
         elif plan.kind == "set":
-            collect = _collect_set(slot, value)
+            collect = collect_set(slot, value)
         else:
-            collect = _collect_object(slot, self.value(plan.key), value)
+            collect = collect_object(slot, self.value(plan.key), value)
         code = self.body(plan.ops, collect)
         self.in_order = before
         make: Any = dict if plan.kind == "object" else list
@@ -360,7 +373,7 @@ class BodyCompiler(TermCompiler):
                 parts.append(part)
                 continue
             slot = self.new_slot()
-            parts.append((slot, self.body(part[0], _collect_set(slot, _slot_value(part[1])))))
+            parts.append((slot, self.body(part[0], collect_set(slot, slot_value(part[1])))))
 
         def run(frame: Frame) -> Any:
             pieces: list[str] = []
@@ -381,237 +394,3 @@ class BodyCompiler(TermCompiler):
             return text
 
         return run
-
-
-def _slot_value(slot: int) -> ValueCode:
-    return lambda frame: frame[slot]
-
-
-def _collect_array(slot: int, value: ValueCode) -> TestCode:
-    def collect(frame: Frame) -> bool:
-        item = value(frame)
-        if item is not UNDEFINED:
-            if type(item) in COMPOSITES:
-                frame[0].weigh(item)
-            frame[slot].append(item)
-        return False
-
-    return collect
-
-
-def _collect_set(slot: int, value: ValueCode) -> TestCode:
-    def collect(frame: Frame) -> bool:
-        item = value(frame)
-        if item is not UNDEFINED:
-            frame[slot].append(frame[0].keyed(item) if type(item) in COMPOSITES else freeze(item))
-        return False
-
-    return collect
-
-
-def _collect_object(slot: int, key: ValueCode, value: ValueCode) -> TestCode:
-    def collect(frame: Frame) -> bool:
-        name, item = key(frame), value(frame)
-        if name is UNDEFINED or item is UNDEFINED:
-            return False
-        frame[0].pay(name)
-        frame[0].weigh(item)
-        name = freeze(name)
-        found = frame[slot]
-        if name in found and not equal(found[name], item):
-            raise EvaluationError("eval_conflict_error", "object keys must be unique")
-        found[name] = item
-        return False
-
-    return collect
-
-
-def _chain(tests: list[TestCode], then: TestCode) -> TestCode:
-    """Tests in a row, then the continuation."""
-    if not tests:
-        return then
-    if len(tests) == 1:
-        (first,) = tests
-        if then is enough:
-            return first
-        return lambda frame: first(frame) and then(frame)
-    if len(tests) == 2:
-        first, second = tests
-        return lambda frame: first(frame) and second(frame) and then(frame)
-    if len(tests) == 3:
-        first, second, third = tests
-        return lambda frame: first(frame) and second(frame) and third(frame) and then(frame)
-    row = tuple(tests)
-
-    def code(frame: Frame) -> bool:
-        for test in row:
-            if not test(frame):
-                return False
-        return then(frame)
-
-    return code
-
-
-def _assign(slot: int, value: ValueCode) -> TestCode:
-    def test(frame: Frame) -> bool:
-        found = value(frame)
-        if found is UNDEFINED:
-            return False
-        frame[slot] = found
-        return True
-
-    return test
-
-
-def ordering_test(native: Callable[[Any, Any], Any], left: ValueCode, right: ValueCode) -> TestCode:
-    """Code for `left < right` as a statement."""
-
-    def test(frame: Frame) -> bool:
-        value = left(frame)
-        other = right(frame)
-        kind = type(value)
-        if kind is type(other) and (kind is int or kind is float or kind is str):
-            return bool(native(value, other))
-        if value is UNDEFINED or other is UNDEFINED:
-            return False
-        frame[0].pay(value)
-        return bool(native(compare(value, other), 0))
-
-    return test
-
-
-def member_test(left: ValueCode, right: ValueCode) -> TestCode:
-    """Code for `left in right` as a statement."""
-
-    def test(frame: Frame) -> bool:
-        value = left(frame)
-        container = right(frame)
-        if type(container) is list and type(value) is str:
-            if len(container) > 32:
-                frame[0].charge(len(container) >> 4)
-            return value in container
-        if value is UNDEFINED:
-            return False
-        pay_for_search(frame[0], container, value)
-        return contains(container, value)
-
-    return test
-
-
-def _truth(value: ValueCode) -> TestCode:
-    def test(frame: Frame) -> bool:
-        found = value(frame)
-        return found is not False and found is not UNDEFINED
-
-    return test
-
-
-def _unpack_array(slot: int, slots: tuple[int, ...]) -> TestCode:
-    def test(frame: Frame) -> bool:
-        value = frame[slot]
-        if type(value) is not list or len(value) != len(slots):
-            return False
-        for target, item in zip(slots, value, strict=True):
-            frame[target] = item
-        return True
-
-    return test
-
-
-def _pairs(container: Any, *, in_order: bool) -> Any:
-    """(key, value) pairs of a collection; sorted by key where the order can be seen."""
-    kind = type(container)
-    if kind is list:
-        return enumerate(container)
-    if kind is dict:
-        if in_order:
-            return [(key, container[freeze(key)]) for key in ordered(map(thaw, container))]
-        if Key in set(map(type, container)):
-            return [(thaw(key), value) for key, value in container.items()]
-        return container.items()
-    if kind is RegoSet:
-        return [(value, value) for value in (ordered(container) if in_order else container)]
-    return None
-
-
-def _loop(slot: int, after: PlaceCode, *, in_order: bool) -> PlaceCode:
-    def loop(frame: Frame, place: Any) -> bool:
-        pairs = _pairs(place, in_order=in_order)
-        if pairs is None:
-            return False
-        frame[0].charge(len(place))
-        for key, value in pairs:
-            frame[slot] = key
-            if after(frame, value):
-                return True
-        return False
-
-    return loop
-
-
-def _last_loop(slot: int, out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
-    """The innermost loop; `slot` 0 stands for a key nobody reads."""
-    if slot == 0:
-        return _value_loop(out, then, in_order=in_order)
-
-    def loop(frame: Frame, place: Any) -> bool:
-        if type(place) is list:
-            frame[0].charge(len(place))
-            for index, value in enumerate(place):
-                frame[slot] = index
-                frame[out] = value
-                if then(frame):
-                    return True
-            return False
-        pairs = _pairs(place, in_order=in_order)
-        if pairs is None:
-            return False
-        frame[0].charge(len(place))
-        for key, value in pairs:
-            frame[slot] = key
-            frame[out] = value
-            if then(frame):
-                return True
-        return False
-
-    return loop
-
-
-def _value_loop(out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
-    def loop(frame: Frame, place: Any) -> bool:
-        kind = type(place)
-        if kind is list:
-            values: Any = place
-        elif kind is dict:
-            values = [place[freeze(key)] for key in ordered(map(thaw, place))] if in_order else place.values()
-        elif kind is RegoSet:
-            values = ordered(place) if in_order else place
-        else:
-            return False
-        frame[0].charge(len(place))
-        for value in values:
-            frame[out] = value
-            if then(frame):
-                return True
-        return False
-
-    return loop
-
-
-def _sorted_keys(value: Any) -> list[Any]:
-    kind = type(value)
-    if kind is list:
-        return list(range(len(value)))
-    if kind is dict:
-        return ordered(map(thaw, value))
-    return ordered(value) if kind is RegoSet else []
-
-
-def _patched(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """Return a document with `value` at `path`; what stands in the way becomes an object."""
-    if not path:
-        return value
-    copy = dict(document) if type(document) is dict else {}
-    key = freeze(path[0])
-    copy[key] = _patched(copy.get(key), path[1:], value)
-    return copy

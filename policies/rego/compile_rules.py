@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from policies.rego.compile_bodies import BodyCompiler, enough
-from policies.rego.compile_terms import Frame, TestCode, ValueCode
+from policies.rego.compile_bodies import BodyCompiler
+from policies.rego.compile_calls import Frame, TestCode, ValueCode
 from policies.rego.errors import EvaluationError
 from policies.rego.ir import BranchIR, Const, Local, Match, RuleIR, locals_in
+from policies.rego.loops import enough
 from policies.rego.plan import IterOp, Planner, WalkOp, WithOp
 from policies.rego.runtime import COMPOSITES, Context
 from policies.rego.tree import Node, insert

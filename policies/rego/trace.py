@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policies.rego.compile_bodies import BodyCompiler
-from policies.rego.compile_terms import Frame, TestCode
+from policies.rego.compile_calls import Frame, TestCode
 from policies.rego.errors import LimitError
 from policies.rego.ir import Const, Doc, Local, RuleIR
 from policies.rego.plan import Planner

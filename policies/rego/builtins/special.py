@@ -11,7 +11,7 @@ from policies.rego.values import UNDEFINED, equal, lookup
 @builtin("internal.member_2", 2)
 def member(value: Any, container: Any) -> bool:
     """`value in container`; the compiler inlines it."""
-    from policies.rego.compile_terms import contains  # noqa: PLC0415 - only a mocked membership comes here; breaks an import cycle
+    from policies.rego.compile_calls import contains  # noqa: PLC0415 - only a mocked membership comes here; breaks an import cycle
 
     return contains(container, value)
 

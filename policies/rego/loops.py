@@ -1,0 +1,255 @@
+"""The closures that bodies are made of: collectors, chains of tests, loops, unpacking.
+
+Each takes compiled parts and returns a closure over a frame; what is decided here is only how to run, never what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from policies.rego.compile_calls import Frame, TestCode, ValueCode, contains, pay_for_search
+from policies.rego.errors import EvaluationError
+from policies.rego.runtime import COMPOSITES
+from policies.rego.values import UNDEFINED, Key, RegoSet, compare, equal, freeze, ordered, thaw
+
+PlaceCode = Callable[[Frame, Any], bool]
+
+
+def enough(_frame: Frame) -> bool:
+    """The continuation of an existence test."""
+    return True
+
+
+def slot_value(slot: int) -> ValueCode:
+    return lambda frame: frame[slot]
+
+
+def collect_array(slot: int, value: ValueCode) -> TestCode:
+    def collect(frame: Frame) -> bool:
+        item = value(frame)
+        if item is not UNDEFINED:
+            if type(item) in COMPOSITES:
+                frame[0].weigh(item)
+            frame[slot].append(item)
+        return False
+
+    return collect
+
+
+def collect_set(slot: int, value: ValueCode) -> TestCode:
+    def collect(frame: Frame) -> bool:
+        item = value(frame)
+        if item is not UNDEFINED:
+            frame[slot].append(frame[0].keyed(item) if type(item) in COMPOSITES else freeze(item))
+        return False
+
+    return collect
+
+
+def collect_object(slot: int, key: ValueCode, value: ValueCode) -> TestCode:
+    def collect(frame: Frame) -> bool:
+        name, item = key(frame), value(frame)
+        if name is UNDEFINED or item is UNDEFINED:
+            return False
+        frame[0].pay(name)
+        frame[0].weigh(item)
+        name = freeze(name)
+        found = frame[slot]
+        if name in found and not equal(found[name], item):
+            raise EvaluationError("eval_conflict_error", "object keys must be unique")
+        found[name] = item
+        return False
+
+    return collect
+
+
+def chain(tests: list[TestCode], then: TestCode) -> TestCode:
+    """Tests in a row, then the continuation."""
+    if not tests:
+        return then
+    if len(tests) == 1:
+        (first,) = tests
+        if then is enough:
+            return first
+        return lambda frame: first(frame) and then(frame)
+    if len(tests) == 2:
+        first, second = tests
+        return lambda frame: first(frame) and second(frame) and then(frame)
+    if len(tests) == 3:
+        first, second, third = tests
+        return lambda frame: first(frame) and second(frame) and third(frame) and then(frame)
+    row = tuple(tests)
+
+    def code(frame: Frame) -> bool:
+        for test in row:
+            if not test(frame):
+                return False
+        return then(frame)
+
+    return code
+
+
+def assign(slot: int, value: ValueCode) -> TestCode:
+    def test(frame: Frame) -> bool:
+        found = value(frame)
+        if found is UNDEFINED:
+            return False
+        frame[slot] = found
+        return True
+
+    return test
+
+
+def ordering_test(native: Callable[[Any, Any], Any], left: ValueCode, right: ValueCode) -> TestCode:
+    """Code for `left < right` as a statement."""
+
+    def test(frame: Frame) -> bool:
+        value = left(frame)
+        other = right(frame)
+        kind = type(value)
+        if kind is type(other) and (kind is int or kind is float or kind is str):
+            return bool(native(value, other))
+        if value is UNDEFINED or other is UNDEFINED:
+            return False
+        frame[0].pay(value)
+        return bool(native(compare(value, other), 0))
+
+    return test
+
+
+def member_test(left: ValueCode, right: ValueCode) -> TestCode:
+    """Code for `left in right` as a statement."""
+
+    def test(frame: Frame) -> bool:
+        value = left(frame)
+        container = right(frame)
+        if type(container) is list and type(value) is str:
+            if len(container) > 32:
+                frame[0].charge(len(container) >> 4)
+            return value in container
+        if value is UNDEFINED:
+            return False
+        pay_for_search(frame[0], container, value)
+        return contains(container, value)
+
+    return test
+
+
+def truth(value: ValueCode) -> TestCode:
+    def test(frame: Frame) -> bool:
+        found = value(frame)
+        return found is not False and found is not UNDEFINED
+
+    return test
+
+
+def unpack_array(slot: int, slots: tuple[int, ...]) -> TestCode:
+    def test(frame: Frame) -> bool:
+        value = frame[slot]
+        if type(value) is not list or len(value) != len(slots):
+            return False
+        for target, item in zip(slots, value, strict=True):
+            frame[target] = item
+        return True
+
+    return test
+
+
+def _pairs(container: Any, *, in_order: bool) -> Any:
+    """(key, value) pairs of a collection; sorted by key where the order can be seen."""
+    kind = type(container)
+    if kind is list:
+        return enumerate(container)
+    if kind is dict:
+        if in_order:
+            return [(key, container[freeze(key)]) for key in ordered(map(thaw, container))]
+        if Key in set(map(type, container)):
+            return [(thaw(key), value) for key, value in container.items()]
+        return container.items()
+    if kind is RegoSet:
+        return [(value, value) for value in (ordered(container) if in_order else container)]
+    return None
+
+
+def loop_code(slot: int, after: PlaceCode, *, in_order: bool) -> PlaceCode:
+    def loop(frame: Frame, place: Any) -> bool:
+        pairs = _pairs(place, in_order=in_order)
+        if pairs is None:
+            return False
+        frame[0].charge(len(place))
+        for key, value in pairs:
+            frame[slot] = key
+            if after(frame, value):
+                return True
+        return False
+
+    return loop
+
+
+def last_loop(slot: int, out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
+    """The innermost loop; `slot` 0 stands for a key nobody reads."""
+    if slot == 0:
+        return _value_loop(out, then, in_order=in_order)
+
+    def loop(frame: Frame, place: Any) -> bool:
+        if type(place) is list:
+            frame[0].charge(len(place))
+            for index, value in enumerate(place):
+                frame[slot] = index
+                frame[out] = value
+                if then(frame):
+                    return True
+            return False
+        pairs = _pairs(place, in_order=in_order)
+        if pairs is None:
+            return False
+        frame[0].charge(len(place))
+        for key, value in pairs:
+            frame[slot] = key
+            frame[out] = value
+            if then(frame):
+                return True
+        return False
+
+    return loop
+
+
+def _value_loop(out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
+    def loop(frame: Frame, place: Any) -> bool:
+        kind = type(place)
+        if kind is list:
+            values: Any = place
+        elif kind is dict:
+            values = [place[freeze(key)] for key in ordered(map(thaw, place))] if in_order else place.values()
+        elif kind is RegoSet:
+            values = ordered(place) if in_order else place
+        else:
+            return False
+        frame[0].charge(len(place))
+        for value in values:
+            frame[out] = value
+            if then(frame):
+                return True
+        return False
+
+    return loop
+
+
+def sorted_keys(value: Any) -> list[Any]:
+    kind = type(value)
+    if kind is list:
+        return list(range(len(value)))
+    if kind is dict:
+        return ordered(map(thaw, value))
+    return ordered(value) if kind is RegoSet else []
+
+
+def patched(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a document with `value` at `path`; what stands in the way becomes an object."""
+    if not path:
+        return value
+    copy = dict(document) if type(document) is dict else {}
+    key = freeze(path[0])
+    copy[key] = patched(copy.get(key), path[1:], value)
+    return copy
