@@ -4,10 +4,13 @@ import ast
 import re
 
 import pytest
-from pages import ROOT, calls, first_column, page, texts
+from pages import ROOT, blocks, calls, first_column, page, texts
 
 from gateway.admin.metrics import Collector
 from gateway.admin.traffic import Traffic
+from gateway.gate import Facts, input_document
+from policies.bundle import PolicyBundle
+from policies.verdict import MOST_ID, MOST_MESSAGE, MOST_REASONS, OBLIGATIONS
 
 HTTP = page("http.md")
 FRONT, ADMIN = HTTP.split("\n## Admin port\n")
@@ -118,3 +121,46 @@ def documented_types():
 def test_every_type_of_record_that_is_written_is_documented_and_nothing_else_is():
     assert documented_types() == written_types()
     assert {"call", "decision", "outcome", "label", "reward", "rollout.step", "log.lost", "config.change"} <= written_types()
+
+
+def fixed_part():
+    """The dict literal `fixed` in the source: what a version brings into the policies' input; lists and texts become leaves."""
+
+    def shape(node):
+        if isinstance(node, ast.Dict):
+            return {key.value: shape(value) for key, value in zip(node.keys, node.values, strict=True)}
+        return None
+
+    for node in ast.walk(ast.parse((ROOT / "gateway" / "standing.py").read_text())):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "fixed":
+            return shape(node.value)
+    raise AssertionError("gateway/standing.py no longer says `fixed = {...}`")
+
+
+def leaves(document, prefix):
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}"
+
+
+def test_every_path_of_the_policies_input_is_documented_and_nothing_else_is():
+    facts = Facts("t", "POST", "/p", "", 1, 1, ("infer",), exhausted=False, experiment="e", arm="a")
+    documented = {name for name in first_column(page("policies.md")) if name.startswith("input.")}
+    assert documented == set(leaves(input_document(facts, fixed_part()), "input"))
+
+
+def test_the_policy_on_the_page_is_enforced_beside_the_shipped_ones():
+    (text,) = blocks(page("policies.md"), "rego")
+    bundle = PolicyBundle.load({"policies/office.rego": text}, {})
+    facts = Facts("t", "POST", "/p", "", 1, 1, ("infer",), exhausted=False, experiment="", arm="")
+    fixed = {"env": "development", "model": {"risk": "high", "stage": "candidate"}, "approvals": [], "params": {"max_rows": 10}}
+    verdict = bundle.evaluate(input_document(facts, fixed), 0)
+    assert {"OFFICE-2", "APP-001"} <= {reason["id"] for reason in verdict.reasons}
+
+
+def test_bounds_on_reasons_are_the_documented_ones():
+    text = page("policies.md")
+    assert f"At most {MOST_ID} and {MOST_MESSAGE} characters; at most {MOST_REASONS} reasons" in text
+    assert not OBLIGATIONS, "obligations can be carried out now: say so on the page"
