@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from policies.rego.builtins import load
 from policies.rego.check import STRICT, check_input, check_linked
 from policies.rego.compile_rules import compile_node
-from policies.rego.errors import Issue, LimitError, PolicyError
+from policies.rego.errors import EvaluationError, Issue, LimitError, PolicyError, RegoError
 from policies.rego.ir import Const, Doc
 from policies.rego.parser import parse_module, parse_query
 from policies.rego.plan import Planner
@@ -105,8 +105,8 @@ class Engine:
             found: list[dict[str, Any]] = run(context, names)
             for solution in found:
                 context.weigh(solution)
-        except RecursionError as error:
-            raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
+        except Exception as error:
+            raise typed(error) from error
         return found
 
     def value(self, ref: str, input: Any = UNDEFINED, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's word
@@ -191,8 +191,8 @@ class Engine:
                 value = run([context])
                 if type(value) in COMPOSITES:
                     context.weigh(value)
-            except RecursionError as error:
-                raise LimitError("depth", "a value or a chain of rules is nested too deep") from error
+            except Exception as error:
+                raise typed(error) from error
             return value
 
         return prepared
@@ -254,6 +254,15 @@ class _QueryRun:
         frame[self._slot] = []
         self._code(frame)
         return [{name: solution[slot] for name, slot in names.items()} for solution in frame[self._slot]]
+
+
+def typed(error: Exception) -> RegoError:
+    """Return an error of evaluation as one of the engine's own: a value that is no JSON must deny like any other failure."""
+    if isinstance(error, RegoError):
+        return error
+    if isinstance(error, RecursionError):
+        return LimitError("depth", "a value or a chain of rules is nested too deep")
+    return EvaluationError("eval_internal_error", f"{type(error).__name__}: {error}")
 
 
 def _parse(modules: Mapping[str, str]) -> tuple[Module, ...]:

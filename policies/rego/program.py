@@ -19,9 +19,10 @@ from policies.rego.compile_rules import compile_node
 from policies.rego.compile_terms import ProgramView
 from policies.rego.errors import Issue
 from policies.rego.ir import RuleIR, WithS
+from policies.rego.names import split_head
 from policies.rego.plan import Planner
 from policies.rego.runtime import MISSING
-from policies.rego.scope import Lowering, split_head
+from policies.rego.scope import Lowering
 from policies.rego.syntax import Module
 from policies.rego.tree import Documents, Node
 from policies.rego.values import freeze, import_value, thaw

@@ -111,6 +111,13 @@ def test_text_that_is_too_deep_is_refused(name):
     assert seconds < WORST_S
 
 
+@pytest.mark.parametrize("value", [object(), b"bytes", (1, 2), {1, 2}])
+def test_a_value_that_is_no_json_is_a_typed_error_and_not_a_crash(value):
+    prepared = Engine({"p.rego": "package p\n\nx if input.a < 3\n"}).prepare("data.p.x")
+    with pytest.raises(RegoError):
+        prepared({"a": value})
+
+
 def test_a_clock_that_jumps_ends_the_evaluation():
     ticks = iter(range(10_000))
     engine = Engine({"p.rego": "package p\n\nx := [a | some a in numbers.range(1, 50000); a > 0]\n"}, clock=lambda: float(next(ticks)))
