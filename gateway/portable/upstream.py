@@ -154,7 +154,8 @@ class PortableUpstream:
         return PortableReply(response.status_code, head.headers, head.content_length, response, self, deadline_at)
 
     def _open(self, key: tuple[str, str, int]) -> httpx.AsyncHTTPTransport:
-        limits = httpx.Limits(max_connections=self._connection_limit, max_keepalive_connections=self._connection_limit, keepalive_expiry=4.0)
+        # Nothing is kept: httpcore does not notice bytes that a model sent beyond its reply, and they would answer the next call.
+        limits = httpx.Limits(max_connections=self._connection_limit, max_keepalive_connections=0)
         verify: Any = self._tls if self._tls is not None else key[0] == "https"
         transport = self._transports[key] = httpx.AsyncHTTPTransport(verify=verify, limits=limits, trust_env=False, retries=0)
         self._starting[key] = 0

@@ -348,10 +348,7 @@ def test_what_is_compared_is_what_was_meant(both, name):
     assert reply[3] is (name != "broken off")
 
 
-KEPT = pytest.mark.xfail(strict=True, reason="the portable transport keeps a connection on which the model sent more than its reply")
-
-
-@pytest.mark.parametrize("name", ["native", pytest.param("portable", marks=KEPT)])
+@pytest.mark.parametrize("name", ["native", "portable"])
 def test_what_nobody_asked_for_never_answers_the_next_call(both, name):
     side = both.sides[name]
     assert both.runner.run(converse(side, raw(both, written("/v2/models/stray/infer", x_behave="twice"))))[0][0] == 200
