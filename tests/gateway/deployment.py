@@ -392,6 +392,11 @@ class Deployment:
         found: dict[str, Any] = outcome
         return found
 
+    def settled_calls(self) -> int:
+        """Make a call, wait for its record, and return how many calls the log holds up to it: with one worker, all that came before."""
+        self.record(self.infer("plain").headers["assay-decision"])
+        return sum(record["type"] in ("call", "decision") for record in self.log.records)
+
     def statuses(self) -> list[dict[str, Any]]:
         """Return the status file of every worker."""
         return [json.loads(path.read_bytes()) for path in sorted((self.data / "run").glob("status-*.json"))]

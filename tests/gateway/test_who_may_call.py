@@ -6,10 +6,12 @@ import hashlib
 import os
 import time
 
+import msgspec
 import pytest
 from deployment import BODY, Deployment, wait_until
 from upstreams import Model
 
+from gateway import pseudonyms
 from gateway.config.layout import write_durably
 from policies.approvals import Approval, origin_of, sign_approval
 from policies.trust import PersonKey
@@ -43,12 +45,12 @@ def is_recorded_refusal(gateway: Deployment, reply, status: int, code: str) -> b
     ],
 )
 def test_a_call_without_a_good_key_is_a_401_that_says_how_and_is_only_counted(gateway: Deployment, header: str | None, code: str):
-    calls = len(gateway.log.of_type("call"))
+    calls = gateway.settled_calls()
     reply = gateway.client.post(f"{gateway.front}/v2/models/plain/infer", json=BODY, headers={} if header is None else {"authorization": header})
     assert (reply.status_code, reply.json()["code"]) == (401, code)
     assert reply.headers["www-authenticate"].startswith("Bearer")
     assert "nonsense" not in reply.text
-    assert len(gateway.log.of_type("call")) == calls
+    assert gateway.settled_calls() == calls + 1, "nothing but the call that was just made to look"
 
 
 def test_refusals_before_authentication_are_counted_in_the_log_once_a_second(gateway: Deployment):
@@ -93,6 +95,20 @@ def test_one_unit_has_different_pseudonyms_in_different_tenants(gateway: Deploym
     again = gateway.record(gateway.infer("plain", unit="same").headers["assay-decision"])
     assert ours["subject"] == again["subject"] != theirs["subject"]
     assert (ours["tenant"], theirs["tenant"]) == ("acme", "other")
+
+
+def test_a_pseudonym_key_that_has_ended_is_destroyed_and_units_get_new_pseudonyms(gateway: Deployment):
+    def subject() -> str:
+        return str(gateway.record(gateway.infer("plain", unit="someone").headers["assay-decision"])["subject"])
+
+    path = gateway.data / "vault" / "epochs.json"
+    before, held = subject(), pseudonyms.load(path)
+    (key,) = held["acme"]
+    pseudonyms.save(path, {**held, "acme": [msgspec.structs.replace(key, ends_us=time.time_ns() // 1000 + 1_500_000)]})
+    assert subject() == before
+    wait_until(lambda: subject() != before, "a new pseudonym", 10)
+    (fresh,) = pseudonyms.load(path)["acme"]
+    assert (fresh.epoch, fresh.secret == key.secret) == (key.epoch + 1, False)
 
 
 # --- scopes -------------------------------------------------------------------------------------------------------------------------------
