@@ -192,7 +192,12 @@ class Rollouts:
     async def _judge(self, now_us: int) -> bool:
         changed = False
         for name, found in self.running.items():
-            if found.state.phase != "running" or (not found.fed and now_us < found.due_us):
+            if found.state.phase != "running":
+                # Its page goes on telling what it ended with, also after a restart; nothing moves any more.
+                if found.fed and found.verdict is NO_DATA:
+                    found.fed, found.verdict = 0, judge(found.document, found.fold.evidence())
+                continue
+            if not found.fed and now_us < found.due_us:
                 continue
             if found.fed:
                 found.fed = 0

@@ -3,8 +3,7 @@
 httpx's transport is used without its client: no cookies are kept, no redirect followed, no header added, nothing decoded. One pool per endpoint, so
 that a slow model cannot take the connections of another.
 
-A kept connection the server has closed is noticed by httpcore before it is used; the race that remains ends as `Fault.CLOSED`, sent, whatever
-the method: httpcore does not tell a kept connection from a fresh one, so nothing is repeated here.
+No connection is kept (see `_open`), so there is no stale one to repeat a request for: what breaks off ends as `Fault.CLOSED`, sent.
 """
 
 from __future__ import annotations
