@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import struct
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment import Deployment, is_alive, wait_until
+from deployment import Deployment, free_port, is_alive, wait_until
 from gateway_load import Load
 from upstreams import Model
 
@@ -254,8 +255,13 @@ def test_a_killed_parent_leaves_nothing_running_and_a_new_one_takes_over(gateway
 def test_a_second_gateway_on_the_same_data_is_refused_and_disturbs_nothing(gateway: Deployment, tmp_path: Path):
     other = tmp_path / "other"
     other.mkdir()
-    for name in ("config", "trust", "keys", "approvals", "data"):
+    for name in ("trust", "keys", "approvals", "data"):
         (other / name).symlink_to(gateway.directory / name)
+    shutil.copytree(gateway.layout.config, other / "config")
+    settings = (other / "config" / "gateway.yaml").read_text()
+    for port in (gateway.front_port, gateway.admin_port):
+        settings = settings.replace(f":{port}", f":{free_port()}")
+    (other / "config" / "gateway.yaml").write_text(settings)
     with Load(gateway, {"batch": 1, "sync": 1}) as load:
         load.wait_for(10)
         text = gateway.serve_expecting_refusal(other)

@@ -32,7 +32,9 @@ from audit.note import open_checkpoint
 
 CYCLES = int(os.environ.get("ASSAY_KILL_CYCLES", "10"))
 SLOW_CYCLES = int(os.environ.get("ASSAY_KILL_CYCLES_SLOW", "50"))
-KINDS = ("worker", "recorder", "controller", "worker and recorder", "everything")
+KINDS = ("worker", "recorder", "controller", "stalled recorder, then workers", "everything")
+STALL_S = 0.3
+"""Longer than the window: calls that were answered after it had passed would be lost with the workers."""
 WINDOW_MS = 50
 SLACK_MS = 50
 """From the decision's id to its leaf: a call to the model lies in between, on a busy machine."""
@@ -57,8 +59,14 @@ class Ordeal:
             deployment.start()
             return
         pids = deployment.pids()
-        names = [f"worker {self.draw.randrange(2)}"] if "worker" in kind else []
-        names += [name for name in ("recorder", "controller") if name in kind]
+        names = [kind]
+        if kind == "worker":
+            names = [f"worker {self.draw.randrange(2)}"]
+        elif kind == "stalled recorder, then workers":
+            # Killed where it stands, what it holds unread in its sockets goes with it: what callers were promised by then is lost.
+            names = ["recorder", "worker 0", "worker 1"]
+            os.kill(pids["recorder"], signal.SIGSTOP)
+            time.sleep(STALL_S)
         if "worker" in kind:
             self.deaths_ms.append(time.time() * 1000)
         for name in names:
