@@ -71,6 +71,21 @@ def test_source_map_names_files_that_are_there_and_every_package():
     assert {package for package in inner if not any(name.startswith(package) for name in named)} == set()
 
 
+FILE = re.compile(r"`((?:gateway|policies|experiments|audit|examples|benchmarks|tests|docs|deploy|\.ci)/[\w./-]+?)(?:::\w+|:\w+)?`")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_are_there(path):
+    named = {name for name in FILE.findall(path.read_text()) if ("." in name or name.endswith("/")) and "NAME" not in name}
+    assert {name for name in named if not (ROOT / name).exists() and not (ROOT / "config" / name).exists()} == set()
+
+
+@pytest.mark.parametrize("line", re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page("acceptance.md")), ids="::".join)
+def test_tests_that_acceptance_rests_on_are_there(line):
+    file, name = line
+    assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
+
+
 def test_the_models_file_and_the_experiment_in_the_readme_hold(tmp_path):
     from gateway.config.compile import compile_folder
 
