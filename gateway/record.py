@@ -142,7 +142,8 @@ class CallRecord:
         assignment = decision.assignment
         if assignment is not None:
             route.update(assignment.route())
-            route["served"] = decision.served or "default"
+            if decision.refusal is None:
+                route["served"] = decision.served or "default"
         return route
 
     def _ended(self, leaf: Leaf) -> None:
