@@ -61,12 +61,17 @@ class Evidence(msgspec.Struct, frozen=True):
     overflow: int = 0
 
 
+_OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
+"""Codes below 500 that tell about the version that served, not about a refusal by the gateway: leaving them out would hide a bad arm."""
+
+
 class _Unit(msgspec.Struct):
     """What is known of a unit's first decision. Owned by its `Fold`."""
 
     decision: str
     arm: str
     diverted: bool
+    tenant: str
     failed: bool | None = None
     latency_us: int | None = None
     prediction: str | None = None
@@ -145,7 +150,7 @@ class Fold:
             return
         if known is not None:
             del self._by_decision[known.decision]
-        unit = _Unit(decision, route["assigned"], route.get("served") != route["assigned"])
+        unit = _Unit(decision, route["assigned"], route.get("served") != route["assigned"], record.get("tenant", ""))
         self._units[key] = self._by_decision[decision] = unit
         if "outcome" in record:
             _answered(unit, record)
@@ -200,11 +205,15 @@ class Fold:
 
 def _is_refused(record: Record) -> bool:
     outcome = record.get("outcome", {})
-    return record.get("policy", {}).get("decision") == "deny" or ("code" in outcome and outcome.get("status", 500) < 500)
+    code = outcome.get("code")
+    is_ours = code is not None and code not in _OF_THE_ARM and outcome.get("status", 500) < 500 and not outcome.get("streamed")
+    return record.get("policy", {}).get("decision") == "deny" or is_ours
 
 
 def _answered(unit: _Unit, record: Record) -> None:
     kind = record["type"]
+    if record.get("tenant", "") != unit.tenant:
+        return  # nobody answers for another tenant's call
     if kind == "label":
         _labelled(unit, record)
     elif kind == "reward":
@@ -212,7 +221,8 @@ def _answered(unit: _Unit, record: Record) -> None:
     else:
         outcome = record["outcome"]
         # Any answer that is not a success is a failure of the arm, also a 4xx by the model: a version that rejects good input is broken.
-        unit.failed = outcome["status"] >= 400
+        # A code beside a good status is a reply that could not be read or broke off: that is a failure too.
+        unit.failed = outcome["status"] >= 400 or "code" in outcome
         unit.latency_us = outcome.get("latency_us")
         unit.prediction = record.get("prediction", unit.prediction)
 

@@ -140,7 +140,7 @@ def read_request_head(  # noqa: C901 - straight-line checks, kept in one frame b
     """
     if http_version != "1.1" and http_version != "1.0":  # noqa: PLR1714 - a set look-up costs more on this path
         raise malformed(f"HTTP version `{http_version}` is not served here", "use HTTP/1.1", 505)
-    if method in ("CONNECT", "TRACE"):
+    if method in ("CONNECT", "TRACE") or not method.isalpha():
         raise FramingError(405, "method_not_allowed", f"method `{method}` is not served here")
     kept = []
     special: dict[bytes, bytes] | None = None

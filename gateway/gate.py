@@ -16,6 +16,7 @@ from typing import Any, Final
 from policies.bundle import PolicyBundle
 from policies.verdict import Verdict
 
+_REMEMBERED_CHARS: Final = 512
 MEMO_ENTRIES: Final = 4096
 """Verdicts one gate remembers; the oldest goes first. An entry is about 300 bytes, so a gate stays under 2 MB."""
 
@@ -99,7 +100,8 @@ class Gate:
         if judged is not None:
             return judged, True
         judged = self._work_out(facts, now_us)
-        if self._policies.reads_clock or any(reason["id"] == "ENGINE-ERR" for reason in judged.verdict.reasons):
+        is_long = len(facts.path) + len(facts.content_type) > _REMEMBERED_CHARS
+        if self._policies.reads_clock or is_long or any(reason["id"] == "ENGINE-ERR" for reason in judged.verdict.reasons):
             return judged, False
         memo = self._memo
         if len(memo) >= MEMO_ENTRIES:

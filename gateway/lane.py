@@ -151,10 +151,10 @@ class Lane:
             decision = self._decide(request, fields, target, parsed, principal, pseudonyms, record, snapshot, live)
             record.decided_us = (time.monotonic_ns() - started_ns) // 1000
             if decision.refusal is not None:
-                raise decision.refusal
+                raise decision.refusal  # noqa: TRY301 - every refusal of a call ends in the one place below
             assert decision.version is not None  # noqa: S101 - decide() gives a version or a refusal
             salt_in, salt_out = pseudonyms.salts(call_id)
-            record.committed_in = commitment(salt_in, request.body)
+            record.committed_in = commitment(salt_in, request.body if document.protocol == "v2" else _http_input(request, parsed))
             # 4. `sync`: the decision is durable before anything leaves.
             if document.audit == "sync":
                 await self.ledger.decide_durably(held)
@@ -163,7 +163,11 @@ class Lane:
         except Refusal as refusal:
             await self._refuse(exchange, document.protocol == "v2", route, held, refusal)
         except (CallerGone, asyncio.CancelledError):
-            self.ledger.end_unheard(held, document)
+            self.ledger.end_unheard(held, document, status=499, code="caller_gone")
+            raise
+        except Exception:
+            # A defect of ours: the call has its record all the same, then `serve` answers and tells the defect.
+            self.ledger.end_unheard(held, document, status=500, code="internal")
             raise
         finally:
             self.open.pop(call_id, None)
@@ -259,7 +263,11 @@ class Lane:
     async def _stream(self, exchange: Exchange, route: Route, reply: UpstreamReply, held: Held, sent_ns: int) -> None:
         """Pass a long reply through as it comes; the outcome is recorded at its end, whole or broken off."""
         record = held.record
-        self.ledger.decide(held)
+        try:
+            await self.ledger.decide_in_time(held, route.document)
+        except Refusal:
+            reply.close()
+            raise
         record.streamed = True
         record.status = reply.status
         exchange.start(reply.status, _told(route, reply.headers, record))
@@ -351,6 +359,11 @@ def _parse(request: Request, target: Target) -> Parsed:
             raise Refusal("malformed_body", f"request body: {fault}") from None
     path = target.upstream_path + (b"?" + request.query if request.query else b"")
     return Parsed(1, document, None, path)
+
+
+def _http_input(request: Request, parsed: Parsed) -> bytes:
+    """Return what a record of an `http` route commits to: method, path and query are as much of the call as its body."""
+    return b"%b %b\n\n%b" % (request.method.encode(), parsed.upstream_target, request.body)
 
 
 def _trace(header: bytes | None) -> str | None:

@@ -38,6 +38,7 @@ class Held:
     """When the call's deadline is over."""
     decided: bool = False
     """Its `decision` leaf is appended."""
+    decided_seq: int = -1
     ended: bool = False
     """Its terminal leaf is appended."""
 
@@ -78,13 +79,21 @@ class Ledger:
             seq = self._journal.append(held.record.decision_leaf())
         except JournalError:
             raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
-        held.decided = True
+        held.decided, held.decided_seq = True, seq
         return seq
 
     async def decide_durably(self, held: Held) -> None:
         """Write the `decision` leaf and wait until it is committed. Raises Refusal `audit_unavailable`."""
         seq = self.decide(held)
         if seq is not None:
+            await self.committed(seq, held.until_ns)
+
+    async def decide_in_time(self, held: Held, document: RouteDocument) -> None:
+        """Have the `decision` written before a reply begins, and wait for it as the route's mode asks. Raises Refusal `audit_unavailable`."""
+        seq = self.decide(held)
+        if seq is None:
+            seq = held.decided_seq
+        if document.audit == "batch" and self._journal.oldest_unacked_age_s(time.monotonic_ns()) > BATCH_WINDOW_S:
             await self.committed(seq, held.until_ns)
 
     async def end(self, held: Held, document: RouteDocument) -> None:
@@ -107,13 +116,13 @@ class Ledger:
         if mode == "sync" or (mode == "batch" and self._journal.oldest_unacked_age_s(now_ns) > BATCH_WINDOW_S):
             await self.committed(seq, held.until_ns)
 
-    def end_unheard(self, held: Held, document: RouteDocument) -> None:
-        """Write the terminal leaf of a call whose caller has gone; nobody waits for it."""
+    def end_unheard(self, held: Held, document: RouteDocument, *, status: int, code: str) -> None:
+        """Write the terminal leaf of a call whose caller has gone, or that a defect has ended; nobody waits for it."""
         if held.ended:
             return
         now_ns = time.monotonic_ns()
         record = held.record
-        record.status, record.code = 499, "caller_gone"
+        record.status, record.code = status, code
         record.latency_us = (now_ns - held.started_ns) // 1000
         try:
             self._write_end(held, now_ns)

@@ -38,7 +38,6 @@ class PathError(ValueError):
     """A path that has no single reading. The message says which part and why."""
 
 
-@lru_cache(maxsize=4096)
 def normalise(raw: bytes) -> str:
     """Return the one spelling of a request path.
 
@@ -48,8 +47,13 @@ def normalise(raw: bytes) -> str:
     Raises:
         PathError: the path cannot be normalised without ambiguity.
 
-    Cost: a dictionary look-up for the last 4,096 distinct paths, some microseconds else.
+    Cost: a dictionary look-up for the last 4,096 distinct short paths, some microseconds else. Long ones are not remembered: strangers may send as
+    many as they like.
     """
+    return _remembered(raw) if len(raw) <= _REMEMBERED_BYTES else _normalised(raw)
+
+
+def _normalised(raw: bytes) -> str:
     if not _ALLOWED.fullmatch(raw):
         raise PathError(_first_offence(raw))
     path = raw.decode("ascii")
@@ -60,6 +64,10 @@ def normalise(raw: bytes) -> str:
     if "/." in path:
         path = _without_dot_segments(path)
     return path
+
+
+_REMEMBERED_BYTES: Final = 256
+_remembered = lru_cache(maxsize=4096)(_normalised)
 
 
 def _first_offence(raw: bytes) -> str:

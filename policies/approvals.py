@@ -161,6 +161,27 @@ def load(data: bytes, root: TrustRoot) -> Approval | Revocation:
     return _with_signer(found, person.name, hashlib.sha256(data).hexdigest()[:32])
 
 
+def recorded_revocation(data: bytes, person: str) -> Revocation:
+    """Return what a revocation in the log takes back, its signature unread: it was verified before it was recorded.
+
+    Whoever signed may have left the trust root since. What they took back stays taken back; only a later approval brings it back.
+
+    Args:
+        data: the envelope as recorded.
+        person: who signed, as recorded.
+
+    Raises:
+        InvalidApproval: it is no revocation.
+    """
+    try:
+        envelope = Envelope.parse(data)
+        found = _read_revocation(msgspec.convert(strict_json(envelope.payload, InvalidApproval, "statement"), _Statement))
+    except (InvalidEnvelope, msgspec.ValidationError) as error:
+        raise InvalidApproval(str(error)) from error
+    _with_signer(found, person, hashlib.sha256(data).hexdigest()[:32])
+    return found
+
+
 def _with_signer(found: Approval | Revocation, person: str, name: str) -> Approval | Revocation:
     object.__setattr__(found, "person", person)  # still being built: nobody else has seen it
     object.__setattr__(found, "id", name)

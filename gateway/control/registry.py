@@ -10,10 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from experiments.rollout import RolloutState
-from policies.approvals import Approval, InvalidApproval, Revocation, load
+from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
 from policies.trust import TrustRoot
 
-_MARKS: Final = (b'"type":"approval.', b'"type":"rollout.step"', b'"type":"experiment.')
+_MARKS: Final = (b'"type":"approval.', b'"type":"rollout.step"', b'"type":"experiment.', b'"type":"trust.pinned"')
 
 
 def concerns(leaf: bytes) -> bool:
@@ -27,6 +27,8 @@ class Registry:
     def __init__(self, root: TrustRoot) -> None:
         """Start empty under a trust root."""
         self._root = root
+        self.pinned: dict[str, Any] | None = None
+        """The latest `trust.pinned` record: version, digest and text of the root."""
         self.approvals: dict[str, Approval] = {}
         self.revocations: dict[str, Revocation] = {}
         self.rollouts: dict[str, RolloutState] = {}
@@ -45,6 +47,8 @@ class Registry:
         kind = record["type"]
         if kind in ("approval.granted", "approval.revoked"):
             self._fold_approval(record)
+        elif kind == "trust.pinned":
+            self.pinned = record
         elif kind == "experiment.start":
             self.begun(record["experiment"], record["document_digest"], record["epoch"], index)
         elif kind == "rollout.step":
@@ -70,11 +74,15 @@ class Registry:
         self.history.setdefault(experiment, []).append({"index": index, "time": time, "action": body["action"], "reason": body["reason"]})
 
     def _fold_approval(self, record: dict[str, Any]) -> None:
+        data = record["envelope"].encode()
         try:
-            found = load(record["envelope"].encode(), self._root)
+            found = load(data, self._root)
         except InvalidApproval as fault:
             self.unreadable.append(f"record {record['id']}: {fault}")
-            return
+            if record["type"] != "approval.revoked":
+                return
+            # Its signer has left the root since. What was taken back stays taken back.
+            found = recorded_revocation(data, record["person"])
         if isinstance(found, Approval):
             self.approvals[found.id] = found
         else:

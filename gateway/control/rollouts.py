@@ -32,6 +32,8 @@ _NEVER_US = 2**62
 _FINAL = ("stopped", "superseded")
 _MOST_WAITING = 50_000
 """Treatment calls whose outcome is awaited for the breaker, and answers whose call is awaited; the oldest go first."""
+_MOST_EARLY, _MOST_EARLY_EACH = 4096, 16
+"""Decisions whose answers are read before them, and answers kept for each: what a caller makes up costs no more."""
 _MOST_DECISIONS = 1_000_000
 """Decisions whose late labels find their experiment (about 150 bytes each); a label of an older one is in the log, not in the verdict."""
 
@@ -173,8 +175,10 @@ class Rollouts:
             _take(found, record)
         elif experiment is None:
             # An answer may be committed a moment before its call, by another worker: it waits for it here.
-            self._early.setdefault(decision, []).append(record)
-            if len(self._early) > _MOST_WAITING:
+            waiting = self._early.setdefault(decision, [])
+            if len(waiting) < _MOST_EARLY_EACH:
+                waiting.append(record)
+            if len(self._early) > _MOST_EARLY:
                 self._early.popitem(last=False)
 
     def _remember(self, decision: str, experiment: str) -> None:
@@ -288,7 +292,8 @@ def _watch(found: Running, window: Window, record: dict[str, Any]) -> None:
             found.waiting.popitem(last=False)
         return
     at_us = int(datetime.fromisoformat(record["time"]).timestamp() * 1e6)
-    window.add(decision, at_us, failed=record["outcome"]["status"] >= 500)
+    outcome = record["outcome"]
+    window.add(decision, at_us, failed=outcome["status"] >= 500 or ("code" in outcome and outcome["status"] < 400))
 
 
 def _is_treatment(found: Running, route: dict[str, Any]) -> bool:

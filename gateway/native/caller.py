@@ -194,6 +194,7 @@ class Caller(asyncio.Protocol):
         "_reading",
         "_refusal",
         "_room_since",
+        "_seen_bytes",
         "_since",
         "_target",
         "_unsent_bytes",
@@ -225,6 +226,7 @@ class Caller(asyncio.Protocol):
         self._query = b""
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
+        self._seen_bytes = 0  # of the body when its rate was last looked at
         self._must_continue = False
         self._refusal: FramingError | None = None
         self._current: NativeExchange | None = None
@@ -275,12 +277,15 @@ class Caller(asyncio.Protocol):
         self.room = Wait()
         self._room_since = self.front.now_s
         self._unsent_bytes = self.transport.get_write_buffer_size()
+        # Not from here: this may be inside a write of `_refuse`. A caller who does not read his replies is not read either.
+        self.front.loop.call_soon(self._go_on)
 
     def resume_writing(self) -> None:
-        """Let the waiting `write` go on."""
+        """Let the waiting `write` go on, and what waits in line."""
         room, self.room = self.room, None
         if room is not None:
             room.give(None)
+        self.front.loop.call_soon(self._go_on)
 
     # -- reading
 
@@ -290,7 +295,7 @@ class Caller(asyncio.Protocol):
             self._discard(len(data))
             return
         if self._reading is _IDLE:
-            if self._current is None and self._parser_is_fresh and not self._queue and self._serve_plain(data):
+            if self._current is None and self.room is None and self._parser_is_fresh and not self._queue and self._serve_plain(data):
                 return
             self._reading = _HEAD
             self._since = self.front.now_s
@@ -370,10 +375,15 @@ class Caller(asyncio.Protocol):
         self._must_continue = head.expects_continue
         self._reading = _BODY
         self._since = self.front.now_s
-        self._quiet_bytes = 0
+        self._quiet_bytes = self._seen_bytes = 0
 
     def _too_large(self) -> FramingError:
         return FramingError(413, "body_too_large", f"the body is longer than {self.front.limits.body_limit_bytes} bytes")
+
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes of the unfinished request's body."""
+        return self._body_bytes if self._body else 0
 
     def on_body(self, piece: bytes) -> None:
         """Collect the body, up to its limit."""
@@ -384,6 +394,8 @@ class Caller(asyncio.Protocol):
         self._body_bytes += len(piece)
         if self._body_bytes > self.front.limits.body_limit_bytes:
             self._note(self._too_large())
+        elif self.front.body_bytes > self.front.limits.bodies_limit_bytes:
+            self._note(FramingError(503, "not_ready", "the gateway holds as much of unfinished requests as it may", "try again in a moment"))
         elif not self._body:
             self._body = piece
         else:
@@ -424,14 +436,14 @@ class Caller(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Serve the next request, or give the refusal that was kept for after it."""
-        while self._current is None and self._queue:
+        while self._current is None and self._queue and self.room is None:
             exchange = self._queue.popleft()
             self._queued_bytes -= len(exchange.request.body)
             self._serve(exchange)
         if self._current is None and self._refusal is not None and self._reading is not _STOPPED:
             self._refuse(self._refusal, is_head=self._method == "HEAD")
             return
-        must_pause = self._queued_bytes > _PIPELINED_BYTES and bool(self._queue)
+        must_pause = (self._queued_bytes > _PIPELINED_BYTES and bool(self._queue)) or (self._current is None and self.room is not None)
         if must_pause is not self._is_reading_paused and not self.transport.is_closing():
             self._is_reading_paused = must_pause
             if must_pause:
@@ -535,17 +547,21 @@ class Caller(asyncio.Protocol):
                 self._advance()
         elif self._reading is _BODY:
             is_ours = self._is_reading_paused or self._must_continue  # then it is us who keep the caller waiting
-            if not is_ours and waited_s > limits.body_grace_s and self._body_bytes < waited_s * limits.body_floor_bytes_per_s:
-                self._note(malformed("the body of the request came too slowly", "send it faster", 408))
-                self._advance()
+            if not is_ours and waited_s > limits.body_grace_s:
+                # The rate since the last look, not since the beginning: a fast start buys no hours of silence.
+                if self._body_bytes - self._seen_bytes < waited_s * limits.body_floor_bytes_per_s:
+                    self._note(malformed("the body of the request came too slowly", "send it faster", 408))
+                    self._advance()
+                else:
+                    self._seen_bytes, self._since = self._body_bytes, now
         elif self._reading is _IDLE and self._current is None and waited_s > limits.idle_timeout_s:
             self._stop(limits.linger_s)
             self.transport.close()
 
     def _look_at_unsent(self, now: float) -> None:
         unsent_bytes = self.transport.get_write_buffer_size()
-        if unsent_bytes != self._unsent_bytes:
-            self._unsent_bytes = unsent_bytes
+        if unsent_bytes < self._unsent_bytes:  # growth is our writing, not the caller's reading
             self._room_since = now
         elif now - self._room_since > self.front.limits.stall_timeout_s:
             self.cut()
+        self._unsent_bytes = unsent_bytes

@@ -43,7 +43,9 @@ class FrontLimits:
     body_grace_s: float = 5.0
     """How long a body may take before its rate counts."""
     body_floor_bytes_per_s: float = 512.0
-    """Slowest mean rate of a body after the grace."""
+    """Slowest mean rate of a body between two looks, each at least the grace apart."""
+    bodies_limit_bytes: int = 256 * 1024 * 1024
+    """Unfinished bodies of all connections together, measured at every sweep: nobody has said who they are yet."""
     idle_timeout_s: float = 75.0
     stall_timeout_s: float = 30.0
     """How long a caller may leave a reply unread without taking a byte."""
@@ -71,6 +73,7 @@ class Front:
         self.is_draining = False
         self.request_count = 0
         self.serving_count = 0
+        self.body_bytes = 0  # of unfinished requests at the last sweep
         self._callers: set[Caller] = set()
         self._servers: list[asyncio.Server] = []
         self._drained: asyncio.Future[None] | None = None
@@ -97,8 +100,11 @@ class Front:
         """Advance the front's clock and look at every connection."""
         self.now_s = now
         self.date_line = date_line(time.time())
+        held_bytes = 0
         for caller in tuple(self._callers):
             caller.look(now)
+            held_bytes += caller.held_bytes
+        self.body_bytes = held_bytes
 
     async def drain(self, grace_s: float) -> None:
         """Stop accepting, let what runs finish with `Connection: close`, break off what is left after `grace_s` seconds.

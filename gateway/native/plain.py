@@ -177,6 +177,6 @@ class FieldLines(_Memo[Field, bytes]):
         if name in self._forbidden:
             raise ValueError(f"header `{name.decode('ascii', 'backslashreplace')}` is the transport's to set")
         line = b"%b: %b\r\n" % field
-        if name in _CREDENTIALS or len(value) > _MEMO_LINE_LIMIT_BYTES:
+        if name in _CREDENTIALS or len(name) + len(value) > _MEMO_LINE_LIMIT_BYTES:
             return line
         return self.keep(field, line)

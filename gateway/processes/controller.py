@@ -153,7 +153,8 @@ class Controller:
         self._traffic = Traffic()
         self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk)
         restored = self._configuration.restore()
-        await self._clerk.record("trust.pinned", digest=self._root.digest, version=self._root.version)
+        self._require_pinned_root_or_successor()
+        await self._clerk.record("trust.pinned", digest=self._root.digest, version=self._root.version, root=self._root.encode().decode())
         await self._configuration.reload()
         if self._configuration.manifest is None:
             raise CannotStart("\n".join(self._configuration.issues))
@@ -174,6 +175,23 @@ class Controller:
             write_durably(folder / "witnesses", "".join(f"{key}\n" for key in self._witnesses.keys).encode(), replace=True)
         else:
             (folder / "witnesses").unlink(missing_ok=True)
+
+    def _require_pinned_root_or_successor(self) -> None:
+        """Refuse a trust root that does not follow the one the log says was in force (semantics.md 2.1).
+
+        Raises:
+            CannotStart: another root, or an older one.
+        """
+        pinned = self._registry.pinned
+        if pinned is None or pinned["digest"] == self._root.digest:
+            return
+        try:
+            self._root.require_successor_of(TrustRoot.parse(pinned["root"].encode()))
+        except InvalidTrust as fault:
+            raise CannotStart(
+                f"trust root `{self._layout.trust_root}` does not follow the one in force: {fault}\n"
+                "hint: put the former root back, or have its people sign a successor: `assay trust sign`"
+            ) from fault
 
     # --- what is in force ----------------------------------------------------------------------------------------------------------------
 

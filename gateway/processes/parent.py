@@ -8,10 +8,12 @@ ever ready ends the whole gateway, because trying again would not help; at any o
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import fcntl
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -29,6 +31,7 @@ _PAUSES_S = (0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 10.0
 _STOP_S = 15.0
 _UNIX_PATH_BYTES = 100
+_DESCRIPTORS = 65_536
 
 
 class Status(enum.IntEnum):
@@ -147,6 +150,16 @@ def listen_unix(run_dir: Path) -> tuple[socket.socket, Path]:
     return listener, path
 
 
+def _raise_descriptor_limit() -> None:
+    """Let this process and its children open as many files as they may: the usual soft limit of 1,024 is less than a worker's callers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class Parent:
     """Runs a plan until told to stop."""
 
@@ -157,6 +170,7 @@ class Parent:
             CannotListen: an address cannot be bound, or another gateway has the data directory.
         """
         self._plan = plan
+        _raise_descriptor_limit()
         self._run_dir = plan.data_dir / "run"
         self._run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._lock = hold(self._run_dir)

@@ -14,6 +14,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -74,7 +75,10 @@ class NativeTransport:
 
     async def listen(self, serve: Serve, *, render: Render, sock: socket.socket, body_limit_bytes: int) -> None:
         """Accept callers; see `Transport.listen`."""
-        limits = FrontLimits(body_limit_bytes=body_limit_bytes)
+        # A part of the descriptors stays for models, the log and the control files.
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = max(64, min(FrontLimits().connection_limit, descriptors * 3 // 4 - 600))
+        limits = FrontLimits(body_limit_bytes=body_limit_bytes, connection_limit=most)
         self._front = Front(serve, render=render, loop=asyncio.get_running_loop(), trampoline=Trampoline(), limits=limits)
         self._sweep.add(self._front.sweep, every_s=0.25)
         await self._front.listen(sock)

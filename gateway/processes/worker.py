@@ -70,7 +70,7 @@ class InForce:
         as_of_us = time.time_ns() // 1000 - (time.monotonic_ns() // 1000 - current.as_of_us)
         before = self._current
         if lane is not None and before is not None and (before.manifest, before.live) == (current.manifest, current.live):
-            lane.live.as_of_us = max(lane.live.as_of_us, as_of_us)
+            lane.live.as_of_us = as_of_us
             self._current = current
             return lane.snapshot, lane.live
         if lane is not None and before is not None and before.manifest == current.manifest:
@@ -194,6 +194,9 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), TICK_S)
             transport.check()
+            if journal.failure is not None:
+                self._log.error("the log has refused this worker; it ends and is started again", extra={"why": str(journal.failure)})
+                break
             self._follow(lane)
             transport.bound_bodies(lane.snapshot.settings.body_limit_bytes)
             if time.monotonic() - told_s >= _STATUS_S:

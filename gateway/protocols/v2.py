@@ -18,6 +18,8 @@ from gateway.protocols.strictjson import JsonError, parse
 from gateway.refusals import Refusal
 
 CONTENT_TYPE = (b"content-type", b"application/json")
+_MOST_DIMENSIONS: Final = 16
+"""Multiplying out a shape of any length would cost more than reading it."""
 _MOST_ROWS: Final = 2**31 - 1
 """Above any body's possible rows, and an integer that records can hold."""
 
@@ -64,8 +66,8 @@ def _rows(tensor: Mapping[str, Any]) -> int:
     Limits, records and reports count rows by the shape; data of another length would be rows nobody counted.
     """
     shape = tensor.get("shape")
-    if type(shape) is not list or not shape:
-        raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
+    if type(shape) is not list or not 0 < len(shape) <= _MOST_DIMENSIONS:
+        raise Refusal("malformed_body", f"request body: `inputs[0].shape` has to be a list of 1 to {_MOST_DIMENSIONS} whole numbers")
     for size in shape:
         if type(size) is not int or not 0 <= size <= _MOST_ROWS:
             raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
