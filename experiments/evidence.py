@@ -95,6 +95,7 @@ class Fold:
         self._max_units, self._max_orphans = max_units, max_orphans
         self._tested = [step.shares for step in document.steps if step.tested]
         self._metrics = (*document.guardrails, *((document.goal,) if document.goal is not None else ()))
+        self._rewarded = frozenset(metric.metric for metric in self._metrics if metric.kind == "reward")
         # Mutable state, changed by `add` alone.
         self._units: dict[str, _Unit] = {}
         self._by_decision: dict[str, _Unit] = {}
@@ -109,7 +110,7 @@ class Fold:
         elif kind == "outcome":
             for decision in record.get("parents", ())[:1]:
                 self._add_answer(decision, record)
-        elif kind in ("label", "reward") and record.get("row", 0) == 0:
+        elif record.get("row", 0) == 0 and (kind == "label" or (kind == "reward" and record["metric"] in self._rewarded)):
             self._add_answer(record["decision"], record)
 
     def evidence(self) -> Evidence:

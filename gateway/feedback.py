@@ -14,7 +14,7 @@ from uuid import UUID
 from gateway.protocols.strictjson import JsonError, parse
 from gateway.refusals import Refusal
 
-MOST_EVENTS: Final = 10_000
+MOST_EVENTS: Final = 1_000
 _LABEL_KEYS: Final = frozenset(("decision_id", "row", "label", "event_id", "time", "corrects"))
 _REWARD_KEYS: Final = frozenset(("decision_id", "row", "metric", "value", "event_id", "time"))
 _MOST_VALUE: Final = 9_007_199_254  # times 10^6 stays below 2^53

@@ -57,7 +57,16 @@ HOP_BY_HOP: Final = frozenset(
 _NOT_TO_BE_NAMED: Final = frozenset(
     (b"host", b"authorization", b"content-length", b"content-type", b"content-encoding", b"expect", b"cookie", b"accept", b"idempotency-key")
 )
-_OURS: Final = frozenset((b"host", b"content-length", b"authorization", b"expect", b"accept-encoding", *HOP_BY_HOP))
+_OVERRIDES: Final = (
+    b"inference-header-content-length",
+    b"x-http-method-override",
+    b"x-http-method",
+    b"x-method-override",
+    b"x-original-url",
+    b"x-rewrite-url",
+)
+"""Fields that would make a model read another body, method or path than was judged."""
+_OURS: Final = frozenset((b"host", b"content-length", b"authorization", b"expect", b"accept-encoding", *_OVERRIDES, *HOP_BY_HOP))
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 _HAS_SPECIAL_FORM: Final = frozenset((*HOP_BY_HOP, b"host", b"content-length", b"expect", b"content-encoding"))
 _CANONICAL_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")

@@ -105,6 +105,8 @@ class Lane:
             if target is not None:
                 await self._governed(exchange, target)
             elif exchange.request.path.startswith("/http/"):
+                # First who asks: names of models are not for strangers to try out.
+                self.authenticator.authenticate(_fields(exchange.request.headers).get(b"authorization"), time.time_ns() // 1000)
                 await self._governed(exchange, self._http_target(exchange.request.path))
             else:
                 await service.serve(self, exchange)
@@ -391,7 +393,8 @@ def _unit(asserted: bytes | None, route: Route, document: Any, principal: Princi
 
 
 def _told(route: Route, headers: Headers, record: CallRecord) -> list[tuple[bytes, bytes]]:
-    told = [*headers, (b"assay-decision", record.id.encode())]
+    told = [field for field in headers if not field[0].startswith(b"assay-")]
+    told.append((b"assay-decision", record.id.encode()))
     if route.document.expose_arm and record.decision is not None and record.decision.served is not None:
         told.append((b"assay-arm", record.decision.served.encode()))
     return told

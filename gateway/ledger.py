@@ -24,6 +24,8 @@ from gateway.refusals import Refusal
 
 BATCH_WINDOW_S: Final = 0.050
 """A reply of a `batch` route waits once the oldest uncommitted record is older than this."""
+ROOM_RECORDS: Final = 60_000
+"""New calls are refused while more records wait: below what the journal holds, so that a call that has begun can end in it."""
 BACKLOG_REFUSE_S: Final = 1.0
 """New calls are refused once the oldest uncommitted record is older than this."""
 
@@ -64,6 +66,8 @@ class Ledger:
         journal = self._journal
         if journal.failure is not None:
             raise Refusal("audit_unavailable", "the log has refused this worker's records")
+        if journal.unacked_count > ROOM_RECORDS:
+            raise Refusal("audit_unavailable", "too many records wait to be confirmed")
         if journal.oldest_unacked_age_s(time.monotonic_ns()) > BACKLOG_REFUSE_S:
             raise Refusal("audit_unavailable", "the log has not confirmed a record for over a second")
 

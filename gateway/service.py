@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.lane import Lane
 
+FEEDBACK_ROOM_RECORDS: Final = 16_384
+"""Feedback may fill this much of the journal; the rest is for calls."""
 FEEDBACK_WAIT_NS: Final = 10_000_000_000
 _JSON: Final = (b"content-type", b"application/json")
 
@@ -52,11 +54,13 @@ async def _server(_lane: Lane, exchange: Exchange) -> None:
 def _describe_model(lane: Lane, exchange: Exchange) -> None:
     """`GET /v2/models/{m}[/versions/{v}][/ready]`."""
     fields = dict(exchange.request.headers)
-    lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
+    principal = lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
     model, *steps = exchange.request.path.split("/")[3:]
     route = lane.snapshot.routes.get(model)
     ready = steps[-1:] == ["ready"]
     steps = steps[:-1] if ready else steps
+    if principal.models is not None and model not in principal.models:
+        route = None
     if route is None or (steps[:1] == ["versions"] and steps[1:2] != [] and steps[1] not in route.versions):
         raise Refusal("unknown_model", f"no model or version at `{exchange.request.path}`")
     if steps and (len(steps) != 2 or steps[0] != "versions"):
@@ -82,6 +86,8 @@ async def _feedback(lane: Lane, exchange: Exchange) -> None:
     if "feedback:write" not in principal.scopes:
         raise Refusal("missing_scope", "feedback needs the scope `feedback:write`")
     events = feedback.read(request.body)
+    if lane.journal.unacked_count + len(events) > FEEDBACK_ROOM_RECORDS:
+        raise Refusal("audit_unavailable", "too many records wait to be confirmed; send the whole request again")
     seq = None
     for event in events:
         head = lane.source.head(lane.ids.next(unix_us // 1000), event.kind, unix_us, time.monotonic_ns(), principal.tenant, principal.actor)

@@ -72,7 +72,7 @@ class AdminState:
         found = self.rollouts.running[name]
         document, state = found.document, found.state
         verdict = found.verdict
-        live = self.rollouts.live(time.time_ns() // 1000)[name]
+        live = self.rollouts.live_of(name, time.time_ns() // 1000)
         return {
             "name": name,
             "strategy": document.strategy,

@@ -70,7 +70,9 @@ def verify(
         keys, witnesses, is_own_key = _keys(log, vkey, witness)
         verdict = verify_log(source, keys, kept, witnesses, None if json_flag else _progress(), origin=origin)
     if is_own_key:
-        verdict.independence.notes.append("the key came from the log's own directory: this proves that the log is whole, not whose it is")
+        verdict.independence.doubt(
+            "key and witnesses came from the log's own directory: this proves that the log is whole, not whose it is; hint: --vkey and --witness"
+        )
     if json_flag:
         emit_json({**verdict.document(), "key_from_log_directory": is_own_key})
     else:

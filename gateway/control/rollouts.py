@@ -195,7 +195,9 @@ class Rollouts:
 
     async def _judge(self, now_us: int) -> bool:
         changed = False
-        for name, found in self.running.items():
+        for name, found in list(self.running.items()):
+            if found.fed:
+                await asyncio.sleep(0)  # between two verdicts the tick goes first, by which workers know that this process lives
             if found.state.phase != "running":
                 # Its page goes on telling what it ended with, also after a restart; nothing moves any more.
                 if found.fed and found.verdict is NO_DATA:
@@ -235,9 +237,12 @@ class Rollouts:
 
     def live(self, now_us: int) -> dict[str, LiveExperiment]:
         """Return what workers draw with."""
-        return {
-            name: live(found.document, found.state, holdout_released=_holdout_over(found.document, now_us)) for name, found in self.running.items()
-        }
+        return {name: self.live_of(name, now_us) for name in self.running}
+
+    def live_of(self, name: str, now_us: int) -> LiveExperiment:
+        """Return what workers draw with in one experiment. Raises KeyError when there is none of that name."""
+        found = self.running[name]
+        return live(found.document, found.state, holdout_released=_holdout_over(found.document, now_us))
 
     def _document(self, digest: str) -> ExperimentDocument:
         return msgspec.json.decode(self._load(digest), type=ExperimentDocument)
@@ -293,7 +298,8 @@ def _watch(found: Running, window: Window, record: dict[str, Any]) -> None:
         return
     at_us = int(datetime.fromisoformat(record["time"]).timestamp() * 1e6)
     outcome = record["outcome"]
-    window.add(decision, at_us, failed=outcome["status"] >= 500 or ("code" in outcome and outcome["status"] < 400))
+    is_ours = outcome.get("code") in ("audit_unavailable", "internal")
+    window.add(decision, at_us, failed=not is_ours and (outcome["status"] >= 500 or ("code" in outcome and outcome["status"] < 400)))
 
 
 def _is_treatment(found: Running, route: dict[str, Any]) -> bool:

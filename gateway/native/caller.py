@@ -440,7 +440,7 @@ class Caller(asyncio.Protocol):
             exchange = self._queue.popleft()
             self._queued_bytes -= len(exchange.request.body)
             self._serve(exchange)
-        if self._current is None and self._refusal is not None and self._reading is not _STOPPED:
+        if self._current is None and not self._queue and self._refusal is not None and self._reading is not _STOPPED:
             self._refuse(self._refusal, is_head=self._method == "HEAD")
             return
         must_pause = (self._queued_bytes > _PIPELINED_BYTES and bool(self._queue)) or (self._current is None and self.room is not None)
@@ -542,7 +542,7 @@ class Caller(asyncio.Protocol):
             return
         waited_s = now - self._since
         if self._reading is _HEAD:
-            if waited_s > limits.head_timeout_s:
+            if waited_s > limits.head_timeout_s and not self._is_reading_paused:
                 self._note(malformed("the head of the request took too long", "send it at once", 408))
                 self._advance()
         elif self._reading is _BODY:

@@ -50,7 +50,7 @@ from gateway.control.rollouts import Rollouts
 from gateway.control.tail import Tail, fold_registry
 from gateway.control.witnesses import Known, Witnesses
 from gateway.processes.control import TICK_S, ControlDirectory, Current
-from gateway.processes.embedded import EmbeddedServer
+from gateway.processes.embedded import BoundedHttp, EmbeddedServer
 from gateway.processes.parent import Status, end_with_parent
 from gateway.standing import ApprovalsInForce
 from policies.trust import InvalidTrust, TrustRoot
@@ -88,7 +88,8 @@ class Controller:
             self._store.lead(f"{chosen.node}.controller", time.time_ns() // 1000)
         except StoreError as fault:
             raise CannotStart(str(fault)) from fault
-        self._live_digest = ""
+        self._aligned = ""  # manifest that the rollouts follow; changed by `_align`
+        self._published: tuple[str, str] | None = None  # manifest and live state that belong together; changed by `_publish_live`
         self._stop = asyncio.Event()
         self._last_leaf_s = time.monotonic()  # when a checkpoint last grew; a heartbeat follows when it is old
 
@@ -186,7 +187,8 @@ class Controller:
         if pinned is None or pinned["digest"] == self._root.digest:
             return
         try:
-            self._root.require_successor_of(TrustRoot.parse(pinned["root"].encode()))
+            # A release that kept no text of the root left nothing to follow: an empty one is refused in words.
+            self._root.require_successor_of(TrustRoot.parse(pinned.get("root", "").encode()))
         except InvalidTrust as fault:
             raise CannotStart(
                 f"trust root `{self._layout.trust_root}` does not follow the one in force: {fault}\n"
@@ -196,12 +198,13 @@ class Controller:
     # --- what is in force ----------------------------------------------------------------------------------------------------------------
 
     async def _align(self) -> None:
-        manifest = self._configuration.manifest
-        assert manifest is not None  # noqa: S101 - `_prepare` ends without one
+        manifest, digest = self._configuration.manifest, self._configuration.digest
+        assert manifest is not None and digest is not None  # noqa: S101, PT018 - `_prepare` ends without them
         await self._rollouts.align(manifest.experiments, time.time_ns() // 1000)
         begun = [self._registry.begun_at[name] for name in self._rollouts.running]
         if begun:
             self._tail.read_evidence_from(min(begun))
+        self._aligned = digest
 
     def _publish_live(self) -> None:
         document = live_state.LiveDocument(
@@ -212,13 +215,13 @@ class Controller:
                 revocations=tuple(self._registry.revocations.values()),
             ),
         )
-        self._live_digest = self._control.put(live_state.encode(document))
+        # Always a manifest together with rollouts that follow it: new documents under an old state would send everyone to a version not begun.
+        self._published = (self._aligned, self._control.put(live_state.encode(document)))
         self._tick()
 
     def _tick(self) -> None:
-        digest = self._configuration.digest
-        assert digest is not None  # noqa: S101 - `_prepare` ends without one
-        self._control.publish(Current(digest, self._live_digest, time.monotonic_ns() // 1000))
+        assert self._published is not None  # noqa: S101 - `_prepare` publishes before any loop runs
+        self._control.publish(Current(*self._published, time.monotonic_ns() // 1000))
 
     def _read_keys(self) -> None:
         """Follow the keys file: who may sign in, and a pseudonym key for every tenant. A broken file leaves the old table in force."""
@@ -303,11 +306,10 @@ class Controller:
                 continue
             has_settled = True
             self._read_keys()
-            approved = await self._inbox.take_in()
+            if await self._inbox.take_in():
+                self._publish_live()  # at once: a revocation does not wait for the compiler
             if await self._configuration.reload():
                 await self._align()
-                approved = True
-            if approved:
                 self._publish_live()
 
     async def _publish_loop(self) -> None:
@@ -357,7 +359,9 @@ class Controller:
             witnesses=self._witnesses,
             authenticator=lambda: self._authenticator,
         )
-        return EmbeddedServer(uvicorn.Config(create_app(state), log_config=None, access_log=False, lifespan="off", server_header=False))
+        return EmbeddedServer(
+            uvicorn.Config(create_app(state), http=BoundedHttp, log_config=None, access_log=False, lifespan="off", server_header=False)
+        )
 
     async def _admin(self) -> None:
         await self._server.serve(sockets=[socket.socket(fileno=self._chosen.listen)])

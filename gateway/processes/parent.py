@@ -171,6 +171,7 @@ class Parent:
         """
         self._plan = plan
         _raise_descriptor_limit()
+        os.umask(0o027)  # children inherit it: records of all tenants are nobody else's to read
         self._run_dir = plan.data_dir / "run"
         self._run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._lock = hold(self._run_dir)

@@ -92,13 +92,12 @@ class InForce:
         stamps = (_stamp(self._keys), _stamp(self._vault))
         if stamps == self._stamps:
             return None
-        self._stamps = stamps
         authenticator = Authenticator(apikeys.KeyTable.of(apikeys.load(self._keys)))
         now_us = time.time_ns() // 1000
         alive = {tenant: [key for key in keys if key.ends_us > now_us] for tenant, keys in pseudonyms.load(self._vault).items()}
         if any(not alive.get(tenant) for tenant in authenticator.tenants):
-            self._stamps = (0, 0)
             return None
+        self._stamps = stamps  # only now: what could not be read, or is not whole yet, is read again at the next look
         return authenticator, {tenant: pseudonyms.TenantPseudonyms(max(keys, key=lambda key: key.epoch)) for tenant, keys in alive.items() if keys}
 
 

@@ -1,6 +1,6 @@
 """Open Inference Protocol v2 over HTTP with JSON tensors.
 
-Read here: rows (first dimension of the first input) and inputs as columns by tensor name, for the contract. The body itself goes upstream
+Read here: rows (the largest first dimension of any input) and inputs as columns by tensor name, for the contract. The body itself goes upstream
 byte for byte. Errors keep the protocol's shape, `{"error": "..."}`, with the facts of every refusal beside it.
 
 Specification: https://github.com/open-inference/open-inference-protocol (REST, "Inference").
@@ -50,7 +50,7 @@ class InferCall:
                 raise Refusal("malformed_body", f"request body: `inputs[{index}]` has to be a tensor with `name`, `shape`, `datatype`, `data`")
         self.document: dict[str, Any] = document
         self.tensors: list[dict[str, Any]] = tensors
-        self.rows = _rows(tensors[0])
+        self.rows = _rows(tensors[0]) if len(tensors) == 1 else max(map(_rows, tensors))
 
     def columns(self) -> Mapping[str, list[Any]]:
         """Return the data of each tensor by name; a name that stands twice is a refusal."""
@@ -61,23 +61,23 @@ class InferCall:
 
 
 def _rows(tensor: Mapping[str, Any]) -> int:
-    """Return the rows of a call: the first dimension of its first tensor, whose data has to be as long as its shape says.
+    """Return the rows of a tensor: its first dimension; its data has to be as long as its shape says.
 
     Limits, records and reports count rows by the shape; data of another length would be rows nobody counted.
     """
     shape = tensor.get("shape")
     if type(shape) is not list or not 0 < len(shape) <= _MOST_DIMENSIONS:
-        raise Refusal("malformed_body", f"request body: `inputs[0].shape` has to be a list of 1 to {_MOST_DIMENSIONS} whole numbers")
+        raise Refusal("malformed_body", f"request body: the `shape` of a tensor has to be a list of 1 to {_MOST_DIMENSIONS} whole numbers")
     for size in shape:
         if type(size) is not int or not 0 <= size <= _MOST_ROWS:
-            raise Refusal("malformed_body", "request body: `inputs[0].shape` has to be a list of whole numbers")
+            raise Refusal("malformed_body", "request body: the `shape` of a tensor has to be a list of whole numbers")
     rows: int = shape[0]
     data = tensor["data"]
     expected = rows
     if len(shape) > 1 and not (data and type(data[0]) is list):
         expected = math.prod(shape)
     if len(data) != expected:
-        raise Refusal("malformed_body", f"request body: `inputs[0].data` has {len(data)} items where its shape says {expected}")
+        raise Refusal("malformed_body", f"request body: a tensor has {len(data)} items of `data` where its shape says {expected}")
     return rows
 
 

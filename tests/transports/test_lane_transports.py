@@ -63,6 +63,8 @@ class KeptJournal:
     def __init__(self) -> None:
         self.leaves: list[dict[str, Any]] = []
 
+    unacked_count = 0
+
     def append(self, record: dict[str, Any]) -> int:
         record["writer"] = {"node": self.node, "epoch": self.epoch, "seq": len(self.leaves)}
         self.leaves.append(json.loads(render_leaf(record)))
