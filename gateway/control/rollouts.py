@@ -194,8 +194,9 @@ class Rollouts:
             return await self._judge(now_us)
 
     async def _judge(self, now_us: int) -> bool:
-        changed = False
-        for name, found in list(self.running.items()):
+        judged: list[tuple[Running, RolloutState]] = []
+        steps: list[tuple[ExperimentDocument, Action]] = []
+        for found in list(self.running.values()):
             if found.fed:
                 await asyncio.sleep(0)  # between two verdicts the tick goes first, by which workers know that this process lives
             if found.state.phase != "running":
@@ -210,13 +211,17 @@ class Rollouts:
                 found.verdict = judge(found.document, found.fold.evidence())
             is_tripped = found.window is not None and found.window.is_tripped(now_us)
             state, actions = step(found.document, found.state, found.verdict, now_us, is_tripped=is_tripped)
-            for action in actions:
-                await self._commit([(found.document, action)])
-                _log.info("rollout step", extra={"experiment": name, "action": action.verb, "reason": action.reason})
-                changed = True
+            steps += [(found.document, action) for action in actions]
+            judged.append((found, state))
+        # One wait for all of them: after a start every experiment has a first hold to state.
+        if steps:
+            await self._commit(steps)
+        for document, action in steps:
+            _log.info("rollout step", extra={"experiment": document.experiment, "action": action.verb, "reason": action.reason})
+        for found, state in judged:
             found.state = state
             found.due_us = _due(found.document, state, now_us)
-        return changed
+        return bool(steps)
 
     @property
     def has_unread(self) -> bool:
