@@ -106,7 +106,8 @@ def test_a_killed_controller_is_not_noticed_by_callers_and_comes_back_knowing_wh
     assert load.failed == []
     assert in_force() == before
     wait_until(lambda: live_digest() == live, "the same live state to be published")
-    assert gateway.infer("careful").status_code == 200, "approvals were folded from the log"
+    # High risk: its bound of a second may have passed while the new controller took over.
+    wait_until(lambda: gateway.infer("careful").status_code == 200, "approvals folded from the log")
     assert missing(gateway, load) == []
     lost = [record for record in gateway.log.of_type("log.lost") if record["node"] == "t.controller"]
     assert lost == [], "the controller's records are committed before they take force"
