@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments.analysis import Metric, analyze, parse_metric
-from gateway.cli.experiment import app
+from gateway.cli.main import app
 
 BOUGHT = Metric("bought", "proportion", "bought")
 SPENT = Metric("spent", "mean", "spent")
@@ -108,7 +108,7 @@ def run(tmp_path, counts, *options: str):
     path = tmp_path / "visits.csv"
     path.write_text("user,variant,bought\n" + "".join(f"{row['user']},{row['variant']},{row['bought']}\n" for row in rows_of(counts)))
     return CliRunner().invoke(
-        app, ["analyze", str(path), "--unit", "user", "--arm", "variant", "--metric", "bought:proportion", "--control", "a", *options]
+        app, ["experiment", "analyze", str(path), "--unit", "user", "--arm", "variant", "--metric", "bought:proportion", "--control", "a", *options]
     )
 
 
