@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import registry
@@ -42,7 +43,7 @@ Follow = Callable[[Path, int], Iterable[tuple[int, bytes]]]
 """`follow(data_dir, from_index)`: committed leaves in index order, ending at the last one committed."""
 
 FILE_NAME = "index.sqlite"
-LAYOUT = 2
+LAYOUT = 3
 """Raised with every change of the tables; an index of another layout is rebuilt."""
 BATCH_ROWS = 2048
 CHECKED_BYTES = 64 << 20
@@ -67,6 +68,8 @@ class Shape(_Tables, table=True):
     __tablename__ = "shape"
 
     id: int = Field(primary_key=True)
+    digest: bytes
+    """SHA-256 of the other columns, by which a shape is found; its index has nothing else in it."""
     type: str
     tenant: str
     actor: str
@@ -108,11 +111,11 @@ class Progress(_Tables, table=True):
 
 # Few and chosen: each costs time per record. Partial ones hold only the rows that have the value.
 _INDEXES = (("shape", "shape"), ("time", "time"), ("id", "id"), ("decision", "decision"), ("subject", "subject"))
-_SHAPE = tuple(name for name in Shape.model_fields if name != "id")
+_SHAPE = tuple(name for name in Shape.model_fields if name not in ("id", "digest"))
 _OWN = ("idx", "shape", "time", "id", "decision", "subject")
 _INSERT = f"INSERT OR IGNORE INTO leaf_index ({', '.join(_OWN)}) VALUES ({', '.join('?' * len(_OWN))})"  # noqa: S608 - column names of a constant
-_FIND_SHAPE = f"SELECT id FROM shape WHERE {' AND '.join(f'{name} IS ?' for name in _SHAPE)}"  # noqa: S608 - as above
-_INSERT_SHAPE = f"INSERT INTO shape ({', '.join(_SHAPE)}) VALUES ({', '.join('?' * len(_SHAPE))})"  # noqa: S608 - as above
+_FIND_SHAPE = "SELECT id FROM shape WHERE digest = ?"
+_INSERT_SHAPE = f"INSERT INTO shape (digest, {', '.join(_SHAPE)}) VALUES (?, {', '.join('?' * len(_SHAPE))})"  # noqa: S608 - as above
 _SHAPES_MERGED = 64
 """Up to so many shapes a page is merged from one short walk for each; past it the rows are walked in index order."""
 _SHAPES_REMEMBERED = 65_536
@@ -307,8 +310,9 @@ class Indexer:
         key: ShapeKey = _shape_of(row)
         shape = self._shapes.get(key)
         if shape is None:
-            found = raw.execute(_FIND_SHAPE, key).fetchone()
-            shape = int(found[0] if found is not None else raw.execute(_INSERT_SHAPE, key).lastrowid or 0)
+            digest = hashlib.sha256(msgspec.json.encode(key)).digest()
+            found = raw.execute(_FIND_SHAPE, (digest,)).fetchone()
+            shape = int(found[0] if found is not None else raw.execute(_INSERT_SHAPE, (digest, *key)).lastrowid or 0)
             if len(self._shapes) >= _SHAPES_REMEMBERED:
                 self._shapes.clear()
             self._shapes[key] = shape
@@ -350,6 +354,7 @@ class Indexer:
         self._connection.commit()
         for name, column in _INDEXES:
             raw.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON leaf_index ({column}) WHERE {column} IS NOT NULL")
+        raw.execute("CREATE UNIQUE INDEX IF NOT EXISTS shape_by_digest ON shape (digest)")
         raw.execute("CREATE INDEX IF NOT EXISTS shape_by_type ON shape (type, actor, model)")
         raw.execute("INSERT OR IGNORE INTO progress VALUES (1, ?, 0, '')", (LAYOUT,))
 
