@@ -47,6 +47,7 @@ _COMMANDS: Final[dict[str, Callable[[typer.Typer, str], None]]] = {
     "model": _group("model"),
     "experiment": _group("experiment", "experiment_files"),
     "audit": _group("audit", "query", "witness"),
+    "policy": _group("policy"),
     "report": _group("report"),
 }
 """Command -> how to add it, in the order of the help."""

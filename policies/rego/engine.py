@@ -20,12 +20,13 @@ from policies.rego.check import STRICT, check_input, check_linked
 from policies.rego.compile_rules import compile_node
 from policies.rego.errors import EvaluationError, Issue, LimitError, PolicyError, RegoError
 from policies.rego.ir import Const, Doc
+from policies.rego.lexer import Source
 from policies.rego.parser import parse_module, parse_query
 from policies.rego.plan import Planner
 from policies.rego.program import Linker, Program, module_map, replaced_by, with_targets
 from policies.rego.reads import reachable, read_paths, targets
 from policies.rego.runtime import CLOCK_STEPS, COMPOSITES, Budget, Context, Limits
-from policies.rego.syntax import Module
+from policies.rego.syntax import Module, Statement
 from policies.rego.trace import TracedEngine
 from policies.rego.values import UNDEFINED, depth_exceeds, import_value
 
@@ -99,7 +100,11 @@ class Engine:
             PolicyError: the query is refused.
             EvaluationError, LimitError: see `errors`.
         """
-        run, names = self._query(query)
+        return self.solve(*parse_query(query), input, now_ns)
+
+    def solve(self, source: Source, statements: tuple[Statement, ...], input: Any = UNDEFINED, now_ns: int = 0) -> list[dict[str, Any]]:  # noqa: A002 - Rego's word
+        """Evaluate a query that is parsed already, as `parse_query` gives it; else like `eval`."""
+        run, names = self._query(source, statements)
         context = self._context(self._import_input(input), now_ns, run.program)
         try:
             found: list[dict[str, Any]] = run(context, names)
@@ -211,8 +216,7 @@ class Engine:
             Budget(limits.steps, limits.steps - CLOCK_STEPS), program.blank, self.strict_builtin_errors,
         )  # fmt: skip
 
-    def _query(self, query: str) -> tuple[Any, dict[str, int]]:
-        source, statements = parse_query(query)
+    def _query(self, source: Source, statements: tuple[Statement, ...]) -> tuple[Any, dict[str, int]]:
         module = Module(source, ("#query",), (), ())
         self._linker.names.setdefault(("#query",), set())
         lowering = self._linker.lowering(module)

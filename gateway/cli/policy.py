@@ -1,0 +1,127 @@
+"""`assay policy`: what an author of policies needs, on files alone; no gateway has to run.
+
+Each command imports what it needs when it runs: the engine and its built-ins are not for `--help`. Screens are made in `policy_screens`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
+
+if TYPE_CHECKING:
+    from policies.sources import Sources
+
+app = typer.Typer(no_args_is_help=True, help="Write, check and try policies.")
+
+FOLDER = Path("config/policies")
+PoliciesArgument = Annotated[
+    list[Path] | None, typer.Argument(metavar="POLICY...", help=f"`.rego` files or folders of them. Default: `{FOLDER}`.", show_default=False)
+]
+DataOption = Annotated[
+    list[Path] | None, typer.Option("--data", "-d", metavar="FILE", help="Base document: a JSON or YAML file, or a folder filed by its subfolders.")
+]
+InputOption = Annotated[Path | None, typer.Option("--input", "-i", metavar="FILE", help="The input document, JSON or YAML.")]
+
+
+@app.command("check")
+def check(
+    policies: PoliciesArgument = None,
+    data: DataOption = None,
+    schema: Annotated[Path | None, typer.Option("--schema", metavar="FILE", help="JSON Schema of the input; other paths are errors.")] = None,
+    *,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Check policies: syntax, names, safety, and the ways a policy silently opens.
+
+    Example: assay policy check config/policies --data params.json
+    """
+    from policies.check import check as find  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.sources import read_document  # noqa: PLC0415 - as above
+
+    sources = _some_modules(_sources(policies, data))
+    with _files_named():
+        issues = find(sources, None if schema is None else read_document(schema))
+    errors = sum(issue.severity == "error" for issue in issues)
+    if json_flag:
+        emit_json({"ok": not errors, "modules": len(sources.modules), "issues": [_issue(issue) for issue in issues]})
+    else:
+        for issue in issues:
+            out.print(issue.render() + "\n", markup=False, soft_wrap=True)
+        found = f"{_count(errors, 'error')}, {_count(len(issues) - errors, 'warning')}"
+        out.print(f"{'refused' if errors else 'ok'}: {_count(len(sources.modules), 'module')}, {found}", markup=False)
+    if errors:
+        raise typer.Exit(int(Exit.NO))
+
+
+@app.command("eval")
+def evaluate(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="For example `data.policy.approval.allow`.")],
+    policies: PoliciesArgument = None,
+    data: DataOption = None,
+    input_file: InputOption = None,
+    now_ns: Annotated[int | None, typer.Option("--now", metavar="NS", help="What `time.now_ns()` answers; default: now.")] = None,
+    *,
+    strict_errors: Annotated[bool, typer.Option("--strict-builtin-errors", help="An error of a built-in is an error, not undefined.")] = False,
+) -> None:
+    """Evaluate a query and print the result set as `opa eval` does; `{}` when undefined.
+
+    Example: assay policy eval data.policy.office.deny config/policies --input call.json
+    """
+    from policies.rego import UNDEFINED, Engine, RegoError  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.rego.resultset import error_set, pretty, result_set  # noqa: PLC0415 - as above
+    from policies.sources import read_document  # noqa: PLC0415 - as above
+
+    sources = _sources(policies or [], data)
+    with _files_named():
+        document = UNDEFINED if input_file is None else read_document(input_file)
+    try:
+        engine = Engine(sources.modules, sources.data, strict_builtin_errors=strict_errors)
+        found = result_set(engine, query, document, time.time_ns() if now_ns is None else now_ns)
+    except RegoError as error:
+        typer.echo(pretty(error_set(error)))
+        err.print(str(error), markup=False, soft_wrap=True)
+        raise typer.Exit(int(Exit.USAGE)) from None
+    typer.echo(pretty(found))
+
+
+def _sources(policies: list[Path] | None, data: list[Path] | None) -> Sources:
+    """Read what the command line names; without a policy, those of the configuration."""
+    from policies.sources import read_sources  # noqa: PLC0415 - the engine, only when it is asked
+
+    if policies is None and not FOLDER.is_dir():
+        fail(f"no policy is named, and there is no `{FOLDER}` here", hint="name files or folders: `assay policy check rules/`")
+    with _files_named():
+        return read_sources([FOLDER] if policies is None else policies, data or [])
+
+
+def _some_modules(sources: Sources) -> Sources:
+    """Refuse to judge nothing: a folder misspelt would pass."""
+    if not sources.modules:
+        fail("there is no `.rego` file in what was named", hint="a folder is read with its subfolders; hidden ones are left out")
+    return sources
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+@contextlib.contextmanager
+def _files_named() -> Iterator[None]:
+    """Turn what is wrong with a file into the command's usage error."""
+    from policies.sources import SourceError  # noqa: PLC0415 - the engine, only when it is asked
+
+    try:
+        yield
+    except SourceError as error:
+        fail(str(error), hint=error.hint or None)
+
+
+def _issue(issue: Any) -> dict[str, Any]:
+    return {name: getattr(issue, name) for name in ("rule", "severity", "message", "file", "line", "column", "hint", "snippet")}

@@ -1,0 +1,196 @@
+"""Policy files and data files from disk to what the engine takes: modules by path, one base document.
+
+Rules:
+
+- A policy path is a `.rego` file, or a folder: every `.rego` file in it, and its `params.yaml` as `data.params`.
+- A data path is a JSON or YAML file whose top level joins the base document, or a folder in which each file is filed under the folders it lies in
+  (`limits/eu/rows.json` in `--data .` is `data.limits.eu`), as OPA does it. `.rego` files in it are modules.
+- Two files that give one place two values are an error, never a choice. Hidden files are left out.
+- YAML is read without its surprises: a date stays text, a key twice is an error, aliases cannot grow a document.
+
+Example:
+    sources = read_sources([Path("config/policies")], [Path("facts.json")])
+    Engine(sources.modules, sources.data)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from policies.rego.lexer import number_value
+
+PARAMETERS: Final = "params.yaml"
+TEST_SUFFIX: Final = "_test.rego"
+_DOCUMENTS: Final = frozenset({".json", ".yaml", ".yml"})
+_LARGEST_BYTES: Final = 64 << 20
+
+
+class SourceError(Exception):
+    """A file cannot be used; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What was read."""
+
+    modules: dict[str, str]
+    """Path as it was named -> text; tests included."""
+    data: dict[str, Any]
+    """The base document."""
+
+    def without_tests(self) -> Sources:
+        """Return the same without `*_test.rego`."""
+        return Sources({path: text for path, text in self.modules.items() if not is_test(path)}, self.data)
+
+
+def is_test(path: str) -> bool:
+    """Tell whether a module holds tests by its name."""
+    return path.endswith(TEST_SUFFIX)
+
+
+def read_sources(policies: Iterable[Path], data: Iterable[Path] = ()) -> Sources:
+    """Read policies and data.
+
+    Raises:
+        SourceError: a path does not exist, is no UTF-8, JSON or YAML, or contradicts another.
+    """
+    modules: dict[str, str] = {}
+    document: dict[str, Any] = {}
+    for path in policies:
+        if path.is_dir():
+            for found in _files(path):
+                if found.suffix == ".rego":
+                    modules[found.as_posix()] = _text(found)
+            if (path / PARAMETERS).is_file():
+                _merge(document, {"params": read_document(path / PARAMETERS)}, path / PARAMETERS)
+        elif path.suffix in _DOCUMENTS:
+            raise SourceError(f"`{path}` is no policy", "name data with `--data`, the input with `--input`")
+        else:
+            modules[path.as_posix()] = _text(path)
+    for path in data:
+        for found, below in _placed(path):
+            if found.suffix == ".rego":
+                modules[found.as_posix()] = _text(found)
+            else:
+                _merge(document, _nested(below, read_document(found), found), found)
+    return Sources(modules, document)
+
+
+def read_document(path: Path) -> Any:
+    """Read one JSON or YAML file (YAML holds JSON; `.json` is read strictly).
+
+    Raises:
+        SourceError: with the place of the mistake.
+    """
+    return parse_document(_text(path), str(path))
+
+
+def parse_document(text: str, name: str) -> Any:
+    """Read JSON or YAML text; `name` is for errors, and `.json` at its end asks for JSON."""
+    try:
+        if name.endswith(".json"):
+            return json.loads(text, parse_float=number_value, parse_constant=_constant, object_pairs_hook=_unique)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, made stricter
+    except ValueError as error:
+        raise SourceError(f"{name}: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise SourceError(f"{place}: {getattr(error, 'problem', None) or error}") from error
+    except RecursionError as error:
+        raise SourceError(f"{name}: nested too deep") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as JSON has it: `yes` and dates stay text, numbers are JSON's, keys are texts and occur once, aliases are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            place = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not read; write the value again", place)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's signature
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if not isinstance(name, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key `{name}` is no text; put it in quotes", key.start_mark)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key `{name}` is given twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|)\Z"), ["~", "n", ""])
+_Loader.add_implicit_resolver("number", re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z"), list("-0123456789"))
+_Loader.add_constructor("number", lambda _loader, node: number_value(node.value))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that is given twice: parsers disagree about which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key `{next(name for name in names if names.count(name) > 1)}` is given twice")
+    return found
+
+
+def _constant(text: str) -> Any:
+    raise ValueError(f"`{text}` is no JSON")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def _placed(path: Path) -> Iterable[tuple[Path, tuple[str, ...]]]:
+    """Yield data files with the folders they are filed under."""
+    if not path.is_dir():
+        yield path, ()
+        return
+    for found in _files(path):
+        if found.suffix == ".rego" or found.suffix in _DOCUMENTS:
+            yield found, found.relative_to(path).parts[:-1]
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise SourceError(f"`{path}` is larger than {_LARGEST_BYTES >> 20} MiB")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"`{path}` is not UTF-8") from error
+    except OSError as error:
+        raise SourceError(f"`{path}` cannot be read: {error.strerror}") from error
+
+
+def _nested(below: tuple[str, ...], document: Any, path: Path) -> dict[str, Any]:
+    for name in reversed(below):
+        document = {name: document}
+    if not isinstance(document, dict):
+        raise SourceError(f"{path}: the top level of data is an object", "for example `params: {max_rows: 10}`")
+    return document
+
+
+def _merge(target: dict[str, Any], more: dict[str, Any], path: Path, place: str = "data") -> None:
+    for key, value in more.items():
+        if key not in target:
+            target[key] = value
+        elif isinstance(target[key], dict) and isinstance(value, dict):
+            _merge(target[key], value, path, f"{place}.{key}")
+        elif type(target[key]) is not type(value) or target[key] != value:
+            raise SourceError(f"{path}: `{place}.{key}` has another value already", "two files may not give one place two values")
