@@ -171,6 +171,7 @@ class Caller(asyncio.Protocol):
     # `_queue` by `_advance` and `handler_finished`; `room` by pause_writing and resume_writing.
     __slots__ = (
         "_body",
+        "_body_began",
         "_body_bytes",
         "_boundary_bytes",
         "_chunk_bytes",
@@ -226,6 +227,7 @@ class Caller(asyncio.Protocol):
         self._query = b""
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
+        self._body_began = 0.0
         self._seen_bytes = 0  # of the body when its rate was last looked at
         self._must_continue = False
         self._refusal: FramingError | None = None
@@ -247,6 +249,9 @@ class Caller(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         if not self.front.admit(self):
+            if self.front.is_overrun:
+                self.cut()
+                return
             self._reading = _HEAD  # a request is on its way; let its sender read the answer
             self._refuse(FramingError(503, "not_ready", "the gateway has no connection left", "try again in a moment"), is_head=False)
 
@@ -374,7 +379,7 @@ class Caller(asyncio.Protocol):
         self.is_http_1_0 = version == "1.0"
         self._must_continue = head.expects_continue
         self._reading = _BODY
-        self._since = self.front.now_s
+        self._since = self._body_began = self.front.now_s
         self._quiet_bytes = self._seen_bytes = 0
 
     def _too_large(self) -> FramingError:
@@ -449,7 +454,7 @@ class Caller(asyncio.Protocol):
             if must_pause:
                 self.transport.pause_reading()
             else:
-                self._since = self.front.now_s
+                self._since = self._body_began = self.front.now_s
                 self.transport.resume_reading()
 
     def _serve(self, exchange: NativeExchange) -> None:
@@ -496,6 +501,7 @@ class Caller(asyncio.Protocol):
         """Answer with an error of our own, then read nothing more."""
         is_request_open = self._reading is _HEAD or self._reading is _BODY
         self._queue.clear()
+        self._body = b""  # the connection lingers until the answer is read; what it has sent is of no use any more
         if self.transport.is_closing():
             self._stop(self.front.limits.linger_s)
             return
@@ -537,7 +543,9 @@ class Caller(asyncio.Protocol):
         if self.room is not None:
             self._look_at_unsent(now)
         if self._close_by is not None:
-            if now >= self._close_by:
+            if self.room is not None:  # a reply is still being sent; it is `_look_at_unsent` that bounds the wait
+                self._close_by = now + limits.linger_s
+            elif now >= self._close_by:
                 self.transport.abort()
             return
         waited_s = now - self._since
@@ -549,7 +557,8 @@ class Caller(asyncio.Protocol):
             is_ours = self._is_reading_paused or self._must_continue  # then it is us who keep the caller waiting
             if not is_ours and waited_s > limits.body_grace_s:
                 # The rate since the last look, not since the beginning: a fast start buys no hours of silence.
-                if self._body_bytes - self._seen_bytes < waited_s * limits.body_floor_bytes_per_s:
+                is_slow = self._body_bytes - self._seen_bytes < waited_s * limits.body_floor_bytes_per_s
+                if is_slow or now - self._body_began > limits.body_timeout_s:
                     self._note(malformed("the body of the request came too slowly", "send it faster", 408))
                     self._advance()
                 else:

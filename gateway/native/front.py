@@ -44,6 +44,8 @@ class FrontLimits:
     """How long a body may take before its rate counts."""
     body_floor_bytes_per_s: float = 512.0
     """Slowest mean rate of a body between two looks, each at least the grace apart."""
+    body_timeout_s: float = 300.0
+    """From a body's head to its last byte, however fast it comes: who sends it is not known before."""
     bodies_limit_bytes: int = 256 * 1024 * 1024
     """Unfinished bodies of all connections together, measured at every sweep: nobody has said who they are yet."""
     idle_timeout_s: float = 75.0
@@ -90,6 +92,11 @@ class Front:
         """Count a new connection; False when it is one too many (it is then refused, and still counted until it is gone)."""
         self._callers.add(caller)
         return len(self._callers) <= self.limits.connection_limit
+
+    @property
+    def is_overrun(self) -> bool:
+        """Say whether even refusing costs too much: a refused connection holds a descriptor until its answer is read."""
+        return len(self._callers) > 2 * self.limits.connection_limit
 
     def forget(self, caller: Caller) -> None:
         """Drop a connection that is gone."""
