@@ -554,18 +554,22 @@ class Caller(asyncio.Protocol):
                 self._note(malformed("the head of the request took too long", "send it at once", 408))
                 self._advance()
         elif self._reading is _BODY:
-            is_ours = self._is_reading_paused or self._must_continue  # then it is us who keep the caller waiting
-            if not is_ours and waited_s > limits.body_grace_s:
-                # The rate since the last look, not since the beginning: a fast start buys no hours of silence.
-                is_slow = self._body_bytes - self._seen_bytes < waited_s * limits.body_floor_bytes_per_s
-                if is_slow or now - self._body_began > limits.body_timeout_s:
-                    self._note(malformed("the body of the request came too slowly", "send it faster", 408))
-                    self._advance()
-                else:
-                    self._seen_bytes, self._since = self._body_bytes, now
+            self._look_at_body(now, waited_s)
         elif self._reading is _IDLE and self._current is None and waited_s > limits.idle_timeout_s:
             self._stop(limits.linger_s)
             self.transport.close()
+
+    def _look_at_body(self, now: float, waited_s: float) -> None:
+        limits = self.front.limits
+        if self._is_reading_paused or self._must_continue or waited_s <= limits.body_grace_s:
+            return  # it is us who keep the caller waiting, or it is early
+        # The rate since the last look, not since the beginning: a fast start buys no hours of silence.
+        is_slow = self._body_bytes - self._seen_bytes < waited_s * limits.body_floor_bytes_per_s
+        if is_slow or now - self._body_began > limits.body_timeout_s:
+            self._note(malformed("the body of the request came too slowly", "send it faster", 408))
+            self._advance()
+        else:
+            self._seen_bytes, self._since = self._body_bytes, now
 
     def _look_at_unsent(self, now: float) -> None:
         unsent_bytes = self.transport.get_write_buffer_size()
