@@ -91,6 +91,8 @@ class RouteDocument(Document, frozen=True):
     """Rows a call may carry; the shipped limits policy refuses more."""
     rate_per_s: int
     """Calls a second and key; 0 = unlimited."""
+    serves: dict[str, tuple[str, ...]] = {}
+    """Protocol `http`: pattern of a path -> methods (`gateway/protocols/http.py`)."""
     slo_availability_ppm: int | None = None
     slo_p99_us: int | None = None
 

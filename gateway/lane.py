@@ -27,6 +27,7 @@ from gateway.ledger import Held, Ledger
 from gateway.limits import RateLimits
 from gateway.live import Live
 from gateway.protocols import problem, v2
+from gateway.protocols.http import is_twice_encoded
 from gateway.protocols.pointer import MISSING
 from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
@@ -45,6 +46,14 @@ _FAULTS: Final = {
     Fault.PROTOCOL: "upstream_broken",
     Fault.TOO_LARGE: "upstream_too_large",
     Fault.BUSY: "upstream_busy",
+}
+_TOLD: Final = {
+    Fault.CONNECT: "no connection to the model server",
+    Fault.TIMEOUT: "no complete reply before the deadline",
+    Fault.CLOSED: "the model server closed the connection before a complete reply",
+    Fault.PROTOCOL: "the model server's reply is no clear HTTP",
+    Fault.TOO_LARGE: f"the reply is longer than the {REPLY_LIMIT_BYTES >> 20} MiB that are read whole",
+    Fault.BUSY: "all connections to the model server are in use",
 }
 _ONCE: Final = frozenset((b"authorization", b"assay-unit", b"content-type", b"traceparent"))
 """Fields the gateway reads: two of one name would be two calls in one."""
@@ -85,6 +94,8 @@ class Lane:
     """Says why the gateway is not ready, or None."""
     on_defect: Callable[[str, BaseException], None] = field(default=lambda _id, _fault: None)
     """Told of every exception that is a defect of ours."""
+    on_upstream_fault: Callable[[str, Version, UpstreamError], None] = field(default=lambda _id, _version, _fault: None)
+    """Told of every call a model failed: with addresses, which callers are never told."""
     monotonic_s: Callable[[], float] = time.monotonic
     ledger: Ledger = field(init=False)
 
@@ -107,7 +118,7 @@ class Lane:
             elif exchange.request.path.startswith("/http/"):
                 # First who asks: names of models are not for strangers to try out.
                 self.authenticator.authenticate(_fields(exchange.request.headers).get(b"authorization"), time.time_ns() // 1000)
-                await self._governed(exchange, self._http_target(exchange.request.path))
+                await self._governed(exchange, self._http_target(exchange.request))
             else:
                 await service.serve(self, exchange)
         except Refusal as refusal:
@@ -230,6 +241,7 @@ class Lane:
             body = await reply.read(REPLY_LIMIT_BYTES)
         except UpstreamError as fault:
             record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
+            self.on_upstream_fault(record.id, version, fault)
             raise _of_fault(fault, version) from None
         record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
         record.status = reply.status
@@ -280,6 +292,8 @@ class Lane:
         except UpstreamError as fault:
             record.fault = fault.fault.value
             record.code = _FAULTS[fault.fault]
+            assert record.decision is not None and record.decision.version is not None  # noqa: S101, PT018 - it was called
+            self.on_upstream_fault(record.id, record.decision.version, fault)
         record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
         try:
             await self.ledger.end(held, route.document)
@@ -303,12 +317,21 @@ class Lane:
                 refusal = worse
         answer(exchange, refusal, record.id, as_v2=as_v2)
 
-    def _http_target(self, path: str) -> Target:
-        model, _, rest = path[len("/http/") :].partition("/")
+    def _http_target(self, request: Request) -> Target:
+        """Return where a path under `/http/` leads: only what the model's file says it serves leads anywhere."""
+        model, _, rest = request.path[len("/http/") :].partition("/")
         route = self.snapshot.routes.get(model)
         if route is None or route.document.protocol != "http":
             raise Refusal("unknown_model", f"no model `{model}` with protocol `http`")
-        return Target(route, None, b"/" + rest.encode())
+        path = "/" + rest
+        if is_twice_encoded(path):
+            raise Refusal("malformed_request", f"`{request.path}` is encoded twice, which servers read differently")
+        methods = route.serves.methods(path)
+        if not methods:
+            raise Refusal("not_found", f"`{model}` serves nothing at `{path}`", hint="the model's file lists what it serves under `serves`")
+        if request.method not in methods:
+            raise Refusal("method_not_allowed", f"`{path}` of `{model}` takes {', '.join(sorted(methods))}, not `{request.method}`")
+        return Target(route, None, path.encode())
 
     def write_late_decisions(self, older_than_s: float) -> None:
         """Write the `decision` of every call that has been open for longer, and end waits that are over; called every few milliseconds."""
@@ -420,5 +443,5 @@ def _capture(route: Route, body: bytes, record: CallRecord) -> None:
 
 
 def _of_fault(fault: UpstreamError, version: Version) -> Refusal:
-    code = _FAULTS[fault.fault]
-    return Refusal(code, f"version `{version.name}` of `{version.model}`: {fault.detail}", fault=fault.fault.value)
+    """Return what a caller is told: what kind of fault it was. Addresses and the model's own words are for the gateway's log."""
+    return Refusal(_FAULTS[fault.fault], f"version `{version.name}` of `{version.model}`: {_TOLD[fault.fault]}", fault=fault.fault.value)

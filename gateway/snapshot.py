@@ -22,6 +22,7 @@ from gateway.documents import Manifest, RouteDocument, SettingsDocument, Version
 from gateway.endpoints import Replicas
 from gateway.protocols import v2
 from gateway.protocols.contract import Check, compile_contract
+from gateway.protocols.http import Serves
 from gateway.protocols.pointer import compile_pointer
 from policies.bundle import PolicyBundle
 
@@ -58,6 +59,8 @@ class Route:
     prediction: Callable[[Any], Any] | None
     score: Callable[[Any], Any] | None
     deadline_s: float
+    serves: Serves
+    """Paths of an `http` model."""
 
     @property
     def model(self) -> str:
@@ -186,6 +189,7 @@ def compile_route(digest: str, data: bytes) -> Route:
         prediction=None if capture.prediction is None else compile_pointer(capture.prediction),
         score=None if capture.score is None else compile_pointer(capture.score),
         deadline_s=document.deadline_us / 1e6,
+        serves=Serves(document.serves),
     )
 
 

@@ -1,7 +1,7 @@
 """Approvals: signed statements by which people put a model version in force, or take it out.
 
-An approval is an in-toto Statement (https://in-toto.io/Statement/v1) in a DSSE envelope. It binds the digest of the artifact, the origins that may
-serve it, the environments, the intended use word for word, the most exposure it may get, when it holds, and digests of the evidence it rests on.
+An approval is an in-toto Statement (https://in-toto.io/Statement/v1) in a DSSE envelope. It binds the digest of the artifact, the origins (with
+their path prefix) that may serve it, the environments, the intended use word for word, the most exposure it may get, when it holds, and digests of the evidence it rests on.
 A revocation names a version and takes back every approval of it that was issued until then.
 
 Rules (semantics.md 2.3, 2.4):
@@ -62,7 +62,7 @@ class Approval:
     digest: str
     """`sha256:<hex>` of the artifact."""
     origins: tuple[str, ...]
-    """Sorted `scheme://host:port` that may serve it."""
+    """Sorted `scheme://host:port[/prefix]` that may serve it."""
     environments: tuple[str, ...]
     purpose: str
     """The route's `intended_use`, word for word."""
@@ -289,10 +289,10 @@ def time_us(text: str) -> int:
 
 
 def origin_of(upstream: str) -> str:
-    """Return `scheme://host:port` of an upstream, without its path: what an approval binds."""
+    """Return `scheme://host:port[/prefix]` of an upstream: what an approval binds. Behind another prefix another model may answer."""
     parts = urlsplit(upstream)
     host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}{parts.path.rstrip('/')}"
 
 
 # --- what is in force

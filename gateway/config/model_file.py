@@ -12,10 +12,11 @@ from pydantic import Field
 
 from gateway.config.gateway_file import FileModel
 from gateway.config.issues import KeyPath, allowed, nearest
-from gateway.config.names import Digest, InputName, Name, NumberText, Origin, Pointer, Text
+from gateway.config.names import Digest, InputName, Name, NumberText, Origin, Pointer, ServedPath, Text
 from gateway.config.quantities import Duration, Rate, Share
 from gateway.documents import CaptureDocument, FieldDocument, RouteDocument, VersionDocument
 
+Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 Found = list[tuple[KeyPath, str]]
 """Key path and message of what is wrong inside one file."""
 
@@ -90,6 +91,12 @@ class ModelFile(FileModel):
 
     model: Name = Field(description="Name of the model; callers and experiments use it. One file a model.")
     protocol: Literal["v2", "http"] = Field(description="v2: Open Inference Protocol, JSON. http: any HTTP under /http/MODEL/.")
+    serves: dict[ServedPath, Annotated[list[Method], Field(min_length=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="Protocol http: paths callers may reach -> methods; `*` one segment, `**` at the end the rest. Anything else is a 404 or 405.",
+    )
     owner: Name = Field(description="Team that answers for the model.")
     intended_use: Text = Field(description="What it is for, in words. Approvals bind these words: changing them needs new approvals.")
     risk: Literal["low", "medium", "high"] = Field(description="Risk class; it sets how many people must approve.")
@@ -135,6 +142,10 @@ def check_model(file: ModelFile, stem: str) -> Found:
             if origin in seen:
                 found.append((("versions", name, "upstreams", position), f"`{origin}` is listed twice"))
             seen.add(origin)
+    if file.protocol == "http" and file.serves is None:
+        found.append((("protocol",), "an `http` model says which paths it serves; hint: `serves: {/score: [POST]}`"))
+    if file.protocol != "http" and file.serves is not None:
+        found.append((("serves",), f"is for `protocol: http`; `{file.protocol}` has paths of its own"))
     found += _check_inputs(file)
     if file.audit == "async" and file.risk != "low":
         found.append((("audit",), f"`async` may lose records and is for low risk only; risk is `{file.risk}`; allowed: batch, sync"))
@@ -194,6 +205,7 @@ def compile_model(file: ModelFile) -> RouteDocument:
         retries=file.retries,
         max_rows=file.limits.max_rows,
         rate_per_s=file.limits.rate,
+        serves={path: tuple(sorted(set(methods))) for path, methods in (file.serves or {}).items()},
         slo_availability_ppm=file.slo.availability,
         slo_p99_us=file.slo.p99,
     )

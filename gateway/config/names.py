@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from gateway.pathname import PathError, normalise
+from gateway.protocols.http import is_twice_encoded
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+\Z")
@@ -38,7 +41,27 @@ def _origin(value: str) -> str:
     if not _is_host(parts.hostname):
         raise ValueError(f"`{parts.hostname}` is not a host name or an IP address")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}{parts.path.rstrip('/')}"
+    prefix = parts.path.rstrip("/")
+    if prefix and not _is_plain_path(prefix):
+        raise ValueError(f"the path prefix `{prefix}` has more than one reading; write it without `.`, `..`, `//` and needless escapes")
+    return f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}{prefix}"
+
+
+def _is_plain_path(path: str) -> bool:
+    """Say whether a path is its own normal form, so that what is approved, matched and sent is one thing."""
+    try:
+        return normalise(path.encode()) == path and not is_twice_encoded(path)
+    except PathError:
+        return False
+
+
+def _served_path(value: str) -> str:
+    if not value.startswith("/") or not _is_plain_path(value):
+        raise ValueError(f"`{value}` is not a path; write `/score`, without `.`, `..`, `//`, query and needless escapes")
+    segments = value.split("/")[1:]
+    if any("*" in segment and segment not in {"*", "**"} for segment in segments) or "**" in segments[:-1]:
+        raise ValueError(f"`{value}`: `*` is a whole segment, and `**` the last one: `/items/*`, `/v1/**`")
+    return value
 
 
 def _is_host(host: str) -> bool:
@@ -108,5 +131,7 @@ Store = Annotated[str, AfterValidator(_store), WithJsonSchema({"type": "string",
 """Where the log is kept."""
 Pointer = Annotated[str, AfterValidator(_pointer), WithJsonSchema({"type": "string", "format": "json-pointer"})]
 """RFC 6901."""
+ServedPath = Annotated[str, AfterValidator(_served_path), WithJsonSchema({"type": "string", "pattern": "^/.*$", "examples": ["/score"]})]
+"""A path of an `http` model, or a pattern of paths."""
 NumberText = Annotated[str, BeforeValidator(_number_text), WithJsonSchema({"type": "number"})]
 """A number, kept as its exact digits."""

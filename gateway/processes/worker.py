@@ -11,11 +11,14 @@ import asyncio
 import contextlib
 import functools
 import json
+import logging
+import math
 import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +31,7 @@ from gateway import apikeys, logs, pseudonyms
 from gateway.authenticate import Authenticator
 from gateway.config.layout import Layout
 from gateway.counters import Counters
-from gateway.exchange import Headers
+from gateway.exchange import Headers, UpstreamError
 from gateway.framing import FramingError
 from gateway.lane import Lane
 from gateway.limits import RateLimits
@@ -41,13 +44,14 @@ from gateway.processes.transports import TRANSPORTS, Transport
 from gateway.protocols import problem
 from gateway.record import Source
 from gateway.refusals import Refusal
-from gateway.snapshot import Snapshot
+from gateway.snapshot import Snapshot, Version
 from gateway.standing import Approvals
 
 LATE_DECISION_S: Final = 0.015
 """A call that has been open for longer writes its `decision`; with the sweep's tick this keeps the 20 ms of semantics.md 1.1 for nearly all."""
 DRAIN_S: Final = 10.0
 _STATUS_S: Final = 1.0
+_FAULT_PACE_S: Final = 1.0
 
 
 class InForce:
@@ -115,6 +119,28 @@ def render(counters: Counters, error: FramingError) -> tuple[Headers, bytes]:
     return [problem.CONTENT_TYPE], problem.problem_body(refusal, None)
 
 
+class UpstreamFaults:
+    """Tells the log why a model failed, with its address; callers are told neither. At most one line a second and version."""
+
+    def __init__(self, log: logging.Logger, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Start with nothing told."""
+        self._log = log
+        self._now_s = now_s
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}  # when a version's fault was last told, and how many since; changed by `tell`
+
+    def tell(self, name: str, version: Version, fault: UpstreamError) -> None:
+        """Tell one call that failed, or count it until the next line."""
+        key = (version.model, version.name)
+        told_s, unsaid = self._told.get(key, (-math.inf, 0))
+        now_s = self._now_s()
+        if now_s - told_s < _FAULT_PACE_S:
+            self._told[key] = (told_s, unsaid + 1)
+            return
+        self._told[key] = (now_s, 0)
+        why = {"decision": name, "model": version.model, "version": version.name, "fault": fault.fault.value, "detail": fault.detail}
+        self._log.warning("a model server failed", extra={**why, "more_since_last_line": unsaid})
+
+
 class Worker:
     """One worker process."""
 
@@ -127,6 +153,7 @@ class Worker:
         self._run_dir: Path = chosen.data / "run"
         self._in_force = InForce(ControlDirectory(chosen.data), chosen.data / "vault" / "epochs.json", chosen.keys)
         self._stop = asyncio.Event()
+        self._upstream_faults = UpstreamFaults(self._log)
         self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; owned by `_tell`
 
     async def run(self) -> int:
@@ -158,6 +185,7 @@ class Worker:
                 source = Source(clock.boot_id)
                 lane = Lane(found[0], found[1], keys[0], keys[1], journal, transport.upstream, RateLimits(self._chosen.workers), source)
                 lane.on_defect = self._defect
+                lane.on_upstream_fault = self._upstream_faults.tell
                 lane.ready = functools.partial(self._not_ready, lane)
                 lane.install(*found)
                 return lane

@@ -41,7 +41,7 @@ def spine(tmp_path_factory: pytest.TempPathFactory, one: Model, two: Model) -> I
     deployment.write_model("narrow", {"1": one.url}, limits={"max_rows": 3})
     deployment.write_model("rated", {"1": one.url}, limits={"rate": "2/s"})
     deployment.write_model("durable", {"1": one.url}, audit="sync")
-    deployment.write_model("files", {"1": one.url}, protocol="http")
+    deployment.write_model("files", {"1": one.url}, protocol="http", serves={"/any/*": ["POST"], "/x": ["POST"], "/some/path": ["GET"]})
     deployment.write_model("down", {"1": nowhere}, retries=0)
     deployment.write_model("unapproved", {"1": one.url})
     deployment.write_model("split", pair, expose_arm=True, capture=capture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 
 import httpx
@@ -32,6 +33,10 @@ def test_a_model_that_is_down_is_a_502_that_says_when_to_retry(gateway: Deployme
     reply = ask(gateway, "answer", model="down")
     assert is_fault(gateway, reply, 502, "upstream_unreachable", "connect")
     assert int(reply.headers["retry-after"]) > 0
+    # Where models run is nobody's business outside; whoever operates the gateway reads it in its log.
+    assert "127.0.0.1" not in reply.text
+    lines = [line for line in gateway.output().splitlines() if '"model": "down"' in line and "a model server failed" in line]
+    assert any("http://127.0.0.1:" in line and reply.headers["assay-decision"] in line for line in lines), lines
 
 
 def test_a_model_that_is_slower_than_the_deadline_is_a_504_at_the_deadline(gateway: Deployment):
@@ -186,6 +191,20 @@ def test_query_and_path_of_an_http_route_reach_the_model_and_credentials_do_not(
     assert reply.status_code == 200
     assert one.asked[-1].line == "GET /some/path?a=1&b=2 HTTP/1.1"
     assert "authorization" not in one.asked[-1].headers
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("/admin", 404), ("/any/../admin", 404), ("/any/%2e%2e/admin", 404), ("/any%2fadmin", 400), ("/any%252fadmin", 400), ("/../plain/x", 404)],
+)
+def test_an_http_model_is_not_reached_beside_the_paths_it_serves(gateway: Deployment, one: Model, target: str, status: int):
+    asked = len(one.asked)
+    line = f"GET /http/files{target} HTTP/1.1\r\nhost: h\r\nauthorization: {gateway.bearer('product')['authorization']}\r\nconnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.front_port), 5) as connection:  # a client library would mend the path first
+        connection.sendall(line.encode())
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert int(received.split(b" ")[1]) == status, received
+    assert len(one.asked) == asked
 
 
 def test_connections_to_models_that_nobody_uses_are_closed(gateway: Deployment, one: Model):

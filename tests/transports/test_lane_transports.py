@@ -112,7 +112,7 @@ def write(deployment: Deployment, url: str, other: str, stray: str) -> None:
     deployment.write_model("typed", {"1": url}, schema={"inputs": {"x": {"type": "number", "min": 0, "max": 10}}})
     deployment.write_model("narrow", {"1": url}, limits={"max_rows": 3})
     deployment.write_model("durable", {"1": url}, audit="sync")
-    deployment.write_model("files", {"1": url}, protocol="http")
+    deployment.write_model("files", {"1": url}, protocol="http", serves={"/some/path": ["GET", "POST"], "/*": ["GET", "POST"]})
     deployment.write_model("hurried", {"1": url}, deadline="100ms", retries=0)
     deployment.write_model("down", {"1": nowhere}, retries=0)
     deployment.write_model("unapproved", {"1": url})
