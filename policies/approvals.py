@@ -1,7 +1,8 @@
 """Approvals: signed statements by which people put a model version in force, or take it out.
 
 An approval is an in-toto Statement (https://in-toto.io/Statement/v1) in a DSSE envelope. It binds the digest of the artifact, the origins (with
-their path prefix) that may serve it, the environments, the intended use word for word, the most exposure it may get, when it holds, and digests of the evidence it rests on.
+their path prefix) that may serve it, the environments, the intended use word for word, the most exposure it may get, when it holds, and digests of
+the evidence it rests on.
 A revocation names a version and takes back every approval of it that was issued until then.
 
 Rules (semantics.md 2.3, 2.4):

@@ -142,16 +142,21 @@ def check_model(file: ModelFile, stem: str) -> Found:
             if origin in seen:
                 found.append((("versions", name, "upstreams", position), f"`{origin}` is listed twice"))
             seen.add(origin)
-    if file.protocol == "http" and file.serves is None:
-        found.append((("protocol",), "an `http` model says which paths it serves; hint: `serves: {/score: [POST]}`"))
-    if file.protocol != "http" and file.serves is not None:
-        found.append((("serves",), f"is for `protocol: http`; `{file.protocol}` has paths of its own"))
+    found += _check_serves(file)
     found += _check_inputs(file)
     if file.audit == "async" and file.risk != "low":
         found.append((("audit",), f"`async` may lose records and is for low risk only; risk is `{file.risk}`; allowed: batch, sync"))
     if file.on_audit_unavailable == "degrade" and file.risk == "high":
         found.append((("on_audit_unavailable",), "a model of high risk is not served without a record; allowed: deny"))
     return found
+
+
+def _check_serves(file: ModelFile) -> Found:
+    if file.protocol == "http" and file.serves is None:
+        return [(("protocol",), "an `http` model says which paths it serves; hint: `serves: {/score: [POST]}`")]
+    if file.protocol != "http" and file.serves is not None:
+        return [(("serves",), f"is for `protocol: http`; `{file.protocol}` has paths of its own")]
+    return []
 
 
 def _check_inputs(file: ModelFile) -> Found:

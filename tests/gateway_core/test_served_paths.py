@@ -68,7 +68,9 @@ def test_what_a_model_does_not_serve_never_reaches_it(path, method, status):
         assert "POST" in exchange.document["detail"]
 
 
-SEGMENT = st.sampled_from(["score", "items", "admin", "..", ".", "%2e%2e", "%2E", "%2f", "%252e%252e", "%252f", "", "7", "v1", ";", "..;x", "%5c", "%00"])
+SEGMENT = st.sampled_from(
+    ["score", "items", "admin", "..", ".", "%2e%2e", "%2E", "%2f", "%252e%252e", "%252f", "", "7", "v1", ";", "..;x", "%5c", "%00"]
+)
 
 
 @given(st.lists(SEGMENT, max_size=6), st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH"]))
@@ -96,7 +98,7 @@ def test_an_http_model_has_to_say_what_it_serves():
 
 @pytest.mark.parametrize("path", ["score", "", "/a/../b", "/a//b", "/a/./b", "/a?b", "/a%2fb", "/a%252fb", "/a b", "/x*", "/**/a", "/%41"])
 def test_a_pattern_with_more_than_one_reading_is_refused(path):
-    with pytest.raises(ValueError, match="path|segment"):
+    with pytest.raises(ValueError, match=r"path|segment"):
         _served_path(path)
 
 
@@ -121,15 +123,15 @@ def test_a_caller_is_never_told_an_address_and_the_log_is(fault):
     secret = "10.0.0.7:9003"
 
     class Failing(Harness):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__(BASE, live_of(BASE), [Answer(fault=fault)])
             self.told = []
             self.lane.on_upstream_fault = lambda name, version, error: self.told.append((name, version.name, error.detail))
             send = self.upstream.send
 
-            async def fails(*arguments, **more):
+            async def fails(endpoint, method, target, headers, body, deadline_at, *, idempotent=False):
                 try:
-                    return await send(*arguments, **more)
+                    return await send(endpoint, method, target, headers, body, deadline_at, idempotent=idempotent)
                 except Exception as error:
                     error.detail = f"http://{secret} cannot be reached"
                     raise
