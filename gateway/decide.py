@@ -94,7 +94,7 @@ def _refused_early(call: Call, snapshot: Snapshot, live: Live, now_us: int) -> R
     document = call.route.document
     settings = snapshot.settings
     bound_us = settings.staleness_high_risk_us if document.risk == "high" else settings.staleness_default_us
-    if now_us - live.as_of_us > bound_us:
+    if abs(now_us - live.as_of_us) > bound_us:  # a clock set back must not turn the bound off
         return Refusal("state_stale", f"published state is older than {bound_us / 1e6:g} s, the bound of `{document.model}`")
     if document.model in live.killed:
         return Refusal("model_killed", f"model `{document.model}` has been stopped")

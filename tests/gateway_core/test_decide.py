@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lane_harness import BASE, DAY_US, MODEL, NOW_US, ROOT, approval, experiment, live_of, route, snapshot_of
+from lane_harness import BASE, MODEL, NOW_US, ROOT, approval, experiment, live_of, route, snapshot_of
 from lane_harness import settings as settings_document
 
 from audit.leaf import parse, render
@@ -334,11 +334,11 @@ def test_an_approval_that_begins_or_ends_changes_the_answer_at_exactly_that_micr
         approval("3", person, issued_at_us=1, not_before_us=NOW_US + begins, not_after_us=NOW_US + begins + length)
         for person, begins, length in found
     ]
-    live = live_of(snapshot, approvals, as_of_us=NOW_US + DAY_US)
+    live = live_of(snapshot, approvals)
     document, chosen = snapshot.routes[MODEL].document, snapshot.routes[MODEL].default.document
     candidate = Candidate(MODEL, "3", chosen.digest, chosen.upstreams, document.risk, document.intended_use)
     for moment in moments:
-        now_us = NOW_US + moment
+        live.as_of_us = now_us = NOW_US + moment
         decision = decide(Call("id", snapshot.routes[MODEL], None, "s", False, ("n", 1, 0)), facts(), snapshot, live, now_us)
         expected = judge(approvals, [], candidate, ROOT, "staging", now_us)
         assert (decision.refusal is None) is (expected.reason is None)

@@ -136,9 +136,9 @@ def variant(number: int):
     changed = [version(name, upstreams=(f"http://c{number}v{name}:80",), digest=digest) for name in ("3", "4")]
     document = route(versions={found.name: found for found in changed}, audit=("batch", "sync")[number % 2])
     policy = {"policies/note.rego": f'package policy.note\nwarn contains {{"id": "NOTE-{number}", "msg": ""}}\n'}
-    snapshot = snapshot_of([document], [experiment()], policy)
+    snapshot = snapshot_of([document], [experiment()], policy, settings_document(staleness_default_us=DAY_US))
     approvals = [approval(name, origins=(f"http://c{number}v{name}:80",), digest=digest, id=f"{name}-c{number}") for name in ("3", "4")]
-    return snapshot, live_of(snapshot, approvals, {"credit-v4": running("credit-v4")}, as_of_us=NOW_US + DAY_US)
+    return snapshot, live_of(snapshot, approvals, {"credit-v4": running("credit-v4")}, as_of_us=NOW_US)
 
 
 VARIANTS = [variant(number) for number in (1, 2, 3)]
