@@ -120,7 +120,7 @@ class Assigner:
         if sum(live.shares.values()) != WHOLE or not 0 <= live.exposure <= WHOLE:
             raise ValueError(f"the shares of `{live.experiment}` must sum to 2**32 and its exposure lie within it")
         self._document, self._live, self._exposure = document, live, live.exposure
-        self.in_force = live.phase in ("running", "promoted", "rolled_back")
+        self.in_force = live.phase in ("running", "paused", "promoted", "rolled_back")
         self._per_call = document.sticky == "none"
         suffix = ".call" if self._per_call else ""
         self._exposure_prefix = encode_parts((document.salt, "exposure" + suffix))

@@ -104,6 +104,7 @@ def compile_experiment(file: AbFile | CanaryFile, layers: LayersFile = _NO_LAYER
         deadline_then="stop" if file.deadline is None else file.deadline.then,
         layer=_layer(file, layers),
         holdout=_holdout(file, layers),
+        start=file.start,
     )
 
 

@@ -75,7 +75,9 @@ class Step(Strict):
     share: Share = Field(description="Part of the traffic the challenger gets; as much of the champion's is compared with it.")
     hold: Duration = Field(description="Least time on this step.")
     min_units: int = Field(default=100, ge=1, le=100_000_000, description="Units each arm must have served before the next step.")
-    approve: Name | None = Field(default=None, description="Who must approve before this step is left.")
+    approve: Name | None = Field(
+        default=None, description="Who must approve before this step is left: a person of the trust root, or `approver` for any of them."
+    )
 
     @field_validator("share")
     @classmethod
@@ -107,6 +109,9 @@ class Experiment(Strict):
     model: Name = Field(description="Model (file of `config/models/`) whose calls are split.")
     owner: str = Field(default="", description="Who answers for it.")
     hypothesis: str = Field(default="", description="What is expected, in a sentence; it is part of the record.")
+    start: Literal["auto", "manual"] = Field(
+        default="auto", description="`auto`: it starts when it is configured. `manual`: it is a draft until someone starts it."
+    )
     unit: Literal["unit", "call"] = Field(default="unit", description="Randomisation unit: `unit` keeps a unit's arm, `call` draws for every call.")
     analysis: Analysis = Field(default_factory=Analysis)
     guardrails: dict[MetricName, Guardrail] = Field(default_factory=dict, description="Metric -> how much worse it may get.")

@@ -23,7 +23,8 @@ from experiments.shares import WHOLE
 Strategy = Literal["ab", "canary"]
 Sticky = Literal["unit", "none"]
 OnHarm = Literal["rollback", "hold"]
-Phase = Literal["ready", "running", "promoted", "rolled_back", "stopped", "superseded"]
+Phase = Literal["draft", "running", "paused", "promoted", "rolled_back", "stopped", "superseded", "archived"]
+"""`experiments/lifecycle.py` says what each means and what leads from one to another."""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +121,8 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     deadline_then: Literal["rollback", "hold", "stop"]
     layer: LayerDocument | None = None
     holdout: HoldoutDocument | None = None
+    start: Literal["auto", "manual"] = "auto"
+    """Whether it starts when it is configured, or stays a draft until someone starts it."""
 
 
 class LiveExperiment(Document, frozen=True, kw_only=True):

@@ -1,9 +1,11 @@
-"""The state machine of an experiment's life: `TABLE` is all of it.
+"""Where an experiment is in its life (`experiments/lifecycle.py` has the table), and which step comes next.
 
 - `apply` takes one step that someone (a person, the controller) named; an illegal one raises and changes nothing.
 - `step` decides from verdict and time which step to take, if any, and applies it. It is called every few seconds and at any time gives the same
   answer for the same arguments: no clock, no randomness. What it did not decide stays: no data is a hold, never a pass.
 - `live` is what workers are told.
+
+While paused nothing is proven forward: only 1 and 3 apply, so that a forgotten pause still ends and late harm still counts.
 
 Order in which `step` decides while running:
 
@@ -27,37 +29,14 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+from experiments import lifecycle
 from experiments.document import ExperimentDocument, LiveExperiment, Phase, everyone_to
+from experiments.lifecycle import IllegalStepError, Verb
 from experiments.shares import WHOLE, format_share
 from experiments.verdict import NO_DATA, Verdict
-
-Verb = Literal["start", "advance", "hold", "rollback", "promote", "stop", "supersede"]
-
-TABLE: Mapping[tuple[Phase, Verb], Phase] = {
-    ("ready", "start"): "running",
-    ("ready", "stop"): "stopped",
-    ("ready", "supersede"): "superseded",
-    ("running", "advance"): "running",
-    ("running", "hold"): "running",
-    ("running", "rollback"): "rolled_back",
-    ("running", "promote"): "promoted",
-    ("running", "stop"): "stopped",
-    ("running", "supersede"): "superseded",
-    ("promoted", "rollback"): "rolled_back",
-    ("promoted", "stop"): "stopped",
-    ("promoted", "supersede"): "superseded",
-    ("rolled_back", "stop"): "stopped",
-    ("rolled_back", "supersede"): "superseded",
-}
-"""(phase, verb) -> phase after it. What is not here is illegal; `stopped` and `superseded` are final."""
-
-
-class IllegalStepError(ValueError):
-    """The step does not exist from here; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +44,13 @@ class RolloutState:
     """Where an experiment is. Times are Unix microseconds; 0 before the start.
 
     Attributes:
-        phase: see `TABLE`.
+        phase: see `lifecycle.TABLE`.
         epoch: from 1; evidence of one epoch is never mixed with another's.
         step: index into the document's steps.
         started_us: when this epoch started.
         entered_us: when this step was entered.
         held: why it last held, so that the same hold is recorded once; empty if it does not.
+        approved: steps whose approval has been given, in the order it was.
     """
 
     phase: Phase
@@ -79,6 +59,7 @@ class RolloutState:
     started_us: int = 0
     entered_us: int = 0
     held: str = ""
+    approved: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +95,7 @@ def initial(document: ExperimentDocument, epoch: int) -> RolloutState:
     """
     if epoch < 1:
         raise ValueError(f"`{document.experiment}`: epochs count from 1, got `{epoch}`")
-    return RolloutState("ready", epoch)
+    return RolloutState("draft", epoch)
 
 
 def apply(
@@ -131,21 +112,27 @@ def apply(
         The new state and the action to record.
 
     Raises:
-        IllegalStepError: `TABLE` has no such step, there is no further step to advance to, or the strategy does not promote by itself.
+        IllegalStepError: the table has no such step, there is no further step to advance to, or the strategy does not promote by itself.
     """
-    phase = TABLE.get((state.phase, verb))
-    if phase is None:
-        allowed = ", ".join(f"`{known}`" for at, known in TABLE if at == state.phase) or "nothing"
-        raise IllegalStepError(f"`{document.experiment}` is {state.phase}: cannot {verb}; allowed from here: {allowed}")
+    phase = lifecycle.after(document.experiment, state.phase, verb)
     if verb == "promote" and document.strategy != "canary":
         raise IllegalStepError(f"`{document.experiment}` is an `{document.strategy}`: promote by changing the model's `default_version`")
     if verb == "advance" and state.step + 1 >= len(document.steps):
         raise IllegalStepError(f"`{document.experiment}` is on its last step; hint: promote, or add a step")
+    if verb == "approve" and document.steps[state.step].approve is None:
+        raise IllegalStepError(f"step {state.step} of `{document.experiment}` asks for no approval")
+    if verb == "approve" and state.step in state.approved:
+        raise IllegalStepError(f"step {state.step} of `{document.experiment}` has been approved already")
     after = replace(state, phase=phase, held=reason if verb == "hold" else "")
     if verb == "start":
         after = replace(after, started_us=now_us, entered_us=now_us)
     elif verb == "advance":
         after = replace(after, step=state.step + 1, entered_us=now_us)
+    elif verb == "resume":
+        # The hold begins anew: what was measured before the pause may no longer be so.
+        after = replace(after, entered_us=now_us)
+    elif verb == "approve":
+        after = replace(after, approved=(*state.approved, state.step))
     return after, Action(verb, state, after, reason, evidence or {})
 
 
@@ -156,7 +143,6 @@ def step(
     now_us: int,
     *,
     is_tripped: bool = False,
-    approved_steps: frozenset[int] = frozenset(),
 ) -> tuple[RolloutState, tuple[Action, ...]]:
     """Take the step that verdict and time call for, if any.
 
@@ -166,14 +152,13 @@ def step(
         verdict: of the judge, for this epoch; `NO_DATA` if there is none.
         now_us: Unix microseconds.
         is_tripped: whether the breaker's window is over its limit.
-        approved_steps: steps whose approval has been given.
 
     Returns:
         The new state and what was done: nothing or one action.
     """
-    if state.phase != "running":
+    if state.phase not in ("running", "paused"):
         return state, ()
-    verb, reason = _decision(document, state, verdict, now_us, is_tripped=is_tripped, approved_steps=approved_steps)
+    verb, reason = _decision(document, state, verdict, now_us, is_tripped=is_tripped)
     if verb is None or (verb == "hold" and reason == state.held):
         return state, ()
     after, action = apply(document, state, verb, now_us, reason, verdict.evidence)
@@ -206,15 +191,14 @@ def _decision(
     now_us: int,
     *,
     is_tripped: bool,
-    approved_steps: frozenset[int],
 ) -> tuple[Verb | None, str]:
     here = document.steps[state.step]
     waits = now_us - state.entered_us < here.hold_us or min(verdict.units.values(), default=0) < here.min_units
-    needs_approval = here.approve is not None and state.step not in approved_steps
-    is_ready = not waits and not needs_approval and not is_tripped
+    needs_approval = here.approve is not None and state.step not in state.approved
+    is_ready = state.phase == "running" and not waits and not needs_approval and not is_tripped
     ending = _ending(document, state, verdict, now_us, is_tripped=is_tripped, is_ready=is_ready)
-    if ending is not None:
-        return ending
+    if ending is not None or state.phase == "paused":
+        return ending or (None, "")
     return _moving(document, state, verdict, is_tripped=is_tripped, waits=waits, needs_approval=needs_approval)
 
 

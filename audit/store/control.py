@@ -141,6 +141,15 @@ class ControlStore:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
+    def require_term(self) -> None:
+        """Check that this process still leads.
+
+        Raises:
+            TermLost: another controller has taken over; this one must act no more.
+        """
+        with translated(self._path):
+            self._check_term()
+
     def _check_term(self) -> None:
         (newest,) = self._connection.execute("SELECT max(term) FROM term").fetchone()
         if newest != self.term:

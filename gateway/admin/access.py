@@ -20,7 +20,7 @@ from gateway.refusals import Refusal
 
 COOKIE: Final = "assay-session"
 SESSION_S: Final = 8 * 3600
-ROLES: Final = ("admin:read", "admin:write", "audit:read")
+ROLES: Final = ("admin:read", "admin:write", "audit:read", "experiment:start", "experiment:operate", "experiment:promote")
 _MOST_SESSIONS: Final = 10_000
 
 

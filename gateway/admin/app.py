@@ -25,6 +25,7 @@ from audit import tiles
 from audit.follow import Follower
 from gateway.admin.access import COOKIE, SESSION_S, Access
 from gateway.admin.charts import traffic_chart
+from gateway.admin.experiments_api import Act, ExperimentsApi
 from gateway.admin.metrics import Collector
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import HISTORY_S
@@ -45,9 +46,10 @@ _HEADERS: Final = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(state: AdminState) -> Starlette:
-    """Return the admin port's application."""
-    return Starlette(routes=Pages(state).routes(), exception_handlers={Refusal: _refused})
+def create_app(state: AdminState, act: Act) -> Starlette:
+    """Return the admin port's application; `act` takes a step of an experiment that someone asks for."""
+    pages = Pages(state)
+    return Starlette(routes=[*ExperimentsApi(state, pages.access, act).routes(), *pages.routes()], exception_handlers={Refusal: _refused})
 
 
 class Pages:
@@ -56,7 +58,7 @@ class Pages:
     def __init__(self, state: AdminState) -> None:
         """Show `state`."""
         self._state = state
-        self._access = Access(state.authenticator)
+        self.access = Access(state.authenticator)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(Collector(state))
         self._templates = Environment(
@@ -76,7 +78,6 @@ class Pages:
             Route("/healthz", _healthz),
             Route("/metrics", self._for("admin:read", self._metrics)),
             Route("/api/status", self._for("admin:read", self._api_status)),
-            Route("/api/experiments", self._for("admin:read", self._api_experiments)),
             Route("/log/{path:path}", self._log_file),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ]
@@ -85,7 +86,7 @@ class Pages:
 
     def _for(self, scope: str, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
-            principal = self._access.who(request)
+            principal = self.access.who(request)
             if principal is None:
                 raise Refusal("no_credentials", "the request carries no key and no session")
             if scope not in principal.scopes:
@@ -96,7 +97,7 @@ class Pages:
 
     def _page(self, handler: Callable[[Request], dict[str, Any] | None]) -> Handler:
         async def page(request: Request) -> Response:
-            principal = self._access.who(request)
+            principal = self.access.who(request)
             if principal is None:
                 return RedirectResponse("/login", status_code=303)
             context = handler(request)
@@ -110,7 +111,7 @@ class Pages:
         wrong = ""
         if request.method == "POST":
             try:
-                session = self._access.sign_in(await _form_field(request, "key"))
+                session = self.access.sign_in(await _form_field(request, "key"))
             except Refusal as refusal:
                 wrong = refusal.detail
             else:
@@ -120,7 +121,7 @@ class Pages:
         return self._render("login.html", principal=None, wrong=wrong, status=403 if wrong else 200)
 
     async def _logout(self, request: Request) -> Response:
-        self._access.sign_out(request)
+        self.access.sign_out(request)
         answer = RedirectResponse("/login", status_code=303)
         answer.delete_cookie(COOKIE)
         return answer
@@ -200,13 +201,10 @@ class Pages:
             }
         )
 
-    async def _api_experiments(self, _request: Request) -> Response:
-        return JSONResponse({"experiments": self._state.experiments()})
-
     async def _log_file(self, request: Request) -> Response:
         """Serve the log's public files, C2SP tlog-tiles; entry bundles that are not sealed yet are made from the rows."""
         name = request.path_params["path"]
-        principal = self._access.who(request)
+        principal = self.access.who(request)
         if principal is None:
             raise Refusal("no_credentials", "the request carries no key and no session")
         root = self._state.data_dir / "log"

@@ -12,6 +12,7 @@ from audit.keys import VerifierKey
 from audit.note import open_checkpoint
 from audit.publisher import Publisher
 from audit.store.layout import checkpoint_path
+from experiments.lifecycle import STAGE, may_be_asked
 from experiments.shares import WHOLE, format_share
 from gateway.admin.metrics import LogHead
 from gateway.admin.traffic import Traffic
@@ -67,6 +68,25 @@ class AdminState:
         """Return one row per configured experiment."""
         return [self.experiment(name) for name in sorted(self.rollouts.running)]
 
+    def register(self) -> list[dict[str, Any]]:
+        """Return every experiment there ever was, ended ones too, as the log says: none is forgotten for having failed."""
+        rows = []
+        for name, state in sorted(self.registry.rollouts.items()):
+            history = self.registry.history.get(name, [])
+            rows.append(
+                {
+                    "name": name,
+                    "stage": STAGE[state.phase],
+                    "phase": state.phase,
+                    "decision": decision_of(history),
+                    "epoch": state.epoch,
+                    "first": history[0]["time"] if history else "",
+                    "last": history[-1]["time"] if history else "",
+                    "document_digest": self.registry.documents.get(name, ""),
+                }
+            )
+        return rows
+
     def experiment(self, name: str) -> dict[str, Any]:
         """Return what there is to tell of one experiment. Raises KeyError when there is none of that name."""
         found = self.rollouts.running[name]
@@ -79,6 +99,10 @@ class AdminState:
             "model": document.model,
             "hypothesis": document.hypothesis,
             "phase": state.phase,
+            "stage": STAGE[state.phase],
+            "may": list(may_be_asked(state.phase)),
+            "step": state.step,
+            "document_digest": found.digest,
             "epoch": state.epoch,
             "share": format_share(live.exposure),
             "verdict": _in_words(found),
@@ -109,12 +133,23 @@ class AdminState:
         }
 
 
+def decision_of(history: list[dict[str, Any]]) -> str:
+    """Return what an experiment ended with: the last step that ended it, in words; empty while it has not ended."""
+    words = {"promote": "promoted", "rollback": "rolled back", "stop": "stopped", "supersede": "superseded"}
+    decision = ""
+    for row in history:
+        decision = words.get(row["action"], "" if row["action"] == "start" else decision)
+    return decision
+
+
 def _in_words(found: Running) -> str:
     if found.state.phase != "running":
         return {
             "promoted": "Promoted: the challenger serves everyone.",
             "rolled_back": "Rolled back: the control serves everyone.",
             "stopped": "Stopped.",
+            "draft": "A draft: nothing is drawn until someone starts it.",
+            "paused": "Paused: the control serves everyone; the evidence is kept.",
             "superseded": "Superseded by a newer candidate.",
         }.get(found.state.phase, found.state.phase)
     words = {"harm": "Harm is proven.", "fine": "Every metric is proven fine.", "hold": "Nothing is proven yet."}[found.verdict.outcome]

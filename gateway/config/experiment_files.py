@@ -89,16 +89,6 @@ def _last(experiment: AnyExperiment) -> int:
     return experiment.layer.slots.last if experiment.layer else 0
 
 
-def _approvals_nobody_can_give(file: AnyExperiment) -> Found:
-    """Refuse steps that wait for an approval: this release has no way to give one, and such a step would hold until the deadline."""
-    steps = file.steps if isinstance(file, CanaryFile) else ()
-    return [
-        (("steps", index, "approve"), "this release has no way to approve a step; hint: leave it out, and end the ramp where a person has to decide")
-        for index, step in enumerate(steps)
-        if step.approve is not None
-    ]
-
-
 def across(
     file: AnyExperiment,
     models: Mapping[str, RouteDocument],
@@ -118,7 +108,6 @@ def across(
     layers, metrics = layers or LayersFile(), metrics or MetricsFile()
     facts = {name: facts_of(route) for name, route in models.items()}
     faults = [(fault.path, fault.message) for fault in check(file, models=facts, others=others, layers=layers, metrics=metrics)]
-    faults += _approvals_nobody_can_give(file)
     if faults:
         return None, faults
     return compile_experiment(file, layers, metrics), []

@@ -5,6 +5,7 @@ The log is the source of truth (design.md 1.2): the controller keeps nothing els
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -49,10 +50,27 @@ class Registry:
             self._fold_approval(record)
         elif kind == "trust.pinned":
             self.pinned = record
+        elif kind == "experiment.registered":
+            self.registered(index, record)
         elif kind == "experiment.start":
             self.begun(record["experiment"], record["document_digest"], record["epoch"], index)
+        elif kind == "experiment.stop":
+            self.removed(record["experiment"])
         elif kind == "rollout.step":
             self.stepped(index, record, record["time"][:19].replace("T", " "))
+
+    def registered(self, index: int, body: dict[str, Any]) -> None:
+        """Take in that a draft was put on record: nothing is drawn before it is started."""
+        experiment = body["experiment"]
+        self.documents[experiment] = body["document_digest"]
+        self.begun_at[experiment] = index
+        self.rollouts[experiment] = RolloutState("draft", body["epoch"])
+
+    def removed(self, experiment: str) -> None:
+        """Take in that an experiment's file is gone. Releases before the stage `archived` said so by this record alone."""
+        state = self.rollouts.get(experiment)
+        if state is not None:
+            self.rollouts[experiment] = replace(state, phase="archived")
 
     def begun(self, experiment: str, document_digest: str, epoch: int, index: int) -> None:
         """Take in that an epoch of an experiment is to begin with a document.
@@ -71,7 +89,17 @@ class Registry:
             self.documents[experiment] = document_digest
             self.begun_at[experiment] = begun_at
         self.rollouts[experiment] = msgspec.convert(body["state"], RolloutState)
-        self.history.setdefault(experiment, []).append({"index": index, "time": time, "action": body["action"], "reason": body["reason"]})
+        by = body.get("actor", {})
+        people = [one["person"] for one in body.get("signed", ())]
+        self.history.setdefault(experiment, []).append(
+            {
+                "index": index,
+                "time": time,
+                "action": body["action"],
+                "reason": body["reason"],
+                "by": ", ".join(people) or (by["id"] if by.get("kind") == "key" else ""),
+            }
+        )
 
     def _fold_approval(self, record: dict[str, Any]) -> None:
         data = record["envelope"].encode()

@@ -17,19 +17,21 @@ from typing import Any
 
 import msgspec
 
+from experiments import preregistration
 from experiments.breaker import Window
 from experiments.compiler import change_kind
 from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.evidence import Fold
 from experiments.judge import judge
+from experiments.lifecycle import Verb
 from experiments.rollout import Action, RolloutState, apply, initial, live, step
 from experiments.verdict import NO_DATA, Verdict
 from gateway.control.clerk import Clerk
+from gateway.control.orders import Order
 from gateway.control.registry import Registry
 
 _log = logging.getLogger(__name__)
 _NEVER_US = 2**62
-_FINAL = ("stopped", "superseded")
 _MOST_WAITING = 50_000
 """Treatment calls whose outcome is awaited for the breaker, and answers whose call is awaited; the oldest go first."""
 _MOST_EARLY, _MOST_EARLY_EACH = 4096, 16
@@ -46,6 +48,8 @@ class Starting:
     digest: str
     epoch: int
     reason: str
+    is_draft: bool = False
+    """Put on record alone: someone has to start it."""
 
 
 @dataclass(slots=True)
@@ -69,11 +73,19 @@ class Running:
 class Rollouts:
     """Every configured experiment and its state. Owned by the controller's loop."""
 
-    def __init__(self, registry: Registry, clerk: Clerk, load: Callable[[str], bytes]) -> None:
-        """Start with nothing configured; `load` gives documents by digest."""
+    def __init__(self, registry: Registry, clerk: Clerk, load: Callable[[str], bytes], fence: Callable[[], None] = lambda: None) -> None:
+        """Start with nothing configured.
+
+        Args:
+            registry: what the log says.
+            clerk: writes records.
+            load: gives documents by digest.
+            fence: raises when another controller has taken over; asked before every step.
+        """
         self._registry = registry
         self._clerk = clerk
         self._load = load
+        self._fence = fence
         self.running: dict[str, Running] = {}
         # A step is computed from a state and committed in an await: `align` and `judge` must not interleave, or one would undo the other's.
         self._moving = asyncio.Lock()
@@ -98,34 +110,42 @@ class Rollouts:
     async def _align(self, configured: Mapping[str, str], now_us: int) -> bool:
         changed = False
         for name in sorted(set(self._registry.rollouts) - set(configured)):
-            changed = await self._stop(name, now_us) or changed
+            changed = await self._archive(name, now_us) or changed
             self.running.pop(name, None)
-        starting: list[Starting] = []
+        fresh: list[Starting] = []
         for name, digest in sorted(configured.items()):
             held = self.running.get(name)
             if held is not None and held.digest == digest:
                 continue
             document = self._document(digest)
-            fresh = self._fresh_epoch(document, digest)
-            if fresh is not None:
-                starting.append(fresh)
+            found = self._fresh_epoch(document, digest)
+            if found is not None:
+                fresh.append(found)
             else:
                 changed = self._go_on(document, digest) or changed
-        await self._start(starting, now_us)
-        return changed or bool(starting)
+        await self._register([one for one in fresh if one.is_draft])
+        await self._start([one for one in fresh if not one.is_draft], now_us)
+        return changed or bool(fresh)
 
     def _fresh_epoch(self, document: ExperimentDocument, digest: str) -> Starting | None:
-        """Return the epoch to start, or None where the one that runs goes on."""
+        """Return the epoch to start or to put on record, or None where the one that runs goes on."""
         name = document.experiment
         state = self._registry.rollouts.get(name)
+        waits = document.start == "manual"
         if state is None:
-            return Starting(document, digest, 1, "configured")
+            return Starting(document, digest, 1, "configured", waits)
         before = self._registry.documents[name]
+        if state.phase == "draft":
+            # It has not begun: what is said now is what counts, in the same epoch.
+            return None if before == digest and waits else Starting(document, digest, state.epoch, "configured", waits)
+        if state.phase == "archived":
+            return Starting(document, digest, state.epoch + 1, "configured again", waits)
         kind = "none" if before == digest else change_kind(self._document(before), document)
-        if state.phase in _FINAL or kind in ("epoch", "exploratory"):
-            reason = "configured again" if state.phase in _FINAL else f"changed: {kind}"
-            return Starting(document, digest, state.epoch + 1, reason)
-        return None
+        if kind not in ("epoch", "exploratory"):
+            return None
+        # What someone paused does not come back by an edit, and what was started by hand goes on without asking again.
+        waits = state.phase == "paused" or (waits and state.phase != "running")
+        return Starting(document, digest, state.epoch + 1, f"changed: {kind}", waits)
 
     def _go_on(self, document: ExperimentDocument, digest: str) -> bool:
         """Take an epoch up where the log left it; returns whether its document has changed."""
@@ -136,27 +156,67 @@ class Rollouts:
         self._unread_from = begun_at if self._unread_from is None else min(begun_at, self._unread_from)
         return self._registry.documents[name] != digest
 
-    async def _start(self, starting: Sequence[Starting], now_us: int) -> None:
-        """Commit salts and documents before the first draw, then start; thousands of experiments wait for the log twice, not twice each."""
+    async def _register(self, drafts: Sequence[Starting]) -> None:
+        """Put the plans of drafts on record; nothing is drawn."""
+        if not drafts:
+            return
+        bodies = [_registered_record(draft) for draft in drafts]
+        indexes = await self._clerk.record_all([("experiment.registered", body) for body in bodies])
+        for draft, body, index in zip(drafts, bodies, indexes, strict=True):
+            self._registry.registered(index, body)
+            state = self._registry.rollouts[draft.document.experiment]
+            self.running[draft.document.experiment] = _fresh(draft.document, draft.digest, state)
+
+    async def _start(self, starting: Sequence[Starting], now_us: int, by: Mapping[str, Any] | None = None) -> None:
+        """Commit plans and salts before the first draw, then start; thousands of experiments wait for the log twice, not twice each."""
         if not starting:
             return
-        indexes = await self._clerk.record_all([("experiment.start", _start_record(fresh)) for fresh in starting])
+        indexes = await self._clerk.record_all([("experiment.start", {**_start_record(fresh), **(by or {})}) for fresh in starting])
         for fresh, index in zip(starting, indexes, strict=True):
             self._registry.begun(fresh.document.experiment, fresh.digest, fresh.epoch, index)
         actions = [apply(fresh.document, initial(fresh.document, fresh.epoch), "start", now_us, fresh.reason)[1] for fresh in starting]
-        await self._commit([(fresh.document, action) for fresh, action in zip(starting, actions, strict=True)])
+        await self._commit([(fresh.document, action) for fresh, action in zip(starting, actions, strict=True)], by)
         for fresh, action in zip(starting, actions, strict=True):
             self.running[fresh.document.experiment] = _fresh(fresh.document, fresh.digest, action.after)
 
-    async def _stop(self, name: str, now_us: int) -> bool:
+    async def _archive(self, name: str, now_us: int) -> bool:
+        """End what is no longer configured: what runs is stopped first. Its records stay."""
         state = self._registry.rollouts[name]
-        if state.phase in _FINAL:
+        if state.phase == "archived":
             return False
         document = self._document(self._registry.documents[name])
-        after, action = apply(document, state, "stop", now_us, "no longer configured")
-        await self._commit([(document, action)])
-        await self._clerk.record("experiment.stop", experiment=name, epoch=after.epoch, reason="no longer configured")
+        steps: list[tuple[ExperimentDocument, Action]] = []
+        verbs: tuple[Verb, ...] = ("stop", "archive") if state.phase in ("running", "paused") else ("archive",)
+        for verb in verbs:
+            state, action = apply(document, state, verb, now_us, "no longer configured")
+            steps.append((document, action))
+        await self._commit(steps)
+        await self._clerk.record("experiment.stop", experiment=name, epoch=state.epoch, reason="no longer configured")
         return True
+
+    async def take(self, admit: Callable[[Mapping[str, Running]], Order], now_us: int) -> Action:
+        """Take a step that people asked for; it is committed with who asked before it takes force.
+
+        Args:
+            admit: says whether they may have it, asked while nothing else moves; what it raises is raised here and nothing was changed.
+            now_us: Unix microseconds.
+
+        Raises:
+            IllegalStepError: the experiment has moved on since it was looked at, or the step does not exist from here.
+        """
+        async with self._moving:
+            order = admit(self.running)
+            found = self.running[order.experiment]
+            order.require_seen(found.state)
+            by = order.record_part(found.verdict)
+            if order.verb == "start" and found.state.phase == "draft":
+                await self._start([Starting(found.document, found.digest, found.state.epoch, order.reason)], now_us, by)
+                return Action("start", found.state, self.running[order.experiment].state, order.reason, {})
+            state, action = apply(found.document, found.state, order.verb, now_us, order.reason, found.verdict.evidence)
+            await self._commit([(found.document, action)], by)
+            found.state = state
+            found.due_us = _due(found.document, state, now_us)
+            return action
 
     def feed(self, record: dict[str, Any]) -> None:
         """Take one committed record into the evidence of the experiment it concerns."""
@@ -199,7 +259,7 @@ class Rollouts:
         for found in list(self.running.values()):
             if found.fed:
                 await asyncio.sleep(0)  # between two verdicts the tick goes first, by which workers know that this process lives
-            if found.state.phase != "running":
+            if found.state.phase not in ("running", "paused"):
                 # Its page goes on telling what it ended with, also after a restart; nothing moves any more.
                 if found.fed and found.verdict is NO_DATA:
                     found.fed, found.verdict = 0, judge(found.document, found.fold.evidence())
@@ -233,8 +293,9 @@ class Rollouts:
         unread_from, self._unread_from = self._unread_from, None
         return unread_from
 
-    async def _commit(self, steps: Sequence[tuple[ExperimentDocument, Action]]) -> None:
-        bodies = [{**action.record(document), "state": msgspec.to_builtins(action.after)} for document, action in steps]
+    async def _commit(self, steps: Sequence[tuple[ExperimentDocument, Action]], by: Mapping[str, Any] | None = None) -> None:
+        self._fence()  # a controller that another one has followed acts no more
+        bodies = [{**action.record(document), "state": msgspec.to_builtins(action.after), **(by or {})} for document, action in steps]
         indexes = await self._clerk.record_all([("rollout.step", body) for body in bodies])
         moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         for index, body in zip(indexes, bodies, strict=True):
@@ -254,11 +315,17 @@ class Rollouts:
 
 
 def _start_record(fresh: Starting) -> dict[str, Any]:
+    return {**_registered_record(fresh), "salt": fresh.document.salt}
+
+
+def _registered_record(fresh: Starting) -> dict[str, Any]:
+    plan = preregistration.plan_of(fresh.document)
     return {
         "experiment": fresh.document.experiment,
         "epoch": fresh.epoch,
         "document_digest": fresh.digest,
-        "salt": fresh.document.salt,
+        "preregistration": plan,
+        "preregistration_digest": preregistration.digest(plan),
         "reason": fresh.reason,
     }
 

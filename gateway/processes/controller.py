@@ -32,18 +32,20 @@ from audit.keys import InvalidKey, SigningKey, VerifierKey, load_signing_key
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
 from audit.store.errors import StoreError, StoreFull
+from experiments.rollout import Action
 from gateway import apikeys, logs, pseudonyms
 from gateway import live as live_state
 from gateway.admin.app import create_app
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import Traffic
-from gateway.authenticate import Authenticator
+from gateway.authenticate import Authenticator, Principal
 from gateway.config.compile import Compiler
 from gateway.config.gateway_file import GatewayFile
 from gateway.config.layout import Layout, write_durably
 from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
+from gateway.control.orders import Asked, admit
 from gateway.control.publishing import Publishing
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
@@ -142,7 +144,7 @@ class Controller:
         """Bring everything in force before a worker may serve."""
         self._registry = Registry(self._root)
         await asyncio.to_thread(fold_registry, self._data, self._registry)
-        self._rollouts = Rollouts(self._registry, self._clerk, self._control.get)
+        self._rollouts = Rollouts(self._registry, self._clerk, self._control.get, self._store.require_term)
         self._inbox = Inbox(self._layout.approvals, self._root, self._clerk, self._registry)
         self._indexer = Indexer(self._data, follow)
         self._witnesses = Witnesses([Known(one.url, VerifierKey.parse(one.key)) for one in self._gateway.audit.witnesses], self._data)
@@ -360,8 +362,18 @@ class Controller:
             authenticator=lambda: self._authenticator,
         )
         return EmbeddedServer(
-            uvicorn.Config(create_app(state), http=BoundedHttp, log_config=None, access_log=False, lifespan="off", server_header=False)
+            uvicorn.Config(
+                create_app(state, self._take_step), http=BoundedHttp, log_config=None, access_log=False, lifespan="off", server_header=False
+            )
         )
+
+    async def _take_step(self, asked: Asked, principal: Principal) -> Action:
+        """Take a step of an experiment that someone asked for, and tell the workers at once."""
+        now_us = time.time_ns() // 1000
+        action = await self._rollouts.take(lambda running: admit(asked, running, principal, self._root, now_us), now_us)
+        self._publish_live()
+        _log.info("step taken", extra={"experiment": asked.experiment, "action": action.verb, "by": principal.id})
+        return action
 
     async def _admin(self) -> None:
         await self._server.serve(sockets=[socket.socket(fileno=self._chosen.listen)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from datetime import datetime
 from itertools import pairwise
@@ -14,7 +15,12 @@ from control_fakes import ROOT, Broken, Documents, MemoryClerk, call, experiment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audit.store.errors import TermLost
+from experiments import preregistration
 from experiments.document import BreakerDocument, HoldoutDocument
+from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
+from experiments.rollout import Action
+from gateway.control.orders import Order
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 
@@ -26,6 +32,9 @@ VARIANTS = {
     "exploratory": experiment(alpha_ppm=10_000),
     "ab": experiment(strategy="ab", steps=FIRST.steps[:1]),
     "deadline": experiment(deadline_us=100, deadline_then="rollback"),
+    "stops": experiment(deadline_us=100, deadline_then="stop"),
+    "draft": experiment(start="manual"),
+    "other draft": experiment(start="manual", salt="other"),
 }
 
 
@@ -46,6 +55,10 @@ class Controller:
 
     def judge(self, now_us: int) -> bool:
         return asyncio.run(self.rollouts.judge(now_us))
+
+    def take(self, name: str, verb: Verb, now_us: int = 2, **seen: Any) -> Action:
+        order = Order(name, verb, "because", {"kind": "key", "id": "k_1"}, **seen)
+        return asyncio.run(self.rollouts.take(lambda running: order if name in running else running[name], now_us))
 
     def again(self) -> Controller:
         return Controller(list(self.clerk.leaves), self.documents)
@@ -92,9 +105,80 @@ def test_what_is_no_longer_configured_is_stopped_once_and_comes_back_in_a_new_ep
     assert controller.align() is True
     assert controller.rollouts.live(0) == {}
     assert controller.align() is False
-    assert controller.clerk.kinds()[2:] == ["rollout.step", "experiment.stop"]
+    assert controller.clerk.kinds()[2:] == ["rollout.step", "rollout.step", "experiment.stop"]
     controller.align(x=FIRST)
     assert (controller.state().epoch, controller.state().phase) == (2, "running")
+
+
+def test_a_draft_is_on_record_with_its_plan_and_nothing_is_drawn_until_someone_starts_it():
+    controller = Controller()
+    controller.align(x=VARIANTS["draft"])
+    assert controller.clerk.kinds() == ["experiment.registered"]
+    assert controller.state().phase == "draft"
+    assert controller.rollouts.live(5)["x"].exposure == 0
+    assert controller.judge(10**12) is False
+    planned = json.loads(controller.clerk.leaves[0])
+    assert planned["preregistration_digest"] == preregistration.digest(planned["preregistration"])
+    action = controller.take("x", "start")
+    assert (action.before.phase, action.after.phase, controller.state().phase) == ("draft", "running", "running")
+    assert controller.clerk.kinds() == ["experiment.registered", "experiment.start", "rollout.step"]
+    start, step = (json.loads(leaf) for leaf in controller.clerk.leaves[1:])
+    assert start["preregistration_digest"] == planned["preregistration_digest"]
+    assert start["actor"] == step["actor"] == {"kind": "key", "id": "k_1"}
+    assert controller.again().registry.rollouts["x"].phase == "running"
+
+
+def test_a_draft_that_is_edited_is_put_on_record_anew_in_the_same_epoch():
+    controller = Controller()
+    controller.align(x=VARIANTS["draft"])
+    controller.align(x=VARIANTS["other draft"])
+    assert controller.clerk.kinds() == ["experiment.registered", "experiment.registered"]
+    assert (controller.state().epoch, controller.state().phase) == (1, "draft")
+
+
+def test_what_someone_paused_does_not_come_back_by_an_edit_or_a_restart():
+    controller = Controller()
+    controller.align(x=FIRST)
+    controller.take("x", "pause")
+    again = controller.again()
+    again.align(x=FIRST)
+    assert again.state().phase == "paused"
+    again.align(x=VARIANTS["epoch"])
+    assert (again.state().phase, again.state().epoch) == ("draft", 2)
+
+
+def test_what_was_stopped_stays_stopped_over_a_restart():
+    controller = Controller()
+    controller.align(x=VARIANTS["stops"])
+    controller.judge(200)
+    again = controller.again()
+    again.align(x=VARIANTS["stops"])
+    assert (again.state().phase, again.state().epoch) == ("stopped", 1)
+
+
+def test_an_order_decided_on_another_epoch_or_phase_changes_nothing():
+    controller = Controller()
+    controller.align(x=FIRST)
+    for seen in ({"epoch": 2}, {"phase": "paused"}):
+        with pytest.raises(IllegalStepError, match="moved on"):
+            controller.take("x", "rollback", **seen)
+    assert controller.state().phase == "running"
+    assert len(controller.clerk.leaves) == 2
+
+
+def test_a_controller_that_lost_its_term_takes_no_step():
+    controller = Controller()
+    controller.align(x=VARIANTS["deadline"])
+    led = len(controller.clerk.leaves)
+
+    def lost() -> None:
+        raise TermLost("another controller leads")
+
+    controller.rollouts._fence = lost
+    for act in (lambda: controller.judge(200), lambda: controller.take("x", "stop"), controller.align):
+        with pytest.raises(TermLost):
+            act()
+    assert len(controller.clerk.leaves) == led
 
 
 def test_a_rolled_back_experiment_stays_so_until_its_document_changes():
@@ -116,6 +200,7 @@ moves = st.lists(
         st.tuples(st.just("align"), st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(sorted(VARIANTS)), max_size=2)),
         st.tuples(st.just("judge"), st.integers(0, 300)),
         st.tuples(st.just("feed"), st.integers(0, 40)),
+        st.tuples(st.just("take"), st.sampled_from(sorted(ASKED_BY))),
         st.tuples(st.just("restart"), st.none()),
         st.tuples(st.just("crash"), st.tuples(st.integers(1, 4), st.booleans(), st.sampled_from(sorted(VARIANTS)))),
     ),
@@ -139,6 +224,9 @@ def test_after_any_history_a_restarted_controller_has_the_state_of_the_one_befor
         elif move == "feed":
             for number in range(what):
                 controller.rollouts.feed(call(number, arm=("champion", "challenger")[number % 2]))
+        elif move == "take":
+            with contextlib.suppress(IllegalStepError, KeyError):
+                controller.take("x", what, at_us)
         elif move == "restart":
             controller = controller.again()
             controller.align(at_us, **configured)
@@ -175,7 +263,7 @@ def assert_invariants(controller: Controller, configured: dict[str, Any]) -> Non
         if record["type"] == "rollout.step":
             assert record["epoch"] >= epochs.get(record["experiment"], 1)
             if record["epoch"] > epochs.get(record["experiment"], 0):
-                assert record["action"] == "start"
+                assert record["action"] in ("start", "stop", "archive")  # a draft that was never started may end
             epochs[record["experiment"]] = record["epoch"]
 
 
@@ -214,8 +302,8 @@ def test_a_step_that_is_being_committed_is_not_undone_by_a_configuration_that_st
         return controller
 
     controller = asyncio.run(run())
-    assert controller.registry.rollouts["x"].phase == "stopped"
-    assert controller.again().registry.rollouts["x"].phase == "stopped"
+    assert controller.registry.rollouts["x"].phase == "archived"
+    assert controller.again().registry.rollouts["x"].phase == "archived"
     steps = [json.loads(leaf) for leaf in controller.clerk.leaves if b'"rollout.step"' in leaf]
     assert all(before["to"] == after["from"] for before, after in pairwise(steps))
 

@@ -134,7 +134,7 @@ def test_an_unexposed_unit_is_served_by_the_control_and_not_compared():
     assert (found.arm, found.exposed, found.versions) == ("champion", False, (("champion", "0"),))
 
 
-@pytest.mark.parametrize("phase", ["ready", "stopped", "superseded"])
+@pytest.mark.parametrize("phase", ["draft", "stopped", "superseded", "archived"])
 def test_an_experiment_that_is_not_in_force_assigns_nobody(phase):
     document = document_of({"a": 1, "b": 1})
     assert assign(document, UNITS[0], live_of(document, phase=phase)) is None

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from experiments.assignment import Assigner
 from experiments.compiler import compile_experiment
 from experiments.config import LayersFile, MetricsFile, parse_experiment
-from experiments.rollout import TABLE, IllegalStepError, RolloutState, apply, initial, live, step
+from experiments.lifecycle import ASKED_BY, STAGE, TABLE, IllegalStepError, may_be_asked
+from experiments.rollout import RolloutState, apply, initial, live, step
 from experiments.shares import WHOLE
 from experiments.verdict import NO_DATA, MetricVerdict, Verdict
 
@@ -26,7 +27,6 @@ def load(name, **changes: object):
 
 
 CANARY, AB = load("credit-canary.yaml"), load("credit-ab.yaml")
-# The state machine waits for approvals; the gateway's configuration cannot ask for one yet.
 CANARY = msgspec.structs.replace(CANARY, steps=(*CANARY.steps[:-1], msgspec.structs.replace(CANARY.steps[-1], approve="lending-risk")))
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 ENOUGH = {"champion": 2000, "challenger": 2000}
@@ -48,6 +48,10 @@ def run(document, script):
     state, start = apply(document, initial(document, 1), "start", 0, "loaded")
     done = [(start.verb, state.phase, state.step)]
     for now_us, verdict, known in script:
+        if isinstance(verdict, str):
+            state, action = apply(document, state, verdict, now_us, "someone asked")
+            done.append((action.verb, state.phase, state.step))
+            continue
         state, actions = step(document, state, verdict, now_us, **known)
         done += [(action.verb, state.phase, state.step) for action in actions]
     return done, state
@@ -64,8 +68,9 @@ def test_a_canary_climbs_holds_for_approval_and_is_promoted():
             (3 * HOUR, UNDECIDED, {}),
             (2 * DAY, FINE, {}),
             (2 * DAY + 1, FINE, {}),
-            (2 * DAY + 2, UNDECIDED, {"approved_steps": frozenset({2})}),
-            (2 * DAY + 3, FINE, {"approved_steps": frozenset({2})}),
+            (2 * DAY + 2, "approve", {}),
+            (2 * DAY + 2, UNDECIDED, {}),
+            (2 * DAY + 3, FINE, {}),
             (2 * DAY + 4, harm("rollback"), {}),
         ],
     )
@@ -74,6 +79,7 @@ def test_a_canary_climbs_holds_for_approval_and_is_promoted():
         ("advance", "running", 1),
         ("advance", "running", 2),
         ("hold", "running", 2),  # waits for approval, said once
+        ("approve", "running", 2),
         ("hold", "running", 2),  # approved, not yet proven fine
         ("promote", "promoted", 2),
     ]
@@ -125,14 +131,14 @@ def test_an_ab_test_is_rolled_back_by_harm_never_promoted_and_stops_at_its_deadl
         apply(AB, state, "promote", 1, "I like it")
 
 
-phases = st.sampled_from(["ready", "running", "promoted", "rolled_back", "stopped", "superseded"])
-verbs = st.sampled_from(["start", "advance", "hold", "rollback", "promote", "stop", "supersede"])
+phases = st.sampled_from(sorted(STAGE))
+verbs = st.sampled_from(sorted({verb for _, verb in TABLE}))
 
 
 @given(phases, verbs, st.integers(0, 2))
 def test_a_step_outside_the_table_raises_and_one_inside_leads_where_it_says(phase, verb, index):
     state = RolloutState(phase, 1, index, 5, 5)
-    if (phase, verb) not in TABLE or (verb == "advance" and index == 2):
+    if (phase, verb) not in TABLE or (verb == "advance" and index == 2) or (verb == "approve" and index != 2):
         with pytest.raises(IllegalStepError):
             apply(CANARY, state, verb, 9, "test")
     else:
@@ -144,18 +150,51 @@ def test_a_step_outside_the_table_raises_and_one_inside_leads_where_it_says(phas
 
 @given(phases, st.sampled_from([NO_DATA, UNDECIDED, FINE, BLOCKED, harm("rollback"), harm("hold")]), st.integers(0, 10 * DAY), st.booleans())
 def test_nothing_but_proof_promotes_and_only_running_experiments_move(phase, verdict, now_us, tripped):
-    state = RolloutState(phase, 1, 2, 0, 0)
-    after, actions = step(CANARY, state, verdict, now_us, is_tripped=tripped, approved_steps=frozenset({2}))
-    if phase != "running":
+    state = RolloutState(phase, 1, 2, 0, 0, approved=(2,))
+    after, actions = step(CANARY, state, verdict, now_us, is_tripped=tripped)
+    if phase not in ("running", "paused"):
         assert (after, actions) == (state, ())
+    if phase == "paused":
+        assert after.phase in ("paused", "rolled_back")
     if after.phase == "promoted" != phase:
         assert verdict is FINE
         assert not tripped
-    assert step(CANARY, after, verdict, now_us, is_tripped=tripped, approved_steps=frozenset({2})) == (after, ())
+    assert step(CANARY, after, verdict, now_us, is_tripped=tripped) == (after, ())
 
 
-def test_final_phases_have_no_way_out():
-    assert not [at for at, _ in TABLE if at in ("stopped", "superseded")]
+def test_what_is_archived_has_no_way_out_and_what_is_decided_never_runs_again():
+    assert not [at for at, _ in TABLE if at == "archived"]
+    assert not [at for (at, _), to in TABLE.items() if STAGE[at] == "decided" and STAGE[to] in ("running", "paused", "draft")]
+
+
+def test_every_phase_has_a_stage_and_every_phase_but_the_last_a_way_out():
+    assert {at for at, _ in TABLE} | set(TABLE.values()) == set(STAGE)
+    assert {at for at, _ in TABLE} == set(STAGE) - {"archived"}
+
+
+def test_whoever_is_on_call_can_make_anything_that_serves_safer_alone():
+    for phase in ("running", "paused"):
+        assert {"rollback", "stop"} <= {verb for verb in may_be_asked(phase) if ASKED_BY[verb] == "experiment:operate"}
+    assert "rollback" in may_be_asked("promoted")
+
+
+def test_a_pause_keeps_the_step_sends_everyone_to_the_control_and_still_ends():
+    done, state = run(CANARY, [(31 * MINUTE, UNDECIDED, {}), (HOUR, "pause", {}), (3 * HOUR, FINE, {}), (DAY, UNDECIDED, {})])
+    assert done[-1] == ("pause", "paused", 1)
+    assert live(CANARY, state).exposure == 0
+    resumed, _ = apply(CANARY, state, "resume", DAY, "all well")
+    assert (resumed.phase, resumed.step, resumed.entered_us) == ("running", 1, DAY)
+    assert step(CANARY, state, harm("rollback"), DAY)[0].phase == "rolled_back"
+    assert step(CANARY, state, NO_DATA, 7 * DAY)[0].phase == "rolled_back"
+
+
+def test_a_step_is_approved_once_and_only_where_it_asks_for_it():
+    state = RolloutState("running", 1, 0)
+    with pytest.raises(IllegalStepError, match="asks for no approval"):
+        apply(CANARY, state, "approve", 1, "yes")
+    state, _ = apply(CANARY, replace(state, step=2), "approve", 1, "yes")
+    with pytest.raises(IllegalStepError, match="approved already"):
+        apply(CANARY, state, "approve", 2, "yes")
 
 
 @pytest.mark.parametrize(

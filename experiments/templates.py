@@ -1,0 +1,62 @@
+"""What `assay experiment new` writes: a good start of each strategy, as a draft, with comments that say what to change.
+
+Example:
+    text = starter("canary", "credit-v4", "credit-risk", "3", "4", "lending-pm")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_HEAD: Final = """\
+# {title}
+experiment: {name}
+strategy: {strategy}
+model: {model}
+owner: {owner}
+hypothesis: version {challenger} is at least as good as version {champion}   # say what you expect, before you look: it is hashed and quoted
+start: manual                    # a draft until `assay experiment start {name}`
+
+arms:
+"""
+_CANARY: Final = """\
+  champion: {{version: "{champion}"}}
+  challenger: {{version: "{challenger}"}}
+
+steps:                           # rising shares of the challenger; hold: least time; min_units: units each arm must have served
+  - {{share: 1%, hold: 30m, min_units: 200}}
+  - {{share: 5%, hold: 2h, min_units: 500}}
+  - {{share: 25%, hold: 1d, min_units: 1000}}
+  # approve: PERSON on a step makes it wait for their signed yes
+
+guardrails:                      # how much worse each may get, and what proven harm does
+  errors: {{max_harm: 0.5pp, on_harm: rollback}}
+  p95_ms: {{max_harm: 20%, on_harm: hold}}
+breaker: {{errors: "> 5% over 2m", action: rollback}}
+deadline: {{after: 7d, then: rollback}}   # what happens if nothing was decided by then
+"""
+_AB: Final = """\
+  control: {{version: "{champion}"}}
+  treatment: {{version: "{challenger}"}}
+control: control
+split: {{control: 50%, treatment: 50%}}
+exposure: 100%                   # part of the units that takes part; raising it only adds units
+
+goal: {{metric: errors, margin: 0.5pp}}   # the one number this is about; labels and rewards can be goals too
+guardrails:
+  p95_ms: {{max_harm: 20%, on_harm: hold}}
+deadline: {{after: 21d, then: stop}}
+"""
+TEMPLATES: Final[Mapping[str, tuple[str, str]]] = {
+    "ab": ("An A/B test: a fixed split, read whenever you like, ended by people.", _AB),
+    "canary": ("A canary: the challenger earns traffic step by step, and is promoted only when it is proven not worse.", _CANARY),
+}
+"""Strategy -> title and body."""
+
+
+def starter(strategy: str, name: str, model: str, champion: str, challenger: str, owner: str = "") -> str:
+    """Return the text of a new experiment file. Raises KeyError for a strategy without a template."""
+    title, body = TEMPLATES[strategy]
+    words = {"title": title, "name": name, "strategy": strategy, "model": model, "champion": champion, "challenger": challenger}
+    return (_HEAD + body).format(**words, owner=owner or '""')

@@ -1,0 +1,134 @@
+"""Experiments on the admin port for machines and forms: what there is, and the steps people may take.
+
+`POST /api/experiments/{name}/{action}` takes `{"reason": ..., "epoch"?: ..., "phase"?: ..., "consents"?: [envelope, ...]}`; the console's buttons
+send the same as a form. Who may do what is `gateway/control/orders.py`'s to say, what exists from where `experiments/lifecycle.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+from urllib.parse import parse_qs
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
+from experiments.rollout import Action
+from gateway.admin.access import Access
+from gateway.admin.state import AdminState
+from gateway.authenticate import Principal
+from gateway.control.orders import Asked
+from gateway.refusals import Refusal
+
+Act = Callable[[Asked, Principal], Awaitable[Action]]
+_BODY_BYTES: Final = 64 * 1024
+_VERBS: Final[Mapping[str, Verb]] = {verb: verb for verb in ASKED_BY}
+
+
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of a step."""
+
+    reason: str = ""
+    epoch: int | None = None
+    phase: str | None = None
+    consents: tuple[str, ...] = ()
+
+
+class ExperimentsApi:
+    """The routes. Holds no state."""
+
+    def __init__(self, state: AdminState, access: Access, act: Act) -> None:
+        """Tell of `state`; `act` takes a step that a principal asks for."""
+        self._state = state
+        self._access = access
+        self._act = act
+
+    def routes(self) -> list[Route]:
+        """Return the table of routes."""
+        return [
+            Route("/api/experiments", self._list),
+            Route("/api/experiments/{name}", self._one),
+            Route("/api/experiments/{name}/{action}", self._step, methods=["POST"]),
+            Route("/experiments/{name}/{action}", self._form, methods=["POST"]),
+        ]
+
+    async def _list(self, request: Request) -> Response:
+        self._reader(request)
+        return JSONResponse({"experiments": self._state.experiments(), "register": self._state.register()})
+
+    async def _one(self, request: Request) -> Response:
+        self._reader(request)
+        name = request.path_params["name"]
+        try:
+            return JSONResponse(self._state.experiment(name))
+        except KeyError:
+            raise Refusal("unknown_experiment", f"no experiment `{name}`") from None
+
+    async def _step(self, request: Request) -> Response:
+        principal = self._require(request)
+        try:
+            body = msgspec.json.decode(await _read(request) or b"{}", type=_Body)
+        except msgspec.DecodeError as fault:
+            raise Refusal("malformed_body", f"the body of a step: {fault}") from None
+        consents = tuple(text.encode() for text in body.consents)
+        asked = Asked(request.path_params["name"], _verb(request), body.reason, body.epoch, body.phase, consents)
+        action = await self._take(asked, principal)
+        return JSONResponse(
+            {
+                "experiment": asked.experiment,
+                "action": action.verb,
+                "from": action.before.phase,
+                "to": action.after.phase,
+                "epoch": action.after.epoch,
+            }
+        )
+
+    async def _form(self, request: Request) -> Response:
+        principal = self._require(request)
+        form = {name: values[0].strip() for name, values in parse_qs((await _read(request)).decode("utf-8", "replace")).items()}
+        epoch = form.get("epoch", "")
+        name = request.path_params["name"]
+        asked = Asked(name, _verb(request), form.get("reason", ""), int(epoch) if epoch.isdecimal() else None, form.get("phase"))
+        try:
+            await self._take(asked, principal)
+        except Refusal as refusal:
+            return RedirectResponse(f"/experiments/{name}?refused={refusal.code}", status_code=303)
+        return RedirectResponse(f"/experiments/{name}", status_code=303)
+
+    async def _take(self, asked: Asked, principal: Principal) -> Action:
+        try:
+            return await self._act(asked, principal)
+        except IllegalStepError as fault:
+            raise Refusal("illegal_step", str(fault)) from None
+
+    def _require(self, request: Request) -> Principal:
+        principal = self._access.who(request)
+        if principal is None:
+            raise Refusal("no_credentials", "the request carries no key and no session")
+        return principal
+
+    def _reader(self, request: Request) -> None:
+        principal = self._require(request)
+        # Whoever may act on experiments may see them.
+        if not {"admin:read", *ASKED_BY.values()} & set(principal.scopes):
+            raise Refusal("missing_scope", f"`{request.url.path}` needs the scope `admin:read`")
+
+
+def _verb(request: Request) -> Verb:
+    action = request.path_params["action"]
+    verb = _VERBS.get(action)
+    if verb is None:
+        raise Refusal("not_found", f"there is no step `{action}`", hint=f"steps: {', '.join(_VERBS)}")
+    return verb
+
+
+async def _read(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _BODY_BYTES:
+            raise Refusal("body_too_large", f"the body of a step is at most {_BODY_BYTES} bytes long")
+    return body
