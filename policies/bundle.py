@@ -60,9 +60,9 @@ class Package:
                 self.mode,
                 required=required,
                 allow=said.get("allow") is True,
-                deny=_items(said.get("deny", UNDEFINED)),
-                warn=_items(said.get("warn", UNDEFINED)),
-                obligations=_items(said.get("obligations", UNDEFINED)),
+                deny=items(said.get("deny", UNDEFINED)),
+                warn=items(said.get("warn", UNDEFINED)),
+                obligations=items(said.get("obligations", UNDEFINED)),
             )
         except RegoError as fault:
             return Finding(self.name, self.mode, required=required, allow=False, error=str(fault).splitlines()[0])
@@ -71,7 +71,7 @@ class Package:
 class PolicyBundle:
     """All packages in force. Immutable."""
 
-    __slots__ = ("_packages", "_reads", "reads_clock", "record")
+    __slots__ = ("_reads", "modules", "packages", "reads_clock", "record")
 
     def __init__(
         self,
@@ -80,14 +80,17 @@ class PolicyBundle:
         record: dict[str, str],
         *,
         reads_clock: bool,
+        modules: Mapping[str, str],
     ) -> None:
         """Take over compiled packages; use `load`."""
-        self._packages = packages
+        self.packages = packages
         self._reads = reads
         self.reads_clock = reads_clock
         """Whether a verdict may change while nothing it reads does: then it must not be remembered."""
         self.record = record
         """`digest` and `modes_digest` as records name them."""
+        self.modules = modules
+        """Path -> text of every module in force, the shipped ones first by name: what another engine has to run."""
 
     @classmethod
     def load(cls, modules: Mapping[str, str], modes: Mapping[str, Mode]) -> PolicyBundle:
@@ -127,7 +130,7 @@ class PolicyBundle:
             raise BundleError(str(fault)) from fault
         record = {"digest": digest_of(texts), "modes_digest": hashlib.sha256(canonical.encode(dict(modes))).hexdigest()}
         inputs = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
-        return cls(packages, inputs, record, reads_clock=any(path[0] == "now" for path in reads))
+        return cls(packages, inputs, record, reads_clock=any(path[0] == "now" for path in reads), modules=texts)
 
     def reads(self, path: tuple[str, ...]) -> bool:
         """Say whether any package may read the input at `path`, at a part of it, or at a whole it is part of."""
@@ -135,7 +138,7 @@ class PolicyBundle:
 
     def evaluate(self, document: Mapping[str, Any], now_ns: int) -> Verdict:
         """Return the verdict on an input document (`input/v1`)."""
-        return combine(package.find(document, now_ns) for package in self._packages)
+        return combine(package.find(document, now_ns) for package in self.packages)
 
 
 def shipped_modules() -> dict[str, str]:
@@ -176,7 +179,7 @@ def _deciding_rules(texts: Mapping[str, str]) -> dict[str, set[str]]:
     return {name: rules for name, rules in found.items() if rules}
 
 
-def _items(value: Any) -> tuple[Mapping[str, Any], ...]:
+def items(value: Any) -> tuple[Mapping[str, Any], ...]:
     """Return the members of a set rule; a member that is not an object is told as its own message."""
     if value is UNDEFINED:
         return ()

@@ -13,6 +13,14 @@ from typing import Any, Self
 
 import httpx
 
+BATCH = """package batch
+
+answers[index] := value if {
+	some index, document in input.documents
+	value := data.gen with input as document
+}
+"""
+"""Answers many inputs in one request."""
 INSTALL_HINT = f"GOFLAGS=-mod=mod go install github.com/open-policy-agent/opa@{(Path(__file__).parent / 'OPA_VERSION').read_text().strip()}"
 
 
@@ -23,16 +31,16 @@ def opa_binary() -> str | None:
 
 
 class OpaServer:
-    """Context manager around `opa run --server`. Owns the process."""
+    """Context manager around `opa run --server`. Owns the process; `arguments` are its further ones, for example `--bundle`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         binary = opa_binary()
         assert binary is not None
         self._process = subprocess.Popen(
-            [binary, "run", "--server", "--addr", f"127.0.0.1:{self.port}", "--log-level", "error", "--disable-telemetry"],
+            [binary, "run", "--server", "--addr", f"127.0.0.1:{self.port}", "--log-level", "error", "--disable-telemetry", *arguments],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
@@ -41,7 +49,7 @@ class OpaServer:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             try:
-                if self._client.get("/health").status_code == 200:
+                if self._client.get("/health?bundles").status_code == 200:
                     return self
             except httpx.HTTPError:
                 time.sleep(0.05)
@@ -52,12 +60,30 @@ class OpaServer:
         self._process.terminate()
         self._process.wait(timeout=10)
 
+    @property
+    def url(self) -> str:
+        """Address of the server."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def put(self, name: str, text: str) -> None:
+        """Put a policy as anyone with access to the server could."""
+        self._client.put(f"/v1/policies/{name}", content=text).raise_for_status()
+
     def load(self, text: str) -> str:
         """Load one module in place of the one before; return "" or the codes of the errors."""
         answer = self._client.put("/v1/policies/gen", content=text)
         if answer.status_code == 200:
             return ""
         return ",".join(sorted({error["code"] + ": " + error["message"] for error in answer.json().get("errors", [])})) or answer.text
+
+    def values(self, documents: list[Any]) -> list[Any]:
+        """Return the document of package `gen` for each input, or `Exception` text for an error."""
+        answer = self._client.post("/v1/data/batch/answers", content=json.dumps({"input": {"documents": documents}}))
+        found = answer.json().get("result") if answer.status_code == 200 else None
+        if found is None or len(found) != len(documents):
+            # An error ends the whole batch: ask one by one whose it is.
+            return [self.value("gen", document) for document in documents]
+        return [found[str(index)] for index in range(len(documents))]
 
     def value(self, package: str, document: Any) -> Any:
         """Return the package's document, or `Exception` text for an error."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from generated import document, policy
-from opa_server import INSTALL_HINT, OpaServer, opa_binary
+from opa_server import BATCH, INSTALL_HINT, OpaServer, opa_binary
 
 from policies.rego import Engine, PolicyError, RegoError, to_json
 
@@ -47,9 +47,8 @@ def differences(server: OpaServer, first_seed: int, policies: int, inputs: int) 
             if "rego_type_error" not in refused:
                 found.append(f"seed {seed}: only OPA refuses: {refused}\n{text}")
             continue
-        for _ in range(inputs):
-            given = document(random)
-            theirs = server.value("gen", given)
+        documents = [document(random) for _ in range(inputs)]
+        for given, theirs in zip(documents, server.values(documents), strict=True):
             try:
                 ours: Any = to_json(engine.value("data.gen", given))
             except RegoError as error:
@@ -69,6 +68,7 @@ def server():
     if opa_binary() is None:
         pytest.skip(f"no `opa`; {INSTALL_HINT}")
     with OpaServer() as running:
+        running.put("batch", BATCH)
         yield running
 
 

@@ -1,0 +1,233 @@
+"""Whatever a server does, a decision ends in time, once, and in the fail mode of its decision point."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opa_fake import FakeOpa
+
+from policies.bundle import PolicyBundle
+from policies.engine import BothEngine, OpaEngine, OwnEngine
+from policies.opa.breaker import Breaker
+from policies.opa.client import Client, Server
+from policies.opa.connection import Bounds, OpaConnection
+from policies.opa.query import OpaError, findings
+from policies.verdict import Verdict
+
+OFFICE = "package policy.office\n\ndefault allow := false\n\nallow if input.hour == 9\n"
+BUNDLE = PolicyBundle.load({"policies/office.rego": OFFICE}, {"approval": "off", "limits": "off"})
+REVISION = "sha256:aa"
+GOOD = {"result": {"revision": REVISION, "packages": {"office": {"known": True, "allow": True}}}}
+CONFLICT = (500, {"code": "internal_error", "errors": [{"code": "eval_conflict_error", "message": "two values"}]})
+BAD: dict[str, Any] = {
+    "undefined": {},
+    "no packages": {"result": {"revision": REVISION}},
+    "another revision": {"result": {**GOOD["result"], "revision": "sha256:bb"}},
+    "a package it does not know": {"result": {"revision": REVISION, "packages": {"office": {"allow": True}}}},
+    "allow is no boolean": {"result": {"revision": REVISION, "packages": {"office": {"known": True, "allow": "true"}}}},
+    "a list": [1],
+    "no JSON": b"<html>",
+    "status 500": (500, {"code": "internal_error"}),
+    "status 404": (404, {}),
+    "status 204": (204, b""),
+    "a redirect": "redirect",
+    "a closed connection": "close",
+    "silence": "hang",
+    "a policy that fails": CONFLICT,
+    "a huge answer": b" " * (5 * 1024 * 1024),
+}
+
+
+def bounded(**given: Any) -> Bounds:
+    return Bounds(**{"timeout_s": 0.3, "failures": 3, "open_s": 0.2, **given})
+
+
+def converse(fake: FakeOpa, talk: Any, *, bounds: Bounds | None = None, fail: Any = "closed") -> Any:
+    async def conversation() -> Any:
+        async with fake:
+            connection = OpaConnection(Client(Server(fake.url), 5.0), REVISION, bounds=bounds or bounded())
+            try:
+                return await talk(connection, OpaEngine(connection, BUNDLE.packages, fail))
+            finally:
+                await connection.close()
+
+    return asyncio.run(conversation())
+
+
+def once(answer: Any, fail: Any = "closed") -> tuple[Verdict, FakeOpa, float]:
+    fake = FakeOpa(answer)
+
+    async def talk(_connection: OpaConnection, engine: OpaEngine) -> tuple[Verdict, float]:
+        begin = time.perf_counter()
+        return await engine.ask({"hour": 8}, 7), time.perf_counter() - begin
+
+    verdict, seconds = converse(fake, talk, fail=fail)
+    return verdict, fake, seconds
+
+
+def test_a_good_answer_is_the_verdict_and_the_question_is_asked_once():
+    verdict, fake, _ = once(GOOD)
+    assert verdict == Verdict("allow", ())
+    (request,) = fake.requests
+    assert request["body"] == {"input": {"packages": ["office"], "document": {"hour": 8}, "now_ns": 7}}
+    assert "strict-builtin-errors=true" in request["line"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_any_other_answer_denies_in_time_and_is_not_asked_again(name):
+    verdict, fake, seconds = once(BAD[name])
+    assert verdict.decision == "deny"
+    assert {reason["id"] for reason in verdict.reasons} <= {"ENGINE-ERR", "NO-ALLOW"}
+    assert len(fake.requests) == 1
+    assert seconds < 1.0
+
+
+def test_the_other_fail_modes_say_that_opa_did_not_answer():
+    verdict, _, _ = once("close", "open")
+    assert verdict.decision == "allow_with_warnings"
+    assert verdict.reasons[0]["id"] == "ENGINE-ERR"
+    verdict, _, _ = once("close", "builtin")
+    assert (verdict.decision, [reason["id"] for reason in verdict.reasons]) == ("deny", ["NO-ALLOW", "ENGINE-ERR"])
+
+
+def test_a_server_that_fails_is_left_alone_then_tried_with_one_question():
+    fake = FakeOpa("close", "close", "close", GOOD)
+
+    async def talk(connection: OpaConnection, engine: OpaEngine) -> list[str]:
+        said = [(await engine.ask({}, 0)).reasons[0]["msg"] for _ in range(5)]
+        await asyncio.sleep(0.25)
+        probe, other = engine.ask({}, 0), engine.ask({}, 0)
+        assert (await other).decision == "deny"
+        assert (await probe).decision == "allow"
+        assert (await engine.ask({}, 0)).decision == "allow"
+        assert not connection.breaker.is_open
+        return said
+
+    said = converse(fake, talk)
+    assert ["breaker" in text for text in said] == [False, False, False, True, True]
+    assert len(fake.requests) == 5
+
+
+def test_a_policy_that_fails_says_nothing_about_the_server():
+    async def talk(connection: OpaConnection, engine: OpaEngine) -> bool:
+        for _ in range(6):
+            assert (await engine.ask({}, 0)).decision == "deny"
+        return connection.breaker.is_open
+
+    assert converse(FakeOpa(CONFLICT), talk) is False
+
+
+def test_questions_in_flight_are_bounded():
+    async def talk(connection: OpaConnection, engine: OpaEngine) -> tuple[int, dict[str, int]]:
+        verdicts = await asyncio.gather(*(engine.ask({}, 0) for _ in range(8)))
+        return sum(verdict.allowed for verdict in verdicts), connection.tally.faults
+
+    assert converse(FakeOpa("hang"), talk, bounds=bounded(in_flight=2)) == (0, {"busy": 6, "timeout": 2})
+
+
+def test_a_handler_outside_any_task_can_wait_for_the_answer():
+    """As the lane does: a coroutine driven by callbacks, `asyncio.current_task()` is None in it."""
+
+    async def talk(_connection: OpaConnection, engine: OpaEngine) -> Verdict:
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Future[Verdict] = loop.create_future()
+
+        async def handler() -> None:
+            assert asyncio.current_task() is None
+            finished.set_result(await engine.ask({"hour": 9}, 0))
+
+        coroutine = handler()
+
+        def step(done: Any = None) -> None:
+            del done
+            try:
+                waits_for = coroutine.send(None)
+            except StopIteration:
+                return
+            waits_for._asyncio_future_blocking = False
+            waits_for.add_done_callback(step)
+
+        loop.call_soon(step)
+        return await finished
+
+    assert converse(FakeOpa(GOOD), talk).decision == "allow"
+
+
+def test_a_caller_who_leaves_leaves_nothing_behind():
+    async def talk(connection: OpaConnection, engine: OpaEngine) -> int:
+        answer = engine.ask({}, 0)
+        await asyncio.sleep(0.01)
+        answer.cancel()
+        await asyncio.sleep(0.5)
+        return len(connection._tasks)
+
+    assert converse(FakeOpa("hang"), talk) == 0
+
+
+def test_closing_ends_every_question_in_the_fail_mode():
+    async def talk(connection: OpaConnection, engine: OpaEngine) -> Verdict:
+        answer = engine.ask({}, 0)
+        await asyncio.sleep(0.01)
+        await connection.close()
+        return await answer
+
+    assert converse(FakeOpa("hang"), talk).decision == "deny"
+
+
+def test_both_is_never_later_or_other_than_our_own_engine():
+    async def talk(connection: OpaConnection, _engine: OpaEngine) -> BothEngine:
+        both = BothEngine(connection, BUNDLE.packages, lambda _: None, every=2)
+        for hour in (8, 9, 8, 9):
+            assert both.evaluate({"hour": hour}, 0) == OwnEngine(BUNDLE.packages).evaluate({"hour": hour}, 0)
+        await asyncio.sleep(0.5)
+        return both
+
+    both = converse(FakeOpa("hang"), talk)
+    assert (both.asked, both.unanswered, both.differed) == (4, 2, 0)
+
+
+def test_both_decides_where_no_loop_runs():
+    connection = OpaConnection(Client(Server("http://127.0.0.1:1"), 1.0), REVISION)
+    both = BothEngine(connection, BUNDLE.packages, lambda _: None)
+    assert both.evaluate({"hour": 9}, 0).decision == "allow"
+    assert both.unanswered == 1
+
+
+@pytest.mark.parametrize("url", ["ftp://h", "http://", "http://h/path", "http://u@h", "nothing", "http://h?x=1"])
+def test_what_is_no_address_of_a_server_is_refused(url):
+    with pytest.raises(ValueError, match="hint"):
+        Server(url)
+
+
+def test_a_token_does_not_travel_in_the_clear():
+    with pytest.raises(ValueError, match="clear"):
+        Server("http://opa.example.org:8181", token="secret")
+    Server("http://127.0.0.1:8181", token="secret")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
+       | st.dictionaries(st.sampled_from(["result", "revision", "packages", "office", "allow", "deny", "known"]), inner, max_size=4)))  # fmt: skip
+def test_no_answer_but_the_right_one_allows(answer):
+    try:
+        (found,) = findings(BUNDLE.packages, answer, REVISION, None)
+    except OpaError:
+        return
+    assert answer["result"]["revision"] == REVISION
+    assert found.allow is (answer["result"]["packages"]["office"]["allow"] is True if found.error is None else False)
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=30))
+def test_an_open_breaker_admits_at_most_one_question_per_pause(steps):
+    breaker, now_s, last_admitted = Breaker(2, 1.0), 0.0, -10.0
+    for wait_s, succeeds in steps:
+        now_s += wait_s
+        was_open = breaker.is_open
+        if breaker.admits(now_s):
+            assert not was_open or now_s - last_admitted >= 1.0
+            last_admitted = now_s
+            breaker.note(succeeds, now_s)
