@@ -60,7 +60,8 @@ def render(record: Mapping[str, Any]) -> bytes:
     if len(data) > SIZE_LIMIT_BYTES:
         raise LeafTooLargeError(f"leaf has `{len(data)}` bytes, at most {SIZE_LIMIT_BYTES} are allowed")
     folded = data.translate(_FOLD, _DIGITS)
-    if b'":.' in folded or b",." in folded or not data.isascii():
+    # `find`, because `in` first takes bytes for a number, which costs a raised and dropped exception each time (CPython 3.11).
+    if folded.find(b'":.') >= 0 or folded.find(b",.") >= 0 or not data.isascii():
         _refuse(record, "record", 1)
     if data[:1] != b"{":
         raise LeafError(f"a record is an object, got `{type(record).__name__}`")

@@ -48,7 +48,7 @@ def head_bytes(status: int, headers: Headers, length_line: bytes, connection_lin
     if status in NO_BODY_STATUSES:
         length_line = b""
     head = b"%b%b%b%b" % (status_line, b"".join(map(_render, headers)), length_line, connection_line)
-    if b"\ndate: " in head:  # no value holds a line break, so this is a field of that name
+    if head.find(b"\ndate: ") >= 0:  # no value holds a line break, so this is a field of that name
         return head + b"\r\n"
     return b"%b%b\r\n" % (head, date)
 

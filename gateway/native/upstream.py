@@ -24,6 +24,7 @@ Example::
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from gateway.native.plain import FieldLines, PlainReader
 _render: Final = FieldLines(frozenset((b"host",))).__getitem__
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
+_TARGET: Final = re.compile(rb"/[\x21-\x7e]*")
 _JOIN_UP_TO_BYTES: Final = 1 << 20
 _KNOWN_LIMIT: Final = 4096  # endpoint objects remembered by identity; a reload makes new ones
 
@@ -328,7 +330,7 @@ def request_bytes(method: str, target: bytes, host_line: bytes, headers: Headers
         ValueError: a part that would break the framing.
     """
     fields = b"".join(map(_render, headers))
-    if not target.startswith(b"/") or target.translate(None, _VISIBLE) or not method.isalpha():
+    if _TARGET.fullmatch(target) is None or not method.isalpha():
         raise ValueError(f"`{method}` `{target!r}` is not a request line")
     if body or method in BODY_METHODS:
         return b"%b %b%b%bcontent-length: %d\r\n\r\n%b" % (method.encode("ascii"), target, host_line, fields, len(body), body)
