@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import stats
-from experiments.stats import Moments
+from experiments.stats import BurnInError, Moments
 
 
 def accepted(alpha, runs):
@@ -156,7 +156,17 @@ def test_no_data_gives_the_widest_answer():
     assert float(stats.log_binomial_e_value(0, 0, 0.5, side="greater")) == 0
     assert stats.log_srm_e_value([0, 0], 0.0) == pytest.approx(0)
     assert math.isinf(float(stats.asymptotic_half_width(0, 1, 0.05, 0.1)))
-    assert stats.asymptotic_difference(Moments(1, 0, 0), Moments(9, 0, 1), n_star=100) == (-math.inf, math.inf)
+    assert stats.rate_ratio_bounds(0, 0, 0.5) == (0, math.inf)
+    assert stats.product_difference_bounds(0, 0, 3, 9, n_star=100) == (-1, 1)
+
+
+def test_asymptotic_sequences_refuse_before_their_burn_in():
+    few, many = Moments(299, 0.1, 1), Moments(300, 0, 1)
+    for refused in (lambda: stats.asymptotic_difference(few, many, n_star=1000), lambda: stats.asymptotic_mean(few, n_star=1000)):
+        with pytest.raises(BurnInError, match="299 units in an arm; an asymptotic confidence sequence needs 300"):
+            refused()
+    lower, upper = stats.asymptotic_difference(many, many, n_star=1000)
+    assert lower < 0 < upper
 
 
 @pytest.mark.parametrize(
