@@ -1,6 +1,8 @@
 """Makes `tea_tasting.json`: what tea-tasting says of a small data set, for the delta method and CUPED.
 
-python -m venv /tmp/oracle && /tmp/oracle/bin/pip install "tea-tasting==1.14.0" && /tmp/oracle/bin/python tests/experiments/vectors/make_tea_tasting.py
+python -m venv oracle
+oracle/bin/pip install "tea-tasting==1.14.0"
+oracle/bin/python tests/experiments/vectors/make_tea_tasting.py
 """
 
 import json
