@@ -28,6 +28,7 @@ DataOption = Annotated[
     list[Path] | None, typer.Option("--data", "-d", metavar="FILE", help="Base document: a JSON or YAML file, or a folder filed by its subfolders.")
 ]
 InputOption = Annotated[Path | None, typer.Option("--input", "-i", metavar="FILE", help="The input document, JSON or YAML.")]
+NowOption = Annotated[int | None, typer.Option("--now", metavar="NS", help="What `time.now_ns()` answers, nanoseconds since 1970; default: now.")]
 
 
 @app.command("check")
@@ -66,7 +67,7 @@ def evaluate(
     policies: PoliciesArgument = None,
     data: DataOption = None,
     input_file: InputOption = None,
-    now_ns: Annotated[int | None, typer.Option("--now", metavar="NS", help="What `time.now_ns()` answers; default: now.")] = None,
+    now_ns: NowOption = None,
     *,
     strict_errors: Annotated[bool, typer.Option("--strict-builtin-errors", help="An error of a built-in is an error, not undefined.")] = False,
 ) -> None:
@@ -74,21 +75,57 @@ def evaluate(
 
     Example: assay policy eval data.policy.office.deny config/policies --input call.json
     """
-    from policies.rego import UNDEFINED, Engine, RegoError  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.rego import Engine, RegoError  # noqa: PLC0415 - the engine, only when it is asked
     from policies.rego.resultset import error_set, pretty, result_set  # noqa: PLC0415 - as above
-    from policies.sources import read_document  # noqa: PLC0415 - as above
 
-    sources = _sources(policies or [], data)
-    with _files_named():
-        document = UNDEFINED if input_file is None else read_document(input_file)
+    sources, document = _sources(policies or [], data), _input(input_file)
     try:
         engine = Engine(sources.modules, sources.data, strict_builtin_errors=strict_errors)
-        found = result_set(engine, query, document, time.time_ns() if now_ns is None else now_ns)
+        found = result_set(engine, query, document, _now(now_ns))
     except RegoError as error:
         typer.echo(pretty(error_set(error)))
         err.print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(int(Exit.USAGE)) from None
     typer.echo(pretty(found))
+
+
+@app.command("explain")
+def explain(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="For example `data.policy.approval.allow`.")],
+    policies: PoliciesArgument = None,
+    data: DataOption = None,
+    input_file: InputOption = None,
+    now_ns: NowOption = None,
+    *,
+    full: Annotated[bool, typer.Option("--full", help="Show what held too, with its values.")] = False,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Say why a query has the answer it has: rules, their expressions, the values they saw.
+
+    Example: assay policy explain data.policy.office.allow config/policies --input call.json
+    """
+    from policies.explanation import as_json  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.explanation import explain as trace  # noqa: PLC0415 - as above
+    from policies.rego import UNDEFINED, PolicyError  # noqa: PLC0415 - as above
+
+    sources, document = _sources(policies, data), _input(input_file)
+    try:
+        found = trace(sources, query, document, now_ns=_now(now_ns), full=full)
+    except PolicyError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        raise typer.Exit(int(Exit.USAGE)) from None
+    if json_flag:
+        emit_json(as_json(found))
+        return
+    out.print(found.text or "No rule was asked.", markup=False, soft_wrap=True)
+    if found.value is UNDEFINED:
+        out.print(f"\n{query} is undefined: {found.error or 'no rule gives it a value'}", markup=False, soft_wrap=True)
+        if not found.text and query.startswith("data."):
+            err.print("hint: is the name right? `assay policy eval data --input FILE POLICY` shows every document", markup=False, soft_wrap=True)
+    else:
+        from policies.rego.resultset import pretty  # noqa: PLC0415 - as above
+
+        out.print(f"\n{query} = {pretty(as_json(found)['result'])}", markup=False, soft_wrap=True)
 
 
 def _sources(policies: list[Path] | None, data: list[Path] | None) -> Sources:
@@ -99,6 +136,18 @@ def _sources(policies: list[Path] | None, data: list[Path] | None) -> Sources:
         fail(f"no policy is named, and there is no `{FOLDER}` here", hint="name files or folders: `assay policy check rules/`")
     with _files_named():
         return read_sources([FOLDER] if policies is None else policies, data or [])
+
+
+def _input(path: Path | None) -> Any:
+    from policies.rego import UNDEFINED  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.sources import read_document  # noqa: PLC0415 - as above
+
+    with _files_named():
+        return UNDEFINED if path is None else read_document(path)
+
+
+def _now(now_ns: int | None) -> int:
+    return time.time_ns() if now_ns is None else now_ns
 
 
 def _some_modules(sources: Sources) -> Sources:

@@ -38,6 +38,12 @@ test_an_unknown_risk_is_high if {
 	count(approval.warn) == 1 with input as document("meduim", [grant("ada")])
 }
 
+test_a_declared_risk_needs_no_warning if {
+	every risk in ["low", "medium", "high"] {
+		count(approval.warn) == 0 with input as document(risk, [grant("ada")])
+	}
+}
+
 test_a_missing_risk_is_high if {
 	bare := json.remove(document("low", [grant("ada")]), ["/model/risk"])
 	not approval.allow with input as bare

@@ -77,6 +77,11 @@ class BodyCompiler(TermCompiler):
                 tests.append(self._watched(op, self._test(op)))
         return chain(list(reversed(tests)), code)
 
+    def watched_branch(self, number: int, code: ValueCode) -> ValueCode:
+        """Hook of the tracing compiler: the value of a rule's body, or of its `else` number `number`."""
+        del number
+        return code
+
     def _watched(self, op: Any, code: TestCode) -> TestCode:
         """Hook of the tracing compiler."""
         del op

@@ -115,7 +115,7 @@ def _definition(program: Any, rule: RuleIR) -> tuple[Callable[[Context, tuple[An
     """Compile one definition of a complete rule or function; return it and its only constant (or UNDEFINED)."""
     planner, slots, planned = plan_rule(rule)
     compiler: BodyCompiler = program.compiler(planner)
-    codes = [_branch(compiler, planner, branch, ops, bound) for branch, ops, bound in planned]
+    codes = [compiler.watched_branch(number, _branch(compiler, planner, *part)) for number, part in enumerate(planned)]
     size, first = len(planner.names), codes[0]
     constants = {id(branch.value): branch.value for branch in rule.branches}
     only = next(iter(constants.values())).value if len(constants) == 1 and type(rule.branches[0].value) is Const else UNDEFINED

@@ -1,205 +1,416 @@
-r"""What happened inside an evaluation: rule, expression, values; and which lines were ever reached.
+r"""What happened inside an evaluation: which rules ran, which expressions held, what values they saw, what was never reached.
 
-Tracing compiles the same plans with a recorder around every operation, so it shows the order in which things really ran. It is for
-explaining one decision and for tests, not for the hot path.
+Tracing compiles the same plans with a recorder around every operation, so it shows what really ran, in the order in which it ran. It is for
+explaining one decision and for tests, not for the hot path. `explain.py` writes it down for people.
+
+Rules:
+
+- An expression is the text of one statement; it may run as several operations. It *held* when its last one did.
+- What is recorded is bounded: the first `SAMPLES` tries of an expression with their values, the first `RULES` rules. Counts are exact.
+- Values are looked up once more for the record; that is not charged to the evaluation and leaves no trace.
+- A head is reached when its branch gives a value, an expression when it is tried (as in `opa test --coverage`).
 
 Example:
     >>> traced = Engine({"p.rego": "package p\nallow if {\n\tinput.age >= 18\n}"}).traced()
     >>> traced.value("data.p.allow", input={"age": 7})
     UNDEFINED
-    >>> print(traced.explain())
-    data.p.allow (p.rego:2): undefined
-      line 3: input.age >= 18: failed
+    >>> traced.rules[0].first_failure.samples[0].values
+    (('input.age', '7'),)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from policies.rego.compile_bodies import BodyCompiler
-from policies.rego.compile_calls import Frame, TestCode
+from policies.rego.compile_calls import Frame, TestCode, ValueCode
 from policies.rego.errors import LimitError
-from policies.rego.ir import Const, Doc, Local, RuleIR
-from policies.rego.plan import Planner
+from policies.rego.explain import explain_rules
+from policies.rego.ir import Apply, ArrayT, Const, Doc, Get, Local, ObjectT, RuleIR, SetT
+from policies.rego.plan import EveryOp, IterOp, LogicOp, NotOp, Planner, WithOp
 from policies.rego.program import Linked, Program, with_targets
 from policies.rego.render import rego
 from policies.rego.runtime import CLOCK_STEPS, Budget, Context, Limits
+from policies.rego.spans import Span, SpanIndex
 from policies.rego.values import UNDEFINED, import_value, thaw
 
-VALUE_CHARS = 200
+VALUE_CHARS: Final = 200
+SAMPLES: Final = 3
+RULES: Final = 2_000
+Reached = tuple[str, int, bool]
+"""File, offset, whether it is a head."""
+_UNDEFINED_TEXT: Final = "undefined"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One expression that was tried: its place, text, whether it held, and the variables it saw, as Rego text."""
+class Sample:
+    """One try of an expression: whether it held, and the values it saw as (text, Rego text)."""
 
-    file: str
-    line: int
-    column: int
-    text: str
     held: bool
-    variables: tuple[tuple[str, str], ...]
+    values: tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One expression while one rule ran. Filled by the recorder."""
+
+    span: Span
+    held: int = 0
+    failed: int = 0
+    samples: list[Sample] = field(default_factory=list)
+    rules: list[RuleTrace] = field(default_factory=list)
+    """Rules that ran because this expression asked for them first; later they are remembered."""
+    seen: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The expression."""
+        return self.span.text
 
 
 @dataclass(slots=True)
 class RuleTrace:
-    """One rule that was evaluated. `steps` and `result` are filled by the recorder while it runs."""
+    """One definition of a rule that was evaluated. Filled by the recorder while it runs."""
 
     name: str
     file: str
-    line: int
     depth: int
-    steps: list[Step] = field(default_factory=list)
-    result: str = "undefined"
+    heads: tuple[Span, ...]
+    """Its heads: the first, then one for each `else`."""
+    expressions: tuple[Span, ...]
+    """All its expressions, nested ones too, in the order of the text."""
+    is_partial: bool
+    """Whether it adds members to a set or an object."""
+    arguments: tuple[str, ...] = ()
+    attempts: dict[int, Attempt] = field(default_factory=dict)
+    result: str = _UNDEFINED_TEXT
+    branch: int | None = None
+    """The branch that gave the value."""
+    pending: list[RuleTrace] = field(default_factory=list)
 
     @property
-    def first_failure(self) -> Step | None:
-        """The first expression that did not hold, if the rule is undefined."""
-        return next((step for step in self.steps if not step.held), None) if self.result == "undefined" else None
+    def line(self) -> int:
+        """Line of the head."""
+        return self.heads[0].line
+
+    @property
+    def has_value(self) -> bool:
+        """Whether the rule gave a value."""
+        return self.result != _UNDEFINED_TEXT
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is the `default` of its document."""
+        return self.heads[0].text.startswith("default ")
+
+    def nested(self, attempt: Attempt) -> list[Attempt]:
+        """Return the expressions tried inside an expression: those of a comprehension, an `every` or a `not { ... }`."""
+        return [inner for inner in self.attempts.values() if inner.span.parent == attempt.span.start]
+
+    @property
+    def first_failure(self) -> Attempt | None:
+        """The first expression of the body that never held, if the rule is undefined."""
+        if self.has_value:
+            return None
+        outer = (self.attempts.get(span.start) for span in self.expressions if span.parent is None)
+        return next((attempt for attempt in outer if attempt is not None and not attempt.held), None)
 
 
 @dataclass(frozen=True, slots=True)
 class FileCoverage:
-    """Lines with something to run, and those that ran."""
+    """What of one file was reached: lines with something to run, those of which everything ran, and the spans that did not."""
 
     lines: frozenset[int]
     covered: frozenset[int]
+    spans: tuple[Span, ...]
+    missed_spans: tuple[Span, ...]
 
     @property
     def missed(self) -> frozenset[int]:
-        """Lines that never ran."""
+        """Lines with a head or an expression that was never reached."""
         return self.lines - self.covered
+
+    @property
+    def heads(self) -> int:
+        """Number of rule definitions, each `else` counted."""
+        return sum(span.is_head for span in self.spans)
+
+    @property
+    def missed_heads(self) -> tuple[Span, ...]:
+        """Definitions that never gave a value."""
+        return tuple(span for span in self.missed_spans if span.is_head)
 
 
 class Recorder:
-    """The program's hook. Owns `rules` (this evaluation), `lines` and `covered` (since construction)."""
+    """The program's hook. Owns `rules`, `open`, `reached` (this evaluation) and `total` (since construction)."""
 
     def __init__(self, linked: Linked) -> None:
         self.linked = linked
+        self.indexes = [SpanIndex(module) for module in linked.modules]
+        self.numbers = [{rule.pos: number for number, rule in enumerate(module.rules)} for module in linked.modules]
         self.rules: list[RuleTrace] = []
         self.open: list[RuleTrace] = []
-        self.lines: dict[str, set[int]] = {}
-        self.covered: dict[str, set[int]] = {}
+        self.reached: set[Reached] = set()
+        self.total: set[Reached] = set()
+        self.quiet = False
+
+    def start(self) -> None:
+        """Forget the evaluation before."""
+        self.total |= self.reached
+        self.rules, self.open, self.reached, self.quiet = [], [], set(), False
 
     def compiler(self, program: Program, planner: Planner, rule: RuleIR | None) -> BodyCompiler:
         """Return a compiler that records."""
         return TracingCompiler(program, planner, self, rule)
 
+    def parts(self, rule: RuleIR) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+        """Return the heads and the expressions of a rule."""
+        number = self.numbers[rule.module][rule.pos]
+        own = [span for span in self.indexes[rule.module].spans if span.rule == number]
+        return tuple(span for span in own if span.is_head), tuple(span for span in own if not span.is_head)
+
     def rule(self, rule: RuleIR) -> Callable[[Any], Any]:
         """Return a wrapper for the code of a rule."""
-        source = self.linked.modules[rule.module].source
-        line, _ = source.position(rule.pos)
+        file = self.linked.modules[rule.module].source.name
+        heads, expressions = self.parts(rule)
         name = "data." + ".".join(str(thaw(part)) for part in rule.prefix)
-        self.lines.setdefault(source.name, set()).add(line)
+        outer = [span for span in expressions if span.parent is None]
 
         def wrap(code: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             def run(context: Any, args: Any) -> Any:
-                trace = RuleTrace(name, source.name, line, len(self.open))
-                self.rules.append(trace)
-                self.open.append(trace)
-                size = len(args) if isinstance(args, (list, dict)) else 0
+                if self.quiet:
+                    return code(context, args)
+                arguments = tuple(shorten(value) for value in args) if rule.kind == "function" else ()
+                trace = RuleTrace(name, file, len(self.open), heads, expressions, rule.kind in {"set", "object"}, arguments)
+                self._begin(trace)
+                size = len(args) if rule.kind == "set" else 0
                 try:
                     value = code(context, args)
                 finally:
                     self.open.pop()
-                if value is not None and value is not UNDEFINED:
-                    trace.result = shorten(value)
-                elif isinstance(args, (list, dict)) and len(args) > size:
-                    trace.result = f"{len(args) - size} added"
-                if trace.result != "undefined":
-                    self.covered.setdefault(source.name, set()).add(line)
+                if rule.kind == "set" and len(args) > size:
+                    self._gave(trace, 0, ", ".join(shorten(thaw(member)) for member in args[size:]))
+                elif rule.kind == "object" and all(span.start in trace.attempts and trace.attempts[span.start].held for span in outer):
+                    self._gave(trace, 0, "members")
+                elif value is not None and value is not UNDEFINED:
+                    self._gave(trace, trace.branch or 0, shorten(value))
                 return value
 
             return run
 
         return wrap
 
-    def note(self, step: Step) -> None:
-        """Record a step of the rule that is running."""
-        self.covered.setdefault(step.file, set()).add(step.line)
-        if self.open:
-            self.open[-1].steps.append(step)
+    def _begin(self, trace: RuleTrace) -> None:
+        if len(self.rules) < RULES:
+            self.rules.append(trace)
+            if self.open:
+                self.open[-1].pending.append(trace)
+        self.open.append(trace)
+
+    def _gave(self, trace: RuleTrace, branch: int, result: str) -> None:
+        trace.result, trace.branch = result, branch
+        self.reached.add((trace.file, trace.heads[branch].start, True))
+
+    def note(self, file: str, span: Span, *, held: bool, inner: bool, is_last: bool, values: Callable[[], tuple[tuple[str, str], ...]]) -> None:
+        """Record that an operation of an expression ran in the rule that is open.
+
+        Args:
+            file: The module.
+            span: The expression.
+            held: Whether the operation held.
+            inner: It runs inside another operation of the same expression, whose outcome is the one that counts.
+            is_last: It is the expression's last operation.
+            values: Looks up what the operation saw.
+        """
+        if self.quiet:
+            return
+        self.reached.add((file, span.start, False))
+        if not self.open:
+            return
+        trace = self.open[-1]
+        attempt = trace.attempts.get(span.start)
+        if attempt is None:
+            attempt = trace.attempts[span.start] = Attempt(span)
+        attempt.rules.extend(trace.pending)
+        trace.pending.clear()
+        wanted = len(attempt.samples) < SAMPLES
+        if wanted:
+            attempt.seen = tuple(dict([*attempt.seen, *values()]).items())
+        if inner or (held and not is_last):
+            return
+        attempt.held += held
+        attempt.failed += not held
+        if wanted:
+            attempt.samples.append(Sample(held, attempt.seen))
+        attempt.seen = ()
 
 
 def shorten(value: Any) -> str:
     """Return a value as Rego text, cut."""
+    if value is UNDEFINED:
+        return _UNDEFINED_TEXT
     text = rego(value)
     return text if len(text) <= VALUE_CHARS else text[: VALUE_CHARS - 1] + "…"
 
 
 class TracingCompiler(BodyCompiler):
-    """A compiler whose every operation reports."""
+    """A compiler whose every operation reports. Owns `_inside`, the expressions whose operations are being compiled."""
 
     def __init__(self, program: Program, planner: Planner, recorder: Recorder, rule: RuleIR | None) -> None:
         super().__init__(program, planner)
         self._recorder = recorder
-        self._source = recorder.linked.modules[rule.module].source if rule is not None else None
+        self._index = recorder.indexes[rule.module] if rule is not None else None
+        self._file = recorder.linked.modules[rule.module].source.name if rule is not None else ""
+        self._last: set[int] = set()
+        self._inside: list[int] = []
 
-    def _place(self, op: Any) -> tuple[str, int, int, str, list[tuple[str, int]]] | None:
-        if self._source is None:
-            return None
-        line, column = self._source.position(op.pos)
-        end = self._source.text.find("\n", op.pos)
-        text = self._source.text[op.pos : end if end >= 0 else None].strip()
-        self._recorder.lines.setdefault(self._source.name, set()).add(line)
-        variables = sorted({(self.names[slot], slot) for slot in _slots(op) if self.names[slot] and not self.names[slot].startswith("_#")})
-        return self._source.name, line, column, text, variables
+    def watched_branch(self, number: int, code: ValueCode) -> ValueCode:
+        """Note which branch gives the value."""
 
-    def _report(self, place: Any, frame: Frame, *, held: bool) -> None:
-        name, line, column, text, variables = place
-        seen = tuple((variable, shorten(frame[slot])) for variable, slot in variables if frame[slot] is not None)
-        self._recorder.note(Step(name, line, column, text, held, seen))
+        def branch(frame: Frame) -> Any:
+            value = code(frame)
+            if value is not UNDEFINED and self._recorder.open and not self._recorder.quiet:
+                self._recorder.open[-1].branch = number
+            return value
+
+        return branch
+
+    def body(self, ops: Any, then: TestCode) -> TestCode:
+        """Compile operations, knowing which is the last of its expression."""
+        found = list(ops)
+        by_span = {span.start: op for op in found if (span := self._span(op)) is not None}
+        self._last |= {id(op) for op in by_span.values()}
+        return super().body(found, then)
+
+    def _span(self, op: Any) -> Span | None:
+        return None if self._index is None else self._index.around(op.pos)
 
     def _test(self, op: Any) -> TestCode:
-        code, place = super()._test(op), self._place(op)
-        if place is None:
-            return code
+        span = self._span(op)
+        if span is None:
+            return super()._test(op)
+        report = self._reporter(op, span)
+        self._inside.append(span.start)
+        code = super()._test(op)
+        self._inside.pop()
 
         def test(frame: Frame) -> bool:
             held = code(frame)
-            self._report(place, frame, held=bool(held))
+            report(frame, held=bool(held))
             return held
 
         return test
 
     def _iteration(self, op: Any, then: TestCode) -> TestCode:
-        place = self._place(op)
-        if place is None:
+        span = self._span(op)
+        if span is None:
             return super()._iteration(op, then)
+        report = self._reporter(op, span)
         reached: list[int] = [0]
 
         def arrived(frame: Frame) -> bool:
             reached[0] += 1
+            report(frame, held=True)
             return then(frame)
 
+        self._inside.append(span.start)
         code = super()._iteration(op, arrived)
+        self._inside.pop()
 
         def run(frame: Frame) -> bool:
             before = reached[0]
             stop = code(frame)
-            self._report(place, frame, held=reached[0] > before)
+            if reached[0] == before:
+                report(frame, held=False)
             return stop
 
         return run
 
+    def _reporter(self, op: Any, span: Span) -> Callable[..., None]:
+        """Return what reports an operation: `report(frame, held=...)`."""
+        recorder, file = self._recorder, self._file
+        inner, is_last = span.start in self._inside, id(op) in self._last
+        shown = self._shown(op)
 
-def _slots(op: Any) -> set[int]:
-    """Return the slots of variables that an operation mentions."""
-    found: set[int] = set()
-    stack = [getattr(op, name) for name in op.__dataclass_fields__ if name != "ops"]
+        def report(frame: Frame, *, held: bool) -> None:
+            recorder.note(file, span, held=held, inner=inner, is_last=is_last, values=lambda: _look(recorder, shown, frame))
+
+        return report
+
+    # --- the values an operation saw -----------------------------------------------------------------------------------
+
+    def _shown(self, op: Any) -> tuple[tuple[str, ValueCode], ...]:
+        """Return (text, code) of the references, calls and variables whose values explain an operation."""
+        found: dict[str, ValueCode] = {}
+        index, self._index = self._index, None  # what is compiled here reports nothing
+        for text, term in _terms(op, index, self.names):
+            found.setdefault(text, self.value(term))
+        self._index = index
+        return tuple(found.items())
+
+
+def _terms(op: Any, index: SpanIndex | None, names: list[str]) -> Iterator[tuple[str, Any]]:  # noqa: C901 - one flat list of cases
+    """Yield (text, term) of what an operation reads."""
+    if index is None:
+        return
+    stack = _roots(op)
     while stack:
         item = stack.pop()
-        if type(item) is Local:
-            found.add(item.slot)
-        elif isinstance(item, (tuple, list)):
-            stack.extend(item)
-        elif hasattr(item, "__dataclass_fields__") and not hasattr(item, "ops"):
-            stack.extend(getattr(item, name) for name in item.__dataclass_fields__)
-    if hasattr(op, "slot"):
-        found.add(op.slot)
-    return found
+        kind = type(item)
+        if kind is Local:
+            name = names[item.slot]
+            text = name if name and not name.startswith("_#") else index.reference(item.pos)
+            if text:
+                yield text, item
+        elif kind is Doc or kind is Get:
+            text = index.reference(item.pos)
+            if type(op) is IterOp and item.pos == op.ref.pos:
+                text = text.partition("[")[0]
+            if text and text not in {"input", "data"}:
+                yield text, item
+            stack.extend(part for part in reversed(item.path) if type(part) is not Const)
+        elif kind is Apply:
+            text = index.reference(item.pos)
+            if text and item is not getattr(op, "term", None):
+                yield text, item
+            stack.extend(reversed(item.args))
+        elif kind is ArrayT or kind is SetT:
+            stack.extend(reversed(item.items))
+        elif kind is ObjectT:
+            stack.extend(value for _, value in reversed(item.pairs))
+
+
+def _roots(op: Any) -> list[Any]:
+    """Return the terms an operation begins with, the last first; of an iteration the collection it goes over."""
+    if type(op) is IterOp:
+        path = op.ref.path
+        bound = next((number for number, part in enumerate(path) if type(part) is Local and part.slot in op.free), len(path))
+        if bound:
+            return [Doc(op.ref.root, path[:bound], op.ref.pos) if type(op.ref) is Doc else Get(op.ref.base, path[:bound], op.ref.pos)]
+        return [op.ref.base] if type(op.ref) is Get else []
+    if type(op) in {WithOp, LogicOp, NotOp}:
+        return []
+    if type(op) is EveryOp:
+        return [op.domain]
+    return [getattr(op, name) for name in ("right", "left", "term") if hasattr(op, name)]
+
+
+def _look(recorder: Recorder, shown: tuple[tuple[str, ValueCode], ...], frame: Frame) -> tuple[tuple[str, str], ...]:
+    """Look up values without charge and without trace."""
+    budget = frame[0].budget
+    left, mark, recorder.quiet = budget.left, budget.mark, True
+    found = []
+    for text, code in shown:
+        try:
+            value = code(frame)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the evaluation itself meets it too and reports it
+            found.append((text, f"error: {error}"))
+        else:
+            found.append((text, shorten(value)))
+    budget.left, budget.mark, recorder.quiet = left, mark, False
+    return tuple(found)
 
 
 class TracedEngine:
@@ -213,12 +424,15 @@ class TracedEngine:
         self._clock = clock
         self._strict = strict_builtin_errors
 
-    def value(self, ref: str, input: Any = UNDEFINED, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's word
-        """Return the document at a dotted reference, recording the way to it."""
-        path = tuple(ref.removeprefix("data.").split("."))
+    def value(self, ref: str | tuple[Any, ...], input: Any = UNDEFINED, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's own word
+        """Return the document at a reference below `data` (dotted, or its path as a tuple), recording the way to it.
+
+        Raises:
+            EvaluationError, LimitError: as in `Engine.value`; what was recorded until then stays.
+        """
+        path = tuple(ref.removeprefix("data.").split(".")) if isinstance(ref, str) else ref
         program, limits = self._program, self._limits
-        self._recorder.rules = []
-        self._recorder.open = []
+        self._recorder.start()
         code = program.compiler(Planner(("",))).value(Doc("data", tuple(Const(part) for part in path)))
         document = UNDEFINED if input is UNDEFINED else import_value(input, depth_limit=limits.depth)
         context = Context(
@@ -235,24 +449,22 @@ class TracedEngine:
         """Rules of the last evaluation, in the order they began."""
         return list(self._recorder.rules)
 
-    def explain(self) -> str:
-        """Return the last evaluation as text: rule, then its expressions with their values."""
-        lines: list[str] = []
-        for rule in self._recorder.rules:
-            pad = "  " * rule.depth
-            lines.append(f"{pad}{rule.name} ({rule.file}:{rule.line}): {rule.result}")
-            for step in rule.steps:
-                values = "".join(f"; {name} = {value}" for name, value in step.variables)
-                lines.append(f"{pad}  line {step.line}: {step.text}: {'held' if step.held else 'failed'}{values}")
-        return "\n".join(lines)
+    @property
+    def reached(self) -> frozenset[Reached]:
+        """What the last evaluation reached."""
+        return frozenset(self._recorder.reached)
+
+    def explain(self, *, full: bool = False) -> str:
+        """Return the last evaluation as text for people: rule, its expressions, their values; `full` shows what held too."""
+        return explain_rules([rule for rule in self._recorder.rules if not rule.depth], full=full)
 
     def coverage(self) -> dict[str, FileCoverage]:
-        """Return line coverage by file over all evaluations so far; every rule of the modules counts."""
-        lines: dict[str, set[int]] = {name: set(found) for name, found in self._recorder.lines.items()}
-        for rule in self._program.linked.rules:
-            source = self._program.linked.modules[rule.module].source
-            lines.setdefault(source.name, set()).add(source.position(rule.pos)[0])
-            for branch in rule.branches:
-                lines[source.name].update(source.position(statement.pos)[0] for statement in branch.body)
-        covered = self._recorder.covered
-        return {name: FileCoverage(frozenset(found), frozenset(covered.get(name, set()) & found)) for name, found in lines.items()}
+        """Return coverage by file over all evaluations so far; every rule of the modules counts."""
+        reached = self._recorder.total | self._recorder.reached
+        found: dict[str, FileCoverage] = {}
+        for module, index in zip(self._program.linked.modules, self._recorder.indexes, strict=True):
+            name = module.source.name
+            missed = tuple(span for span in index.spans if (name, span.start, span.is_head) not in reached)
+            lines = frozenset(span.line for span in index.spans)
+            found[name] = FileCoverage(lines, lines - {span.line for span in missed}, index.spans, missed)
+        return found
