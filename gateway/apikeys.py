@@ -38,6 +38,7 @@ SCOPES: Final = {
     "admin:read": "look at console, API and reports on the admin port",
     "admin:write": "change things on the admin port",
     "audit:read": "read the log's entries",
+    "tenants:all": "with another scope, on the admin port of a gateway of several tenants: see what concerns all of them",
 }
 """What a key may be allowed."""
 PREFIX: Final = "assay_"

@@ -65,9 +65,17 @@ class Replicas:
         return chosen
 
     @staticmethod
-    def give_back(replica: Replica, now_s: float, *, failed: bool) -> None:
-        """End a call taken by `take`; `failed` is an upstream fault, not an error status."""
+    def give_back(replica: Replica, now_s: float, *, failed: bool | None) -> None:
+        """End a call taken by `take`.
+
+        Args:
+            replica: as taken.
+            now_s: monotonic seconds.
+            failed: an upstream fault (not an error status), or None where the call ended without telling: its caller left, or it never went out.
+        """
         replica.pending -= 1
+        if failed is None:
+            return
         if not failed:
             replica.failures_in_a_row = 0
             return

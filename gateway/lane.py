@@ -24,7 +24,7 @@ from gateway.framing import for_upstream
 from gateway.gate import Facts
 from gateway.identifiers import Identifiers
 from gateway.ledger import Held, Ledger
-from gateway.limits import RateLimits
+from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
 from gateway.protocols import problem, v2
 from gateway.protocols.http import is_twice_encoded
@@ -85,6 +85,7 @@ class Lane:
     limits: RateLimits
     source: Source
     counters: Counters = field(default_factory=Counters)
+    denied: DeniedBytes = field(default_factory=lambda: DeniedBytes(1))
     ids: Identifiers = field(default_factory=Identifiers)
     open: dict[str, Held] = field(default_factory=dict)
     """Calls in flight by id, oldest first."""
@@ -101,7 +102,7 @@ class Lane:
 
     def __post_init__(self) -> None:
         """Open the ledger on the journal."""
-        self.ledger = Ledger(self.journal, self.source, self.counters, self.ids, self.open)
+        self.ledger = Ledger(self.journal, self.source, self.counters, self.ids, self.open, self.denied)
 
     def install(self, snapshot: Snapshot, live: Live) -> None:
         """Put a configuration and a live state in force for every call that begins from now on."""
@@ -262,15 +263,18 @@ class Lane:
             replica = replicas.take(self.monotonic_s(), other_than=failed)
             endpoint = replica.endpoint
             path = endpoint.base_path.encode() + target if endpoint.base_path else target
-            has_failed = False
+            has_failed: bool | None = None  # a caller who leaves, and a full pool, tell nothing about the replica
             try:
-                return await self.upstream.send(endpoint, request.method, path, headers, request.body, deadline_s, idempotent=document.idempotent)
+                reply = await self.upstream.send(endpoint, request.method, path, headers, request.body, deadline_s, idempotent=document.idempotent)
             except UpstreamError as fault:
-                has_failed = fault.fault is not Fault.BUSY
+                has_failed = True if fault.fault is not Fault.BUSY else None
                 tries -= 1
                 if tries <= 0 or (fault.sent and not document.idempotent) or self.monotonic_s() >= deadline_s:
                     raise
                 failed = replica
+            else:
+                has_failed = False
+                return reply
             finally:
                 Replicas.give_back(replica, self.monotonic_s(), failed=has_failed)
 
@@ -307,15 +311,19 @@ class Lane:
             exchange.end()
 
     async def _refuse(self, exchange: Exchange, as_v2: bool, route: Route, held: Held, refusal: Refusal) -> None:  # noqa: FBT001 - private
-        """Record a refusal, then answer it. A call whose record has ended already is only answered."""
+        """Record a refusal, then answer it. A call whose record has ended already is only answered; one that has none names no decision."""
         record = held.record
+        is_recorded = True
         if not held.ended:
             record.status, record.code, record.fault = refusal.status, refusal.code, refusal.fault
             try:
-                await self.ledger.end(held, route.document)
+                if refusal.status < 500 and not held.decided:
+                    is_recorded = await self.ledger.end_denied(held, route.document)
+                else:
+                    await self.ledger.end(held, route.document)
             except Refusal as worse:
                 refusal = worse
-        answer(exchange, refusal, record.id, as_v2=as_v2)
+        answer(exchange, refusal, record.id if is_recorded else None, as_v2=as_v2)
 
     def _http_target(self, request: Request) -> Target:
         """Return where a path under `/http/` leads: only what the model's file says it serves leads anywhere."""
@@ -340,9 +348,17 @@ class Lane:
             self.ledger.write_late_decisions(older_than_s, now_ns)
         self.ledger.sweep(now_ns)
 
-    def record_denials(self, reason: str, count: int) -> None:
-        """Record refusals that were only counted; the worker calls this once a second."""
-        self.ledger.record_denials(reason, count)
+    def record_denials(self, early_told: dict[str, int]) -> None:
+        """Record refusals that were only counted; the worker calls this once a second.
+
+        Args:
+            early_told: refusals before it was known who asks that records have told, by code; moved on here, and only by what was recorded.
+        """
+        for code, count in self.counters.refused_early.items():
+            more = count - early_told.get(code, 0)
+            if more and self.ledger.record_denials(code, more):
+                early_told[code] = count
+        self.ledger.record_denied()
 
 
 def answer(exchange: Exchange, refusal: Refusal, decision_id: str | None, *, as_v2: bool) -> None:

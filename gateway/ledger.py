@@ -3,13 +3,13 @@
 Rules:
 - A call that ends before its batch closes is one `call` leaf; a longer one, or one of a `sync` route, is `decision`, then `outcome`.
 - `decided` and `ended` are set once the leaf is appended, never before: a journal that is full leaves no half-told call.
+- A tenant's refusals have a quota of bytes; past it they are counted by key and reason, one `denial.count` a second, and have no leaf of their own.
 - Waiting comes after the terminal leaf. A wait that fails, or a caller who leaves during it, writes nothing more: the record is true already.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +19,7 @@ from audit.leaf import LeafError
 from gateway.counters import Counters
 from gateway.documents import RouteDocument
 from gateway.identifiers import Identifiers
+from gateway.limits import DeniedBytes
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
 
@@ -48,10 +49,13 @@ class Held:
 class Ledger:
     """Writes the records of one worker's calls. Owned by the worker's loop."""
 
-    __slots__ = ("_counters", "_ids", "_journal", "_source", "_waiting", "open")
+    __slots__ = ("_counters", "_denied", "_ids", "_journal", "_source", "_uncounted", "_waiting", "open")
 
-    def __init__(self, journal: Journal, source: Source, counters: Counters, ids: Identifiers, held: dict[str, Held]) -> None:
+    def __init__(self, journal: Journal, source: Source, counters: Counters, ids: Identifiers, held: dict[str, Held], denied: DeniedBytes) -> None:
         """Write through `journal`; `held` are the calls in flight by id, oldest first."""
+        self._denied = denied
+        # (tenant, key, code) -> refusals past the quota that no record has told yet; changed by `end_denied` and `record_denied`.
+        self._uncounted: dict[tuple[str, str, str], int] = {}
         self._journal = journal
         self._source = source
         self._counters = counters
@@ -100,14 +104,15 @@ class Ledger:
         if document.audit == "batch" and self._journal.oldest_unacked_age_s(time.monotonic_ns()) > BATCH_WINDOW_S:
             await self.committed(seq, held.until_ns)
 
-    async def end(self, held: Held, document: RouteDocument) -> None:
-        """Write the terminal leaf, then wait as the route's mode asks.
+    async def end(self, held: Held, document: RouteDocument, *, is_denied: bool = False) -> None:
+        """Write the terminal leaf, then wait as the route's mode asks; that of a denied call is taken from its tenant's quota.
 
         Raises:
             Refusal: `audit_unavailable`: it could not be written, or was not confirmed, and the route denies then.
         """
         now_ns = time.monotonic_ns()
         held.record.latency_us = (now_ns - held.started_ns) // 1000
+        before = self._journal.unacked_bytes if is_denied else 0
         try:
             seq = self._write_end(held, now_ns)
         except JournalError:
@@ -115,10 +120,36 @@ class Ledger:
                 raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
             self._counters.early("degraded_unrecorded")
             return
+        if is_denied:
+            self._denied.spend(held.record.tenant, self._journal.unacked_bytes - before)
         self._count(held, document)
         mode = document.audit
         if mode == "sync" or (mode == "batch" and self._journal.oldest_unacked_age_s(now_ns) > BATCH_WINDOW_S):
             await self.committed(seq, held.until_ns)
+
+    async def end_denied(self, held: Held, document: RouteDocument) -> bool:
+        """End a call that was refused before a model was called; returns whether it has a record, and not just a count.
+
+        Raises:
+            Refusal: as `end`.
+        """
+        record = held.record
+        if not self._denied.has_room(record.tenant, held.started_ns / 1e9):
+            key = (record.tenant, record.actor["id"], record.code or "")
+            self._uncounted[key] = self._uncounted.get(key, 0) + 1
+            record.latency_us = (time.monotonic_ns() - held.started_ns) // 1000
+            held.ended = True
+            self._count(held, document)
+            return False
+        await self.end(held, document, is_denied=True)
+        return True
+
+    def record_denied(self) -> None:
+        """Record the refusals past their tenants' quotas; the worker calls this once a second. What finds no room waits for the next time."""
+        for (tenant, key, reason), count in list(self._uncounted.items()):
+            if not self._record_count(tenant, {"kind": "key", "id": key}, reason, count):
+                return
+            del self._uncounted[tenant, key, reason]
 
     def end_unheard(self, held: Held, document: RouteDocument, *, status: int, code: str) -> None:
         """Write the terminal leaf of a call whose caller has gone, or that a defect has ended; nobody waits for it."""
@@ -205,10 +236,15 @@ class Ledger:
                 except Refusal:
                     return
 
-    def record_denials(self, reason: str, count: int) -> None:
-        """Record how many requests were refused for `reason` before it was known who asked."""
+    def record_denials(self, reason: str, count: int) -> bool:
+        """Record how many requests were refused for `reason` before it was known who asked; False where the journal has no room for it."""
+        return self._record_count("-", {"kind": "system", "id": self._journal.node}, reason, count)
+
+    def _record_count(self, tenant: str, actor: dict[str, str], reason: str, count: int) -> bool:
         unix_us = time.time_ns() // 1000
-        actor = {"kind": "system", "id": self._journal.node}
-        head = self._source.head(self._ids.next(unix_us // 1000), "denial.count", unix_us, time.monotonic_ns(), "-", actor)
-        with contextlib.suppress(JournalError):
+        head = self._source.head(self._ids.next(unix_us // 1000), "denial.count", unix_us, time.monotonic_ns(), tenant, actor)
+        try:
             self._journal.append({**head, "reason": reason, "count": count, "second": unix_us // 1_000_000})
+        except JournalError:
+            return False
+        return True

@@ -1,5 +1,8 @@
 """Who may see what on the admin port: keys with the scopes `admin:read` or `audit:read`, as a bearer token or as a browser session made from one.
 
+What this port tells, it tells of every tenant: traffic, experiments, the log's entries. Where a gateway serves more than one, a key of one tenant
+needs the scope `tenants:all` beside its role; the log's head and hash tiles, which tell of nobody, it may fetch without.
+
 A session is a random name in this process's memory, held by the browser in a cookie no script can read; it ends with the process, after
 `SESSION_S`, or when the key stops being valid. A form that changes anything is a POST, and the cookie is SameSite=Strict, so no other site
 can send one.
@@ -21,11 +24,13 @@ from gateway.refusals import Refusal
 COOKIE: Final = "assay-session"
 SESSION_S: Final = 8 * 3600
 ROLES: Final = ("admin:read", "admin:write", "audit:read", "experiment:start", "experiment:operate", "experiment:promote")
-_MOST_SESSIONS: Final = 10_000
+_MOST_SESSIONS_OF_A_KEY: Final = 20
+"""The oldest ends when one more is signed in: a key must not push out the sessions of others. Their number is bounded by that of the keys."""
 
 
 @dataclass(slots=True)
 class _Session:
+    key_id: str
     secret: bytes
     ends_s: float
 
@@ -40,25 +45,33 @@ class Access:
 
     def sign_in(self, secret: str) -> str:
         """Return a session's name. Raises Refusal when the key is not valid or has no role."""
-        self._principal(secret.encode())
-        if len(self._sessions) >= _MOST_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
+        key_id = self._principal(secret.encode()).id
+        now_s = time.monotonic()
+        self._sessions = {name: session for name, session in self._sessions.items() if now_s < session.ends_s}
+        own = [name for name, session in self._sessions.items() if session.key_id == key_id]  # oldest first
+        for name in own[: max(0, len(own) + 1 - _MOST_SESSIONS_OF_A_KEY)]:
+            del self._sessions[name]
         name = secrets.token_urlsafe(32)
-        self._sessions[name] = _Session(secret.encode(), time.monotonic() + SESSION_S)
+        self._sessions[name] = _Session(key_id, secret.encode(), now_s + SESSION_S)
         return name
 
     def sign_out(self, request: Request) -> None:
         """End the session of a request."""
         self._sessions.pop(request.cookies.get(COOKIE, ""), None)
 
-    def who(self, request: Request) -> Principal | None:
-        """Return who asks, or None; a bearer token that is not valid is a Refusal."""
+    def who(self, request: Request, *, of_nobody: bool = False) -> Principal | None:
+        """Return who asks, or None; a bearer token that is not valid, or may not see all tenants, is a Refusal.
+
+        Args:
+            request: with a bearer token or the session's cookie.
+            of_nobody: what is asked for tells of no tenant.
+        """
         header = request.headers.get("authorization")
         if header is not None:
             scheme, _, secret = header.partition(" ")
             if scheme.lower() != "bearer":
                 raise Refusal("no_credentials", "the `Authorization` header is not `Bearer KEY`")
-            return self._principal(secret.encode())
+            return self._principal(secret.encode(), of_nobody=of_nobody)
         name = request.cookies.get(COOKIE, "")
         session = self._sessions.get(name)
         if session is None:
@@ -67,13 +80,20 @@ class Access:
             del self._sessions[name]
             return None
         try:
-            return self._principal(session.secret)
+            return self._principal(session.secret, of_nobody=of_nobody)
         except Refusal:
             del self._sessions[name]
             return None
 
-    def _principal(self, secret: bytes) -> Principal:
-        principal = self._authenticator().of_secret(secret, time.time_ns() // 1000)
+    def _principal(self, secret: bytes, *, of_nobody: bool = False) -> Principal:
+        authenticator = self._authenticator()
+        principal = authenticator.of_secret(secret, time.time_ns() // 1000)
         if not set(ROLES) & set(principal.scopes):
             raise Refusal("missing_scope", f"the admin port needs one of the scopes {', '.join(f'`{role}`' for role in ROLES)}")
+        if not of_nobody and "tenants:all" not in principal.scopes and len(authenticator.tenants) > 1:
+            raise Refusal(
+                "missing_scope",
+                "this gateway serves several tenants, and this tells of all of them: it needs the scope `tenants:all`",
+                hint="`assay key create --scope tenants:all` beside the role, for people who answer for the whole gateway",
+            )
         return principal

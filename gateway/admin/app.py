@@ -204,7 +204,7 @@ class Pages:
     async def _log_file(self, request: Request) -> Response:
         """Serve the log's public files, C2SP tlog-tiles; entry bundles that are not sealed yet are made from the rows."""
         name = request.path_params["path"]
-        principal = self.access.who(request)
+        principal = self.access.who(request, of_nobody=not name.startswith("tile/entries/"))
         if principal is None:
             raise Refusal("no_credentials", "the request carries no key and no session")
         root = self._state.data_dir / "log"

@@ -8,6 +8,7 @@ force.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import stat
@@ -21,6 +22,8 @@ from policies.trust import TrustRoot
 
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 48 * 1024
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.EISDIR)
+"""A link, a socket, a folder: these stay what they are. Any other failure may pass."""
 Stamp = tuple[int, int, int]
 """Inode, time of change and length of a file: what tells that it is another one than before."""
 
@@ -37,6 +40,8 @@ class Inbox:
         self._seen: dict[Path, Stamp] = {}  # file -> how it was when it was last looked at
         self.refused: dict[str, str] = {}
         """Name of a file -> why it counts for nothing."""
+        self.has_unread = False
+        """A file could not be read at the last look: it may be a revocation, so it is tried again without waiting for it to change."""
 
     async def take_in(self) -> bool:
         """Record every new valid envelope; returns whether anything new is in force.
@@ -45,9 +50,16 @@ class Inbox:
             audit.journal.JournalError: the log cannot be written; the envelope is looked at again the next time.
         """
         changed = False
+        has_unread = False
         for path, stamp in self._new_files():
-            changed = await self._take(path) or changed
-            self._seen[path] = stamp
+            try:
+                changed = await self._take(path) or changed
+            except OSError as fault:
+                has_unread = True
+                self._refuse(path, fault)
+            else:
+                self._seen[path] = stamp
+        self.has_unread = has_unread
         return changed
 
     def _new_files(self) -> list[tuple[Path, Stamp]]:
@@ -71,9 +83,8 @@ class Inbox:
                 self.refused.pop(name, None)
                 return False
             index = await self._record(found, data)
-        except (InvalidApproval, LeafError, OSError) as fault:
-            self.refused[name] = str(fault)
-            _log.warning("an envelope counts for nothing", extra={"file": name, "why": str(fault)})
+        except (InvalidApproval, LeafError) as fault:
+            self._refuse(path, fault)
             return False
         self.refused.pop(name, None)
         if isinstance(found, Approval):
@@ -83,22 +94,36 @@ class Inbox:
         _log.info("envelope in force", extra={"model": found.model, "version": found.version, "person": found.person, "index": index})
         return True
 
+    def _refuse(self, path: Path, fault: Exception) -> None:
+        name, why = _shown(path), str(fault)
+        if self.refused.get(name) != why:  # told once, however often it is tried
+            _log.warning("an envelope counts for nothing", extra={"file": name, "why": why})
+        self.refused[name] = why
+
     async def _record(self, found: Approval | Revocation, data: bytes) -> int:
         kind = "approval.granted" if isinstance(found, Approval) else "approval.revoked"
         return await self._clerk.record(kind, **_told(found), envelope=data.decode())
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a regular file of bounded size; a link, a pipe or a device is refused without being opened for reading."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise InvalidApproval("an envelope is a regular file")
-        if found.st_size > _MOST_BYTES:
-            raise InvalidApproval(f"the envelope is longer than {_MOST_BYTES} bytes")
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
+    """Return the bytes of a regular file of bounded size; a link, a pipe or a device is refused without being opened for reading.
+
+    Raises:
+        InvalidApproval: it is none.
+        OSError: it cannot be read just now.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            data = file.read(_MOST_BYTES + 1) if stat.S_ISREG(found.st_mode) and found.st_size <= _MOST_BYTES else b""
+    except OSError as fault:
+        if fault.errno in _NO_FILE:
+            raise InvalidApproval("an envelope is a regular file") from fault
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidApproval("an envelope is a regular file")
+    if max(len(data), found.st_size) > _MOST_BYTES:
         raise InvalidApproval(f"the envelope is longer than {_MOST_BYTES} bytes")
     return data
 

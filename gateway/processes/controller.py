@@ -304,13 +304,15 @@ class Controller:
         # A change made after the first reading and before the watch began would never be told: the first quiet moment reads everything again.
         has_settled = False
         async for changes in watchfiles.awatch(*watched, step=100, debounce=200, rust_timeout=300, yield_on_timeout=True):
-            if not changes and has_settled:
+            is_quiet = not changes and has_settled
+            if is_quiet and not self._inbox.has_unread:
                 continue
             has_settled = True
-            self._read_keys()
+            if not is_quiet:
+                self._read_keys()
             if await self._inbox.take_in():
                 self._publish_live()  # at once: a revocation does not wait for the compiler
-            if await self._configuration.reload():
+            if not is_quiet and await self._configuration.reload():
                 await self._align()
                 self._publish_live()
 

@@ -34,7 +34,7 @@ from gateway.counters import Counters
 from gateway.exchange import Headers, UpstreamError
 from gateway.framing import FramingError
 from gateway.lane import Lane
-from gateway.limits import RateLimits
+from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
 from gateway.live import decode as decode_live
 from gateway.native.sweep import Sweep
@@ -154,7 +154,7 @@ class Worker:
         self._in_force = InForce(ControlDirectory(chosen.data), chosen.data / "vault" / "epochs.json", chosen.keys)
         self._stop = asyncio.Event()
         self._upstream_faults = UpstreamFaults(self._log)
-        self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; owned by `_tell`
+        self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; moved on by the lane
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit status."""
@@ -183,7 +183,8 @@ class Worker:
             keys = self._in_force.keys_changed() if found is not None else None
             if found is not None and keys is not None:
                 source = Source(clock.boot_id)
-                lane = Lane(found[0], found[1], keys[0], keys[1], journal, transport.upstream, RateLimits(self._chosen.workers), source)
+                limits, denied = RateLimits(self._chosen.workers), DeniedBytes(self._chosen.workers)
+                lane = Lane(found[0], found[1], keys[0], keys[1], journal, transport.upstream, limits, source, denied=denied)
                 lane.on_defect = self._defect
                 lane.on_upstream_fault = self._upstream_faults.tell
                 lane.ready = functools.partial(self._not_ready, lane)
@@ -265,12 +266,7 @@ class Worker:
             fresh.replace(self._run_dir / f"status-{self._node}.json")
         except OSError as fault:  # a full disk: calls are refused where they cannot be recorded, the process goes on
             self._log.warning("the status file cannot be written", extra={"why": str(fault)})
-        early = lane.counters.refused_early
-        for code, count in early.items():
-            more = count - self._early_told.get(code, 0)
-            if more:
-                self._early_told[code] = count
-                lane.record_denials(code, more)
+        lane.record_denials(self._early_told)
 
 
 def main(arguments: list[str] | None = None) -> int:

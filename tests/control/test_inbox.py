@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from control_fakes import PEOPLE, ROOT, STRANGER, Broken, MemoryClerk, approval,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.control import inbox
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry, concerns
 from policies.approvals import InvalidApproval, load, sign_approval
@@ -124,7 +126,40 @@ def test_links_pipes_folders_and_huge_files_are_refused_without_being_read(desk:
     assert desk.take_in() is False
     assert time.monotonic() - began < 1.0
     assert set(desk.inbox.refused) == {f"{name}.json" for name in ("link", "loop", "dangling", "zero", "pipe", "folder", "huge")}
+    assert not desk.inbox.has_unread, "what is no file is not tried again"
     assert desk.clerk.leaves == []
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_revocation_that_could_not_be_read_once_is_read_again_although_its_file_has_not_changed(desk: Desk, monkeypatch, caplog, error: int):
+    desk.put("r.json", revocation())
+
+    def fail(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox.os, "open", fail)
+        for _ in range(3):
+            assert desk.take_in() is False
+            assert desk.inbox.has_unread
+    assert os.strerror(error) in desk.inbox.refused["r.json"]
+    assert len(caplog.records) == 1, "told once, however often it is tried"
+    assert desk.take_in() is True
+    assert not desk.inbox.has_unread
+    assert len(desk.registry.revocations) == 1
+    assert desk.inbox.refused == {}
+
+
+def test_one_file_that_cannot_be_read_does_not_hold_up_the_others(desk: Desk, monkeypatch):
+    desk.put("a.json", envelope())
+    unreadable = desk.put("b.json", revocation())
+    desk.put("c.json", revocation("bob"))
+    real = os.open
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox.os, "open", lambda path, *more: real("/nowhere/at/all" if path == unreadable else path, *more))
+        assert desk.take_in() is True
+    assert desk.inbox.has_unread
+    assert (len(desk.registry.approvals), len(desk.registry.revocations)) == (1, 1)
 
 
 def test_a_name_that_is_no_text_can_still_be_told(desk: Desk):

@@ -131,7 +131,7 @@ class Deployment:
         self._key_file = apikeys.new_file(os.urandom)
         self.add_key("product", "infer", "unit:assert", "feedback:write")
         self.add_key("tester", "infer", "unit:assert", "version:pin")
-        self.add_key("console", "admin:read", "audit:read")
+        self.add_key("console", "admin:read", "audit:read", "tenants:all")
         self.log = Log(self.data)
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(timeout=20)

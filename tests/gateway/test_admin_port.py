@@ -30,8 +30,8 @@ def browser() -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def visited(spine: Deployment) -> Deployment:
     """The shared gateway after some traffic of every kind, and once the controller has seen it."""
-    spine.add_key("auditor", "audit:read")
-    spine.add_key("manager", "admin:read")
+    spine.add_key("auditor", "audit:read", "tenants:all")
+    spine.add_key("manager", "admin:read", "tenants:all")
     for number in range(20):
         spine.infer("split", unit=f"visitor {number}")
     spine.infer("unapproved")
@@ -79,6 +79,38 @@ def test_an_auditor_may_not_read_the_api_and_a_manager_may_not_read_entries(visi
     assert visited.client.get(f"{visited.admin}/log/{bundle}", headers=visited.bearer("auditor")).status_code == 200
 
 
+def test_with_several_tenants_a_role_counts_only_beside_the_scope_for_all_of_them(visited: Deployment, browser: httpx.Client):
+    visited.add_key("second tenant", "infer", tenant="second")
+    visited.add_key("own role", "admin:read", "audit:read")
+
+    def ask(path: str) -> httpx.Response:
+        return visited.client.get(f"{visited.admin}{path}", headers=visited.bearer("own role"))
+
+    wait_until(lambda: ask("/log/checkpoint").status_code == 200, "the key to be known; the log's head tells of nobody")
+    for path in ("/metrics", "/api/status", "/api/experiments", "/log/tile/entries/000", *PAGES):
+        reply = ask(path)
+        assert (reply.status_code, reply.json()["code"]) == (403, "missing_scope"), path
+        assert "tenants:all" in reply.json()["detail"], path
+        assert "assay key create" in reply.json()["hint"], path
+    told = browser.post(f"{visited.admin}/login", data={"key": visited.keys["own role"]})
+    assert told.status_code == 403
+    assert "tenants:all" in told.text
+
+
+def test_a_key_that_signs_in_again_and_again_ends_its_own_oldest_sessions_and_nobody_elses(visited: Deployment, browser: httpx.Client):
+    with httpx.Client(follow_redirects=True, timeout=10) as other:
+        assert "Sign out" in other.post(f"{visited.admin}/login", data={"key": visited.keys["auditor"]}).text
+        assert "Sign out" in browser.post(f"{visited.admin}/login", data={"key": visited.keys["manager"]}).text
+        for _ in range(19):
+            with httpx.Client(timeout=10) as again:
+                again.post(f"{visited.admin}/login", data={"key": visited.keys["manager"]})
+        assert "Sign out" in browser.get(f"{visited.admin}/").text, "twenty sessions are held"
+        with httpx.Client(timeout=10) as again:
+            again.post(f"{visited.admin}/login", data={"key": visited.keys["manager"]})
+        assert browser.get(f"{visited.admin}/").url.path == "/login"
+        assert "Sign out" in other.get(f"{visited.admin}/").text
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_person_who_is_not_signed_in_is_sent_to_the_login(visited: Deployment, browser: httpx.Client, page: str):
     reply = browser.get(f"{visited.admin}{page}")
@@ -104,7 +136,7 @@ def test_a_person_signs_in_with_a_key_sees_the_pages_and_signs_out(visited: Depl
 
 
 def test_a_session_ends_when_its_key_is_revoked(visited: Deployment, browser: httpx.Client):
-    key_id = visited.add_key("leaver", "admin:read")
+    key_id = visited.add_key("leaver", "admin:read", "tenants:all")
     wait_until(lambda: browser.post(f"{visited.admin}/login", data={"key": visited.keys["leaver"]}).status_code == 200, "the new key to be known")
     assert browser.get(f"{visited.admin}/").url.path == "/"
     visited.revoke_key(key_id)

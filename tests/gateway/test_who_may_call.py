@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import socket
 import time
+from contextlib import closing
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +17,7 @@ from upstreams import Model
 
 from gateway import pseudonyms
 from gateway.config.layout import write_durably
+from gateway.limits import DENIED_BURST_BYTES, DENIED_BYTES_PER_S
 from policies.approvals import Approval, origin_of, sign_approval
 from policies.trust import PersonKey
 
@@ -192,6 +197,36 @@ def test_a_rate_that_is_used_up_is_a_429_with_retry_after_and_a_record(gateway: 
 
 
 # --- approvals ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_may_call_nothing_cannot_fill_the_log_with_its_refusals(gateway: Deployment):
+    gateway.add_key("noisy", "feedback:write", tenant="noisy")
+    wait_until(lambda: gateway.infer("plain", key="noisy").status_code == 403, "the key to be known")
+    body = json.dumps(BODY).encode()
+    head = f"POST /v2/models/plain/infer HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {gateway.keys['noisy']}\r\ncontent-length: {len(body)}\r\n\r\n"
+    refused, total = b"", 2500
+    with closing(socket.create_connection(("127.0.0.1", gateway.front_port), timeout=10)) as connection:
+        for _ in range(total // 10):
+            connection.sendall((head.encode() + body) * 10)
+            answers = b""
+            while answers.count(b"HTTP/1.1 403 ") < 10 or not answers.endswith(b"}"):
+                answers += connection.recv(65536)
+            refused += answers
+    assert refused.count(b'"code":"missing_scope"') == total
+    own: list[dict[str, Any]] = []
+    assert refused.count(b"assay-decision:") < total, "what has no record names no decision"
+
+    def told() -> int:
+        gateway.log.refresh()
+        own[:] = [record for record in gateway.log.records if record["tenant"] == "noisy"]
+        return sum(record["count"] if record["type"] == "denial.count" else 1 for record in own)
+
+    wait_until(lambda: told() >= total, f"every refusal to be told, one by one or counted; {told()} are")
+    (counted, *_) = [record for record in own if record["type"] == "denial.count"]
+    assert (counted["actor"]["kind"], counted["reason"]) == ("key", "missing_scope")
+    assert sum(len(json.dumps(record, separators=(",", ":"))) for record in own) < DENIED_BURST_BYTES + 20 * DENIED_BYTES_PER_S
+    reply = gateway.infer("plain", key="tester", version="3")
+    assert gateway.record(reply.headers["assay-decision"])["outcome"]["status"] == 403, "another tenant's refusals are recorded one by one"
 
 
 def test_a_version_nobody_approved_does_not_serve_even_when_it_is_the_only_one(gateway: Deployment):

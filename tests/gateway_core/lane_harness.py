@@ -245,6 +245,10 @@ class FakeJournal:
     def unacked_count(self) -> int:
         return len(self.leaves) if self.is_held else 0
 
+    @property
+    def unacked_bytes(self) -> int:
+        return sum(map(len, self.leaves))
+
     def add_waiter(self, seq: int) -> asyncio.Future[int]:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self.failure is not None:

@@ -26,7 +26,7 @@ def test_what_is_no_origin_is_refused(origin):
         parse_origin(origin)
 
 
-@given(st.lists(st.booleans(), max_size=60), st.sampled_from(["round_robin", "least_pending"]))
+@given(st.lists(st.sampled_from([True, False, None]), max_size=60), st.sampled_from(["round_robin", "least_pending"]))
 def test_pending_is_zero_when_every_call_has_been_given_back(outcomes, balance):
     replicas = Replicas(ORIGINS, balance)
     taken = [replicas.take(0.0) for _ in outcomes]
@@ -49,6 +49,18 @@ def test_a_replica_that_keeps_failing_is_left_alone_for_a_while_and_comes_back()
         replicas.give_back(bad, 0.0, failed=True)
     assert all(replicas.take(1.0) is not bad for _ in range(10))
     assert any(replicas.take(EJECT_S) is bad for _ in range(3))
+
+
+def test_calls_that_tell_nothing_about_a_replica_neither_eject_it_nor_keep_it_from_being_ejected():
+    replicas = Replicas(ORIGINS, "round_robin")
+    bad, unknown = replicas.all[:2]
+    for _ in range(EJECT_AFTER):
+        replicas.give_back(bad, 0.0, failed=True)
+        replicas.give_back(bad, 0.0, failed=None)
+        replicas.give_back(unknown, 0.0, failed=None)
+    taken = [replicas.take(1.0) for _ in range(10)]
+    assert bad not in taken
+    assert unknown in taken
 
 
 def test_when_all_are_ejected_all_are_tried():

@@ -8,7 +8,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lane_harness import BODY, INFER, Answer, Harness, route, snapshot_of
+from lane_harness import BODY, INFER, MODEL, Answer, Harness, route, snapshot_of
 
 from audit.journal import JournalFailed
 from gateway.documents import CaptureDocument
@@ -259,6 +259,25 @@ def test_a_call_is_tried_again_only_where_that_cannot_run_a_model_twice_unasked(
     harness.run()
     assert len(harness.upstream.calls) == tries
     one_end(harness)
+
+
+def test_a_caller_who_leaves_a_hanging_replica_does_not_keep_it_from_being_ejected():
+    harness = Harness(snapshot_of([route(deadline_us=10_000_000)]))
+    (replica,) = harness.lane.snapshot.routes[MODEL].versions["3"].replicas.all
+    harness.upstream.answers = [Answer(fault=Fault.TIMEOUT)]
+    harness.run()
+    harness.run()
+    harness.points.passed.clear()
+    harness.points.gone_at = 1
+    assert harness.run().state == "gone"
+    assert (replica.failures_in_a_row, replica.pending) == (2, 0)
+    harness.points.gone_at = None
+    harness.upstream.answers = [Answer(fault=Fault.BUSY, sent=False)]
+    harness.run()
+    assert (replica.failures_in_a_row, replica.pending) == (2, 0)
+    harness.upstream.answers = [Answer()]
+    assert harness.run().status == 200
+    assert (replica.failures_in_a_row, replica.pending) == (0, 0)
 
 
 def test_a_retry_that_succeeds_is_one_call_served():

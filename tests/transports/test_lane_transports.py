@@ -63,7 +63,7 @@ class KeptJournal:
     def __init__(self) -> None:
         self.leaves: list[dict[str, Any]] = []
 
-    unacked_count = 0
+    unacked_count = unacked_bytes = 0
 
     def append(self, record: dict[str, Any]) -> int:
         record["writer"] = {"node": self.node, "epoch": self.epoch, "seq": len(self.leaves)}
