@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from audit.keyring import BoundedKey, LogKey, plain
 from audit.keys import COSIGNATURE_V1, ED25519, SignatureInvalid, SigningKey, VerifierKey, check_name, decode_base64
 from audit.merkle import EMPTY_ROOT, HASH_BYTES, SIZE_LIMIT
 
@@ -271,12 +272,12 @@ class SignedCheckpoint:
 
 def open_checkpoint(
     data: bytes,
-    log_keys: Sequence[VerifierKey],
+    log_keys: Sequence[LogKey],
     witness_keys: Sequence[VerifierKey] = (),
     *,
     origin: str | None = None,
 ) -> SignedCheckpoint:
-    """Read a checkpoint and verify who signed it.
+    """Read a checkpoint and verify who signed it, and that each of these keys may sign this size.
 
     Args:
         data: The note.
@@ -285,15 +286,29 @@ def open_checkpoint(
         origin: Origin the checkpoint must have; by default the name of the log key that signed.
 
     Raises:
-        NoteError: Malformed, not signed by the log, of another origin, or a bad signature of a known key.
+        NoteError: Malformed, not signed by the log, of another origin, a bad signature of a known key, or one of a key that may not sign this size.
     """
     note = parse(data)
-    verified = verify(note, [*log_keys, *witness_keys])
-    log_signatures = tuple(one for one in verified if one.key in log_keys)
+    plain_keys = [plain(key) for key in log_keys]
+    verified = verify(note, [*plain_keys, *witness_keys])
+    log_signatures = tuple(one for one in verified if one.key in plain_keys)
     if not log_signatures:
         raise NoteError("the checkpoint is signed by a witness but not by the log")
     checkpoint = Checkpoint.parse(note.text)
+    _require_in_bounds(checkpoint, log_signatures, log_keys)
     allowed = {one.key.name for one in log_signatures} if origin is None else {origin}
     if checkpoint.origin not in allowed:
         raise NoteError(f"checkpoint has origin `{checkpoint.origin}`, expected `{' or '.join(sorted(allowed))}`")
     return SignedCheckpoint(checkpoint, note, log_signatures, tuple(one for one in verified if one.key in witness_keys))
+
+
+def _require_in_bounds(checkpoint: Checkpoint, signatures: Sequence[Verified], log_keys: Sequence[LogKey]) -> None:
+    """Refuse a checkpoint that a key signed before its first or after its last size; see `audit.keyring`."""
+    bounds = {key.key: key for key in log_keys if isinstance(key, BoundedKey)}
+    for one in signatures:
+        bound = bounds.get(one.key)
+        if bound is not None and not bound.allows(checkpoint.size):
+            raise NoteError(
+                f"key `{one.key.name}+{one.key.id.hex()}` signed size `{checkpoint.size}`; "
+                f"it may sign sizes from `{bound.first_size}` to `{bound.last_size}`"
+            )

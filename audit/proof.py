@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from audit.keyring import LogKey
 from audit.keys import VerifierKey
 from audit.merkle import ProofError, inclusion_proof, leaf_hash, verify_inclusion
 from audit.note import NOTE_LIMIT_BYTES, NoteError, SignedCheckpoint, open_checkpoint, parse_decimal, parse_hash
@@ -60,7 +61,7 @@ def parse_proof(data: bytes) -> LeafProof:
     return LeafProof(parse_decimal(rest[0].removeprefix("index ")), tuple(parse_hash(line) for line in rest[1:]), note)
 
 
-def make_proof(source: LogSource, index: int, keys: Sequence[VerifierKey], *, origin: str | None = None) -> LeafProof:
+def make_proof(source: LogSource, index: int, keys: Sequence[LogKey], *, origin: str | None = None) -> LeafProof:
     """Prove the leaf at `index` of the log behind `source`; the proof is verified against the leaf before it is given out.
 
     Raises:
@@ -81,7 +82,7 @@ def make_proof(source: LogSource, index: int, keys: Sequence[VerifierKey], *, or
 
 
 def verify_proof(
-    proof: LeafProof, leaf: bytes, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey] = (), *, origin: str | None = None
+    proof: LeafProof, leaf: bytes, keys: Sequence[LogKey], witnesses: Sequence[VerifierKey] = (), *, origin: str | None = None
 ) -> SignedCheckpoint:
     """Check that `leaf` is in the log at the proof's index; return the checkpoint that says so.
 

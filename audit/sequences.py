@@ -4,8 +4,9 @@ Every record carries `writer{node, epoch, seq}`, and `seq` counts without gaps w
 
 - numbers that are missing, and those that the log itself states as lost (`log.lost`);
 - one number used twice, or used after its writer closed;
-- an epoch that never ended although its node opened a later one;
-- a `decision` whose `outcome` never came;
+- an epoch that never ended although its node opened a later one, or whose end is stated twice;
+- a statement about a writer's end (`writer.close`, `log.recover`, `log.lost`) whose numbers are not those of the records before it;
+- a `decision` whose `outcome` never came, and an `outcome` that ends no open decision: a second one, or one of a decision never made;
 - silence: a span longer than three heartbeats through which some writer lived.
 
 Example:
@@ -18,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import datetime as dt
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,6 +28,8 @@ SILENCE_LIMIT_S: Final = 30.0
 """Three heartbeats of 10 s."""
 OUTCOME_LIMIT_S: Final = 300.0
 BACKWARDS_LIMIT_S: Final = 5.0
+ENDED_REMEMBERED: Final = 65_536
+"""Decisions that ended are remembered so far back, only to word a finding: a second `outcome` is found however late it comes."""
 
 _STATEMENTS: Final = frozenset({"log.lost", "log.recover"})
 
@@ -70,7 +74,8 @@ class Account:
         self._epochs: dict[tuple[str, int], _Epoch] = {}
         self._newest: dict[str, int] = {}
         self._superseded: list[tuple[str, int]] = []
-        self._decisions: dict[str, tuple[int, str]] = {}
+        self._decisions: dict[str, tuple[int, str]] = {}  # open ones: (leaf, time) by id
+        self._ended: OrderedDict[str, int] = OrderedDict()  # leaf of the outcome by decision id, the latest `ENDED_REMEMBERED`
         self._silences: list[_Silence] = []
         self._stated: list[Finding] = []
         self._contradictions: list[Finding] = []
@@ -102,12 +107,11 @@ class Account:
                 silence.was_lived_through = True
             epoch.silences.clear()
         if kind == "decision":
-            self._decisions[record["id"]] = (index, record["time"])
+            self._decide(index, record)
         elif kind == "outcome":
-            for parent in record.get("parents", ()):
-                self._decisions.pop(parent, None)
+            self._end_decision(index, record)
         elif kind == "writer.close":
-            epoch.is_ended = True
+            self._close(index, key, epoch, record)
         elif kind in _STATEMENTS:
             self._state(index, kind, record)
 
@@ -143,6 +147,32 @@ class Account:
         self._newest[node] = number
         return epoch
 
+    def _decide(self, index: int, record: dict[str, Any]) -> None:
+        if record["id"] in self._decisions:
+            self._contradict(f"decision `{record['id']}` is made twice, first at leaf {self._decisions[record['id']][0]}", index)
+        self._decisions[record["id"]] = (index, record["time"])
+
+    def _end_decision(self, index: int, record: dict[str, Any]) -> None:
+        """Match an outcome with the one open decision it names: `decision` is committed first, by the same writer, so none can be missing."""
+        parents = record.get("parents") or ("",)
+        for parent in parents:
+            if self._decisions.pop(parent, None) is not None:
+                self._ended[parent] = index
+                if len(self._ended) > ENDED_REMEMBERED:
+                    self._ended.popitem(last=False)
+            elif parent in self._ended:
+                self._contradict(f"a second outcome of decision `{parent}`; the first is leaf {self._ended[parent]}", index)
+            else:
+                self._contradict(f"outcome of `{parent}`, which is no open decision of this log", index)
+
+    def _close(self, index: int, key: tuple[str, int], epoch: _Epoch, record: dict[str, Any]) -> None:
+        last = record.get("last_seq")
+        if isinstance(last, int) and last != record["writer"]["seq"]:
+            self._contradict(
+                f"writer `{key[0]}` epoch `{key[1]}`: it closes as number `{record['writer']['seq']}` and states `{last}` as its last", index
+            )
+        epoch.is_ended = True
+
     def _number(self, index: int, key: tuple[str, int], epoch: _Epoch, seq: int) -> None:
         epoch.last_index = index
         if seq == epoch.next_seq:
@@ -165,16 +195,25 @@ class Account:
             self._contradictions.append(Finding(message, index, is_contradiction=True))
 
     def _state(self, index: int, kind: str, record: dict[str, Any]) -> None:
-        """Take note of a statement about another writer's end: `log.lost` {node, epoch, from, to} or `log.recover` {node, epoch}."""
+        """Take note of a statement about another writer's end: `log.lost` {node, epoch, from, to} or `log.recover` {node, epoch, last}.
+
+        Whoever states it has read every record of that writer, so its numbers must go on exactly where those records end.
+        """
         node, number = record.get("node"), record.get("epoch")
         if not isinstance(node, str) or not isinstance(number, int):
+            self._contradict(f"`{kind}` names no writer", index)
             return
         epoch = self._epochs.get((node, number))
+        held = -1 if epoch is None else epoch.next_seq - 1
         if epoch is not None:
+            if epoch.is_ended:
+                self._contradict(f"writer `{node}` epoch `{number}`: its end is stated twice", index)
             epoch.is_ended = True
         if kind == "log.recover":
+            self._expect(index, record.get("last", held), held, f"`log.recover` states `{{}}` as the last number of writer `{node}` epoch `{number}`")
             return
         first, last = record.get("from"), record.get("to")
+        self._expect(index, first, held + 1, f"`log.lost` states losses of writer `{node}` epoch `{number}` from number `{{}}`")
         if isinstance(first, int) and isinstance(last, int):
             count = max(0, last - first + 1)
             self.lost += count
@@ -183,6 +222,10 @@ class Account:
             self.has_unknown_loss = True
             text = f"an unknown number of records may be lost, stated: writer `{node}` epoch `{number}` from number `{first}`"
         self._stated.append(Finding(text, index))
+
+    def _expect(self, index: int, stated: Any, expected: int, message: str) -> None:
+        if stated != expected:
+            self._contradict(f"{message.format(stated)}, the records before it say `{expected}`", index)
 
     def _pass_of_time(self, index: int, record: dict[str, Any]) -> None:
         """Notice silence and clock steps. Within one boot the monotonic clock is believed, otherwise the wall clock."""

@@ -3,8 +3,10 @@
 - `chain`: a known key signed the head, and the entries hash to it.
 - `tamper`: every published tile is the one the entries give; every record has its one spelling and the members every record has.
 - `completeness`: no writer's numbers are missing, used twice or stated lost; see `audit.sequences`.
-- `independence`: the head extends one that was kept, or a witness saw it; without either an operator with the key could show an old or
+- `independence`: the head extends one that was kept, or a witness saw it lately; without either an operator with the key could show an old or
   another log, and freshness is unproven.
+
+Two heads of one size with different roots, both signed, need no judge: `fork_proof` puts them side by side, and anybody with the key can check them.
 
 A check is *ok*, *failed*, or *unproven*. Failed anywhere: exit 1. Else unproven anywhere: exit 3. Else 0.
 """
@@ -14,6 +16,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from audit.note import SignedCheckpoint
 
 FINDINGS_LIMIT: Final = 50
 
@@ -89,6 +93,42 @@ class Check:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ForkProof:
+    """Two signed notes of one log and one size whose roots differ: whoever holds the key made two histories. Verifies with the key alone."""
+
+    origin: str
+    size: int
+    roots: tuple[bytes, bytes]
+    notes: tuple[bytes, bytes]
+
+    def text(self) -> str:
+        """Return it to be printed, mailed and filed: what it proves, then both notes as they were signed."""
+        first, second = (note.decode() for note in self.notes)
+        said = f"PROOF OF MISBEHAVIOUR: the key of `{self.origin}` signed two different logs of size {self.size}."
+        return f"{said}\n\n----- one -----\n{first}----- the other -----\n{second}----- end -----\n"
+
+    def document(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "origin": self.origin,
+            "size": self.size,
+            "roots": [root.hex() for root in self.roots],
+            "notes": [note.decode() for note in self.notes],
+        }
+
+
+def fork_proof(one: SignedCheckpoint, other: SignedCheckpoint) -> ForkProof | None:
+    """Return the proof that two verified checkpoints contradict each other, None if they do not by themselves.
+
+    Heads of different sizes may contradict each other too; that takes a consistency proof, see `audit.merkle.verify_consistency`.
+    """
+    first, second = one.checkpoint, other.checkpoint
+    if (first.origin, first.size) != (second.origin, second.size) or first.root == second.root:
+        return None
+    return ForkProof(first.origin, first.size, (first.root, second.root), (one.note.encode(), other.note.encode()))
+
+
 @dataclass(slots=True)
 class Verdict:
     """The outcome of verifying one log. `checkpoint_note` is what an auditor keeps for next time."""
@@ -101,6 +141,7 @@ class Verdict:
     records: int = 0
     opaque: int = 0
     time: str = ""
+    misbehaviour: ForkProof | None = None
     chain: Check = field(default_factory=lambda: Check("chain"))
     tamper: Check = field(default_factory=lambda: Check("tamper"))
     completeness: Check = field(default_factory=lambda: Check("completeness"))
@@ -135,5 +176,6 @@ class Verdict:
             "time": self.time,
             "first_bad_index": self.first_bad_index,
             "checks": [check.document() for check in self.checks],
+            "misbehaviour": None if self.misbehaviour is None else self.misbehaviour.document(),
             "exit_code": self.exit_code,
         }

@@ -7,7 +7,8 @@ Steps of `verify_log`:
 2. Read every entry in order; hash them to the root; compare every published tile on the way.
 3. Where something differs, find out which file is wrong: the entry, the tile, or everything together.
 4. Check every record of ours: spelling, members, writer sequence. Entries that are not ours are bytes, and counted as such.
-5. Compare with the head that was kept from last time, and look for witnesses' cosignatures.
+5. Compare with the head that was kept from last time, and look for witnesses' cosignatures that are recent: an operator can show an old head for
+   ever, and its cosignatures stay valid for ever.
 
 Any C2SP tlog-tiles log can be verified; steps 4's checks then find nothing that is ours. One pass, memory independent of the size of the log
 but for the writers and calls that are open.
@@ -20,12 +21,14 @@ Example:
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
+from audit.keyring import LogKey
 from audit.keys import VerifierKey
 from audit.leaf import LeafError, parse
 from audit.merkle import HASH_BYTES, ProofError, inclusion_proof, leaf_hashes, verify_inclusion
@@ -33,32 +36,40 @@ from audit.note import NoteError, SignedCheckpoint, open_checkpoint
 from audit.sequences import Account
 from audit.source import CHECKPOINT, LogSource, SourceError
 from audit.tiles import TILE_BYTES, WIDTH, HashTiles, TileError, TileReader, entries_path, read_tile, tile_path, tile_root
-from audit.verdict import FINDINGS_LIMIT, Check, Verdict
+from audit.verdict import FINDINGS_LIMIT, Check, Verdict, fork_proof
 
 Progress = Callable[[int, int], None]
 """(leaves checked, leaves in all), about every 4,096 leaves."""
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _RECORD_VERSION: Final = 1
+FRESHNESS_LIMIT_S: Final = 24 * 3600
+"""A cosignature older than this says nothing of today."""
+CLOCK_SKEW_S: Final = 300
+"""A cosignature may be this far ahead of the verifier's clock."""
 
 
 def verify_log(
     source: LogSource,
-    verifier_keys: Sequence[VerifierKey],
+    verifier_keys: Sequence[LogKey],
     known_checkpoint: bytes | None = None,
     witnesses: Sequence[VerifierKey] = (),
     progress: Progress | None = None,
     *,
+    now_s: int | None = None,
+    freshness_limit_s: int = FRESHNESS_LIMIT_S,
     origin: str | None = None,
 ) -> Verdict:
     """Verify the log behind `source`.
 
     Args:
         source: See `audit.source`.
-        verifier_keys: Keys of the log; one of them must have signed the checkpoint.
+        verifier_keys: Keys of the log, with or without bounds; one of them must have signed the checkpoint.
         known_checkpoint: A checkpoint of this log kept from earlier, as the note it was.
         witnesses: Keys whose cosignature of the checkpoint proves that it was shown to others.
         progress: Called now and then.
+        now_s: POSIX seconds; the age of cosignatures is judged by it. By default this machine's clock.
+        freshness_limit_s: A cosignature older than this leaves freshness unproven.
         origin: Origin of the log where it is not the name of its key.
 
     Returns:
@@ -71,12 +82,12 @@ def verify_log(
     known = _open_known(known_checkpoint, verifier_keys, origin, verdict) if known_checkpoint is not None else None
     scan = _Scan(source, head, known, verdict)
     scan.run(progress)
-    _judge_independence(head, known, scan, witnesses, verdict.independence)
+    _judge_independence(head, known, scan, witnesses, verdict, (int(time.time()) if now_s is None else now_s, freshness_limit_s))
     return verdict
 
 
 def _open_head(
-    source: LogSource, keys: Sequence[VerifierKey], witnesses: Sequence[VerifierKey], origin: str | None, verdict: Verdict
+    source: LogSource, keys: Sequence[LogKey], witnesses: Sequence[VerifierKey], origin: str | None, verdict: Verdict
 ) -> SignedCheckpoint | None:
     """Step 1."""
     try:
@@ -97,7 +108,7 @@ def _open_head(
     return head
 
 
-def _open_known(data: bytes, keys: Sequence[VerifierKey], origin: str | None, verdict: Verdict) -> SignedCheckpoint | None:
+def _open_known(data: bytes, keys: Sequence[LogKey], origin: str | None, verdict: Verdict) -> SignedCheckpoint | None:
     """Open the kept checkpoint. One that this log's key did not sign is no evidence and fails the check that was asked for."""
     try:
         return open_checkpoint(data, keys, origin=origin)
@@ -326,32 +337,59 @@ def _judge_completeness(account: Account, verdict: Verdict) -> None:
         check.done(f"{account.counted} records, no number of any writer is missing")
 
 
-def _judge_independence(head: SignedCheckpoint, known: SignedCheckpoint | None, scan: _Scan, witnesses: Sequence[VerifierKey], check: Check) -> None:
-    """Step 5."""
-    said: list[str] = []
+def _judge_independence(
+    head: SignedCheckpoint, known: SignedCheckpoint | None, scan: _Scan, witnesses: Sequence[VerifierKey], verdict: Verdict, age: tuple[int, int]
+) -> None:
+    """Step 5. `age` is (now, limit) in seconds."""
+    check, said = verdict.independence, list[str]()
     if known is not None:
-        _compare_known(head, known, scan.known_root, check, said)
-    said.extend(f"witness `{one.key.name}` saw this head at POSIX time {one.time_s}" for one in head.cosignatures)
+        _compare_known(head, known, scan.known_root, verdict, said)
+    stale = _judge_cosignatures(head, *age, said)
     unseen = len(set(witnesses)) - len({one.key for one in head.cosignatures})
     if unseen:
         check.notes.append(f"{unseen} of the given witnesses did not cosign this head")
     if said:
+        check.notes.extend(stale)
         check.done("; ".join(said))
     elif check.fault_count:
         check.done("the kept checkpoint and this log do not agree")
     else:
-        check.done("nothing to compare this head with")
-        check.doubt("freshness is unproven: no kept checkpoint and no witness; an operator with the key could show an old or another log")
+        check.done("nothing recent to compare this head with" if stale else "nothing to compare this head with")
+        why = "; ".join(stale) or "no kept checkpoint and no witness"
+        check.doubt(f"freshness is unproven: {why}; an operator with the key could show an old or another log")
 
 
-def _compare_known(head: SignedCheckpoint, known: SignedCheckpoint, known_root: bytes | None, check: Check, said: list[str]) -> None:
-    kept, now = known.checkpoint, head.checkpoint
+def _judge_cosignatures(head: SignedCheckpoint, now_s: int, limit_s: int, said: list[str]) -> list[str]:
+    """Add to `said` each witness that saw this head lately; return what is wrong with the times of the others."""
+    stale = []
+    for one in head.cosignatures:
+        age_s = now_s - (one.time_s or 0)
+        if age_s > limit_s:
+            stale.append(f"witness `{one.key.name}` saw this head {_span(age_s)} ago, at POSIX time {one.time_s}, more than {_span(limit_s)}")
+        elif age_s < -CLOCK_SKEW_S:
+            stale.append(f"witness `{one.key.name}` says POSIX time {one.time_s}, which is {_span(-age_s)} ahead of this clock")
+        else:
+            said.append(f"witness `{one.key.name}` saw this head at POSIX time {one.time_s}")
+    return stale
+
+
+def _span(seconds: int) -> str:
+    """Return a span in its largest fitting unit."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _compare_known(head: SignedCheckpoint, known: SignedCheckpoint, known_root: bytes | None, verdict: Verdict, said: list[str]) -> None:
+    check, kept, now = verdict.independence, known.checkpoint, head.checkpoint
     if kept.origin != now.origin:
         check.fail(f"the kept checkpoint is of origin `{kept.origin}`, this log is `{now.origin}`")
     elif kept.size > now.size:
         check.fail(f"the log was cut or rolled back: a head of size `{kept.size}` was signed, it now shows `{now.size}`", index=now.size)
-    elif kept.size == now.size and kept.root != now.root:
-        check.fail(f"the log is forked: two roots are signed for size `{now.size}`; both notes together prove it")
+    elif (proof := fork_proof(known, head)) is not None:
+        verdict.misbehaviour = proof
+        check.fail(f"the log is forked: two roots are signed for size `{kept.size}`; both notes together prove it")
     elif known_root is None:
         check.doubt(f"the entries could not be read up to the kept size `{kept.size}`")
     elif known_root != kept.root:

@@ -6,44 +6,40 @@ own directory the commands say so, because then they prove that the log is whole
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from audit.keys import COSIGNATURE_V1, ED25519, InvalidKey, SigningKey, VerifierKey, read_secret, save_signing_key
-from audit.merkle import ProofError
-from audit.note import NoteError, open_checkpoint
+from audit.keys import COSIGNATURE_V1, ED25519, SigningKey, save_signing_key
+from audit.merkle import consistency_proof, verify_consistency
+from audit.note import open_checkpoint
 from audit.proof import make_proof, parse_proof, verify_proof
-from audit.source import CHECKPOINT, LogSource, SourceError, open_directory, open_url
-from audit.tiles import TileError
-from audit.verdict import Grade, Verdict
+from audit.source import CHECKPOINT
+from audit.tiles import TileReader
+from audit.verdict import Grade, Verdict, fork_proof
 from audit.verify import verify_log
+from gateway.cli.opening import (
+    LogArgument,
+    OriginOption,
+    TokenOption,
+    VkeyOption,
+    WitnessOption,
+    described,
+    given_keys,
+    keys_for,
+    one_key,
+    opened_log,
+    read_file,
+    told_as,
+)
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
+from gateway.config.quantities import parse_duration_us
 
 app = typer.Typer(no_args_is_help=True, help="Check the signed log, without trusting who wrote it.")
-
-HTTP_TIMEOUT_S = 30.0
-_FILE_LIMIT_BYTES = 2_000_000
-
-LogArgument = Annotated[str, typer.Argument(metavar="DIR|URL", help="A data directory, a directory with `checkpoint` and `tile/`, or a URL prefix.")]
-VkeyOption = Annotated[
-    list[str] | None, typer.Option("--vkey", help="Verification key of the log (text, or a file that holds it). Repeat during a key change.")
-]
-WitnessOption = Annotated[list[str] | None, typer.Option("--witness", help="Verification key of a witness whose cosignature counts.")]
-OriginOption = Annotated[str | None, typer.Option("--origin", help="Origin of the log, where it is not the name of its key.")]
-
-TokenOption = Annotated[
-    str | None,
-    typer.Option("--token", help="Bearer token for a URL whose entries need a role, as `env:NAME` or `file:PATH`."),
-]
 
 _COLOURS = {Grade.OK: "green", Grade.FAILED: "bold red", Grade.UNPROVEN: "yellow"}
 
@@ -54,6 +50,7 @@ def verify(
     vkey: VkeyOption = None,
     known: Annotated[Path | None, typer.Option("--known", help="A checkpoint of this log that you kept from earlier.")] = None,
     witness: WitnessOption = None,
+    max_age: Annotated[str, typer.Option("--max-age", help="A witness's cosignature older than this proves nothing of today.")] = "1d",
     origin: OriginOption = None,
     token: TokenOption = None,
     *,
@@ -61,20 +58,26 @@ def verify(
 ) -> None:
     """Verify a whole log: the head, every entry, every tile, every record.
 
-    Exit codes: 0 all checks ok; 1 a check failed; 2 usage; 3 something is missing, or freshness is unproven.
+    Exit codes: 0 all checks ok; 1 a check failed; 2 usage; 3 something is missing, or freshness is unproven. Two heads of one size with
+    different roots are printed as proof of misbehaviour.
 
     Example: assay audit verify data --vkey log.vkey --known last-month.checkpoint
     """
-    kept = _read_file(known) if known else None
-    with _opened(log, token) as source:
-        keys, witnesses, is_own_key = _keys(log, vkey, witness)
-        verdict = verify_log(source, keys, kept, witnesses, None if json_flag else _progress(), origin=origin)
-    if is_own_key:
+    kept = read_file(known) if known else None
+    try:
+        limit_s = parse_duration_us(max_age) // 1_000_000
+    except ValueError as error:
+        fail(f"--max-age: {error}")
+    with opened_log(log, token) as source:
+        keys = keys_for(log, vkey, witness)
+        progress = None if json_flag else _progress()
+        verdict = verify_log(source, keys.log, kept, keys.witnesses, progress, freshness_limit_s=limit_s, origin=origin)
+    if keys.are_the_logs_own:
         verdict.independence.doubt(
             "key and witnesses came from the log's own directory: this proves that the log is whole, not whose it is; hint: --vkey and --witness"
         )
     if json_flag:
-        emit_json({**verdict.document(), "key_from_log_directory": is_own_key})
+        emit_json({**verdict.document(), "key_from_log_directory": keys.are_the_logs_own})
     else:
         _print_verdict(verdict)
     raise typer.Exit(verdict.exit_code)
@@ -96,10 +99,10 @@ def prove(
 
     Example: assay audit prove data 41 -o 41.tlog-proof --leaf 41.json
     """
-    with _opened(log, token) as source, _told_as(Exit.NO):
-        keys, _, _ = _keys(log, vkey, None)
-        proof = make_proof(source, index, keys, origin=origin)
-        head = open_checkpoint(proof.checkpoint_note, keys, origin=origin).checkpoint
+    with opened_log(log, token) as source, told_as(Exit.NO):
+        keys = keys_for(log, vkey, None)
+        proof = make_proof(source, index, keys.log, origin=origin)
+        head = open_checkpoint(proof.checkpoint_note, keys.log, origin=origin).checkpoint
         leaf = source.entry(index, head.size)
     if leaf_output and leaf is not None:
         leaf_output.write_bytes(leaf)
@@ -127,10 +130,10 @@ def verify_one(
 
     Example: assay audit verify-proof 41.tlog-proof --leaf 41.json --vkey log.vkey
     """
-    keys, witnesses = [_vkey(text) for text in vkey], [_vkey(text) for text in witness or ()]
-    with _told_as(Exit.NO):
-        parsed = parse_proof(_read_file(proof))
-        head = verify_proof(parsed, _read_file(leaf), keys, witnesses, origin=origin)
+    keys = given_keys(vkey, witness)
+    with told_as(Exit.NO):
+        parsed = parse_proof(read_file(proof))
+        head = verify_proof(parsed, read_file(leaf), keys.log, keys.witnesses, origin=origin)
     seen = [{"name": one.key.name, "time_s": one.time_s} for one in head.cosignatures]
     if json_flag:
         emit_json({"index": parsed.index, "size": head.checkpoint.size, "origin": head.checkpoint.origin, "cosignatures": seen})
@@ -154,18 +157,58 @@ def checkpoint(
 
     Example: assay audit checkpoint data > 2026-11.checkpoint
     """
-    with _opened(log, token) as source, _told_as(Exit.NO):
-        keys, witnesses, _ = _keys(log, vkey, witness)
+    with opened_log(log, token) as source, told_as(Exit.NO):
+        keys = keys_for(log, vkey, witness)
         data = source.read(CHECKPOINT)
         if data is None:
             fail(f"`{log}` has no checkpoint", hint="is this a log, and was anything published?", code=Exit.NO)
-        head = open_checkpoint(data, keys, witnesses, origin=origin)
+        head = open_checkpoint(data, keys.log, keys.witnesses, origin=origin)
     if not json_flag:
         typer.echo(data.decode(), nl=False)
         return
     seen = [{"name": one.key.name, "time_s": one.time_s} for one in head.cosignatures]
     head_now = head.checkpoint
     emit_json({"origin": head_now.origin, "size": head_now.size, "root": head_now.root.hex(), "cosignatures": seen, "note": data.decode()})
+
+
+@app.command("diff-heads")
+def diff_heads(
+    one: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A head that was shown to one.")],
+    other: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A head that was shown to another.")],
+    vkey: Annotated[list[str], typer.Option("--vkey", help="Verification key of the log, or a key policy (text or file).")],
+    log: Annotated[str | None, typer.Option("--log", help="The log itself (DIR|URL), to prove heads of different sizes consistent.")] = None,
+    origin: OriginOption = None,
+    token: TokenOption = None,
+    *,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Compare two signed heads of one log. Two of one size with different roots are printed as proof of misbehaviour (exit 1).
+
+    Heads of different sizes need the log for a consistency proof; without it the answer is unproven (exit 3).
+
+    Example: assay audit diff-heads mine.checkpoint yours.checkpoint --vkey log.vkey
+    """
+    keys = given_keys(vkey, None)
+    with told_as(Exit.NO):
+        first, second = (open_checkpoint(read_file(path), keys.log, origin=origin) for path in (one, other))
+        if first.checkpoint.origin != second.checkpoint.origin:
+            fail("these are heads of two different logs", hint="each names its origin in its first line")
+        proof = fork_proof(first, second)
+        small, large = sorted((first.checkpoint, second.checkpoint), key=lambda head: head.size)
+        if proof is None and small.size != large.size and log is not None:
+            with opened_log(log, token) as source:
+                hashes = TileReader(source.read, large.size).hash_at
+                verify_consistency(small.size, large.size, small.root, large.root, consistency_proof(small.size, large.size, hashes))
+    is_proven = proof is None and (small.size == large.size or log is not None)
+    if json_flag:
+        emit_json({"sizes": [small.size, large.size], "consistent": is_proven, "misbehaviour": None if proof is None else proof.document()})
+    elif proof is not None:
+        typer.echo(proof.text(), nl=False)
+    elif is_proven:
+        out.print(f"[green]ok[/]  the head of size {large.size} extends the one of size {small.size}", soft_wrap=True)
+    else:
+        err.print("unproven: the heads have different sizes; name the log with --log to have one proven from the other", markup=False, soft_wrap=True)
+    raise typer.Exit(int(Exit.NO if proof is not None else Exit.OK if is_proven else Exit.INCOMPLETE))
 
 
 @app.command("keys")
@@ -184,93 +227,23 @@ def keys(
     if generate is not None:
         if name is None or what is not None:
             fail("`--generate` needs `--name` and nothing else to describe")
-        with _told_as(Exit.USAGE):
+        with told_as(Exit.USAGE):
             made = SigningKey.generate(name, kind=COSIGNATURE_V1 if is_witness else ED25519)
             save_signing_key(made, generate)
-        shown = [("log" if made.kind == ED25519 else "witness", made.verifier)]
+        shown = [("log" if made.kind == ED25519 else "witness", described(made.verifier))]
     elif what is None:
         fail("name a data directory or a verification key", hint="or make one: --generate FILE --name ORIGIN")
     elif Path(what).is_dir():
-        found, witnesses, _ = _keys(what, None, None)
-        shown = [*(("log", key) for key in found), *(("witness", key) for key in witnesses)]
+        found = keys_for(what, None, None)
+        shown = [*(("log", described(key)) for key in found.log), *(("witness", described(key)) for key in found.witnesses)]
     else:
-        key = _vkey(what)
-        shown = [("log" if key.kind == ED25519 else "witness", key)]
+        key = one_key(what)
+        shown = [("log" if key.kind == ED25519 else "witness", described(key))]
     if json_flag:
-        emit_json({"keys": [{"role": role, "name": key.name, "id": key.id.hex(), "vkey": str(key)} for role, key in shown]})
+        emit_json({"keys": [{"role": role, **told} for role, told in shown]})
         return
-    for role, key in shown:
-        out.print(f"{role:8}{key}", markup=False, soft_wrap=True)
-
-
-# ---- what the commands share ----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _told_as(code: Exit) -> Iterator[None]:
-    """Print an error of the log core and exit with `code`; what could not be read exits with 3."""
-    try:
-        yield
-    except SourceError as error:
-        fail(str(error), code=code if error.is_refused else Exit.INCOMPLETE)
-    except (NoteError, ProofError, TileError, InvalidKey) as error:
-        fail(str(error), code=code)
-
-
-@contextlib.contextmanager
-def _opened(log: str, token: str | None = None) -> Iterator[LogSource]:
-    """Open a directory or a URL; `token` is a reference to a secret."""
-    if log.startswith(("http://", "https://")):
-        try:
-            secret = read_secret(token, base=Path(), environ=os.environ).strip() if token else None
-        except InvalidKey as error:
-            fail(str(error))
-        headers = {"authorization": f"Bearer {secret}"} if secret else {}
-        with httpx.Client(timeout=HTTP_TIMEOUT_S, headers=headers) as client:
-            yield open_url(log, client)
-    elif Path(log).is_dir():
-        yield open_directory(Path(log))
-    else:
-        fail(f"`{log}` is neither a directory nor an http(s) URL")
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_FILE_LIMIT_BYTES + 1)
-    except OSError as error:
-        fail(f"cannot read `{path}`: {error.strerror}")
-    if len(data) > _FILE_LIMIT_BYTES:
-        fail(f"`{path}` is larger than {_FILE_LIMIT_BYTES} bytes")
-    return data
-
-
-def _vkey(text: str) -> VerifierKey:
-    """Read a key given as text or as the name of a file."""
-    if "+" not in text or Path(text).is_file():
-        text = _read_file(Path(text)).decode("utf-8", "replace")
-    try:
-        return VerifierKey.parse(text)
-    except InvalidKey as error:
-        fail(str(error), hint="a key reads `name+keyid+base64`; it is printed when a log is made, and by `assay audit keys DIR`")
-
-
-def _keys(log: str, vkey: Sequence[str] | None, witness: Sequence[str] | None) -> tuple[list[VerifierKey], list[VerifierKey], bool]:
-    """Return the log's keys, the witnesses' keys, and whether the log's came from its own directory."""
-    witnesses = [_vkey(text) for text in witness or ()]
-    if vkey:
-        return [_vkey(text) for text in vkey], witnesses, False
-    folder = Path(log) / "log"
-    if not (folder / "vkey").is_file():
-        fail("no verification key was given", hint="--vkey KEY; get it from where the log's owner publishes it, not from the log")
-    if witness is None and (folder / "witnesses").is_file():
-        witnesses = [_vkey(line) for line in _lines(folder / "witnesses")]
-    err.print("[yellow]note:[/] the key comes from the log's own directory; use --vkey with one you got elsewhere", soft_wrap=True)
-    return [_vkey(line) for line in _lines(folder / "vkey")], witnesses, True
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in _read_file(path).decode("utf-8", "replace").splitlines() if line.strip()]
+    for role, told in shown:
+        out.print(f"{role:8}{told['vkey']}", markup=False, soft_wrap=True)
 
 
 def _progress() -> Any:
@@ -301,3 +274,5 @@ def _print_verdict(verdict: Verdict) -> None:
             out.print(f"{check.name} and {check.fault_count - len(check.faults)} more", markup=False)
         for note in check.notes:
             out.print(f"{check.name} note: {note}", markup=False, soft_wrap=True)
+    if verdict.misbehaviour is not None:
+        typer.echo("\n" + verdict.misbehaviour.text(), nl=False)

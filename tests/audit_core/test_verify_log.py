@@ -89,6 +89,29 @@ def test_a_witness_that_did_not_cosign_proves_nothing():
     assert "1 of the given witnesses did not cosign this head" in verdict.independence.notes
 
 
+NOW_S = 1_800_000_000
+
+
+def aged(age_s):
+    """Verify a log whose cosignature is `age_s` old."""
+    files = log_files(leaves(10), witnesses=[WITNESS_KEY], time_s=NOW_S - age_s)
+    return verify_log(LogSource(Files(files)), KEYS, None, WITNESSES, now_s=NOW_S)
+
+
+@pytest.mark.parametrize(("age_s", "exit_code"), [(0, 0), (86_400, 0), (86_401, 3), (10**9, 3), (-300, 0), (-301, 3)])
+def test_a_cosignature_proves_freshness_for_a_day_and_not_from_the_future(age_s, exit_code):
+    verdict = aged(age_s)
+    assert verdict.exit_code == exit_code
+    assert bool(faults(verdict, "independence")) == (exit_code == 3)
+
+
+def test_an_old_cosignature_beside_a_kept_head_is_a_note():
+    files = log_files(leaves(10), witnesses=[WITNESS_KEY], time_s=1)
+    verdict = check(files, known=log_files(leaves(10)[:5])["checkpoint"])
+    assert verdict.exit_code == 0
+    assert any("saw this head" in note for note in verdict.independence.notes)
+
+
 def test_an_empty_kept_head_proves_nothing():
     assert check(log_files(leaves(10)), known=log_files([])["checkpoint"], witnesses=[]).exit_code == 3
 
@@ -319,6 +342,74 @@ def test_a_decision_needs_its_outcome_in_time():
     young = ours([decision])
     assert young.exit_code == 0
     assert "1 decisions are younger" in young.completeness.notes[-1]
+
+
+def decided(more):
+    """A decision, its outcome, and one more record."""
+    decision = record(0, kind="decision")
+    return [decision, {**record(1, kind="outcome"), "parents": [decision["id"]]}, more]
+
+
+def test_a_second_outcome_is_a_contradiction_that_names_the_first():
+    first = record(0)["id"]
+    verdict = ours(decided({**record(2, kind="outcome"), "parents": [first]}))
+    assert verdict.exit_code == 1
+    assert faults(verdict, "completeness") == [f"a second outcome of decision `{first}`; the first is leaf 1"]
+
+
+@pytest.mark.parametrize("parents", [["nobody"], [], None])
+def test_an_outcome_without_its_decision_is_a_contradiction(parents):
+    orphan = record(0, kind="outcome")
+    verdict = ours([orphan if parents is None else {**orphan, "parents": parents}])
+    assert verdict.exit_code == 1
+    assert "no open decision" in faults(verdict, "completeness")[0]
+
+
+def test_an_outcome_of_a_call_that_has_its_outcome_in_itself_is_a_contradiction():
+    assert ours([record(0), {**record(1, kind="outcome"), "parents": [record(0)["id"]]}]).exit_code == 1
+
+
+def test_a_decision_made_twice_is_a_contradiction():
+    twice = {**record(1, kind="decision"), "id": record(0)["id"]}
+    assert "made twice, first at leaf 0" in faults(ours([record(0, kind="decision"), twice]), "completeness")[0]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ({"kind": "log.recover", "last": 1}, None),
+        ({"kind": "log.recover", "last": 2}, "states `2` as the last number of writer `n1.w0` epoch `1`, the records before it say `1`"),
+        ({"kind": "log.recover", "last": 0}, "the records before it say `1`"),
+        ({"kind": "log.lost", "from": 2, "to": 5}, None),
+        ({"kind": "log.lost", "from": 3, "to": 5}, "from number `3`, the records before it say `2`"),
+        ({"kind": "log.lost", "from": 1, "to": 5}, "from number `1`, the records before it say `2`"),
+        ({"kind": "log.lost", "from": 1, "to": "unknown"}, "from number `1`, the records before it say `2`"),
+    ],
+)
+def test_a_statement_about_a_writers_end_must_go_on_where_its_records_end(statement, said):
+    end = record(0, node="rec", **statement)
+    verdict = ours([record(0), record(1), {**end, "node": "n1.w0", "epoch": 1}])
+    failed = [fault.message for fault in verdict.completeness.faults if fault.grade is Grade.FAILED]
+    assert (verdict.exit_code == 1) == (said is not None)
+    assert said is None or said in failed[0]
+
+
+def test_an_end_is_stated_once():
+    end = {**record(0, node="rec", kind="log.recover"), "node": "n1.w0", "epoch": 1, "last": 0}
+    again = {**end, "writer": {"node": "rec", "epoch": 1, "seq": 1}}
+    assert ours([record(0), end]).exit_code == 0
+    assert "stated twice" in faults(ours([record(0), end, again]), "completeness")[0]
+
+
+def test_a_writer_of_which_nothing_arrived_cannot_have_ended_at_a_number():
+    end = {**record(0, node="rec", kind="log.recover"), "node": "ghost", "epoch": 9, "last": 41}
+    assert ours([end]).exit_code == 1
+    assert ours([{**end, "last": -1}]).exit_code == 0
+
+
+def test_a_close_states_its_own_number():
+    assert ours([record(0), {**record(1, kind="writer.close"), "last_seq": 1}]).exit_code == 0
+    assert ours([record(0), {**record(1, kind="writer.close"), "last_seq": 7}]).exit_code == 1
 
 
 def test_silence_that_a_writer_lived_through_is_reported():

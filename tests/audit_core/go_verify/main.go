@@ -1,17 +1,25 @@
 // Command go_verify checks a C2SP tiled log with Go's own transparency-log code, which shares nothing with ours.
 //
-// Usage: go_verify DIR VKEY
+// Usage: go_verify DIR VKEY [RANDOM]
 //
 // It opens DIR/checkpoint with the note package; reads every entry bundle and hashes the entries; asks tlog for the tree hash over tiles read from
-// DIR; and checks inclusion of chosen leaves and consistency from chosen earlier sizes. It prints one JSON line and exits 0, or says what is wrong.
+// DIR; and checks inclusion of chosen leaves and consistency from chosen earlier sizes, and of RANDOM further pairs of leaf and size. It prints one
+// JSON line and exits 0, or says what is wrong.
+//
+// Usage: go_verify -proofs FILE
+//
+// It checks proofs that others made: FILE has one JSON object a line, {"index", "size", "leaf", "root", "hashes"} for inclusion of the leaf hash at
+// index, or {"old", "old_root", "size", "root", "hashes"} for consistency; hashes in base64.
 package main
 
 import (
+	"bufio"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -46,8 +54,17 @@ func (d directory) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 3 {
-		log.Fatal("usage: go_verify DIR VKEY")
+	if len(os.Args) == 3 && os.Args[1] == "-proofs" {
+		checkProofs(os.Args[2])
+		return
+	}
+	random := 0
+	if len(os.Args) == 4 {
+		given, err := strconv.Atoi(os.Args[3])
+		check(err, "number of random proofs")
+		random = given
+	} else if len(os.Args) != 3 {
+		log.Fatal("usage: go_verify DIR VKEY [RANDOM], or go_verify -proofs FILE")
 	}
 	dir := directory(os.Args[1])
 	tree := openHead(dir, os.Args[2])
@@ -81,7 +98,93 @@ func main() {
 		check(tlog.CheckTree(proof, tree.N, tree.Hash, n, rootOf(leaves[:n])), fmt.Sprintf("tree %d", n))
 		proofs++
 	}
+	proofs += randomProofs(tree, hashes, leaves, random)
 	check(json.NewEncoder(os.Stdout).Encode(map[string]int64{"size": tree.N, "proofs": int64(proofs)}), "print")
+}
+
+// randomProofs proves leaves in, and consistency between, trees of the sizes at which tiles change shape and of random sizes.
+func randomProofs(tree tlog.Tree, hashes tlog.HashReader, leaves []tlog.Hash, count int) int {
+	source := rand.New(rand.NewPCG(1, 2))
+	edges := []int64{255, 256, 257, 65535, 65536, 65537, tree.N}
+	pick := func(i int) int64 {
+		if size := edges[i%len(edges)]; i%2 == 0 && size <= tree.N {
+			return size
+		}
+		return 1 + source.Int64N(tree.N)
+	}
+	proofs := 0
+	for i := 0; i < count; i++ {
+		size := pick(i)
+		root, err := tlog.TreeHash(size, hashes)
+		check(err, "tree hash")
+		n := source.Int64N(size)
+		record, err := tlog.ProveRecord(size, n, hashes)
+		check(err, "prove record")
+		check(tlog.CheckRecord(record, size, root, n, leaves[n]), fmt.Sprintf("record %d in %d", n, size))
+		old := 1 + source.Int64N(size)
+		oldRoot, err := tlog.TreeHash(old, hashes)
+		check(err, "tree hash")
+		extension, err := tlog.ProveTree(size, old, hashes)
+		check(err, "prove tree")
+		check(tlog.CheckTree(extension, size, root, old, oldRoot), fmt.Sprintf("tree %d in %d", old, size))
+		proofs += 2
+	}
+	return proofs
+}
+
+// proof is one line of the file that -proofs names.
+type proof struct {
+	Index, Old, Size    int64
+	Leaf, Root, OldRoot []byte
+	Hashes              [][]byte
+}
+
+func (p *proof) UnmarshalJSON(data []byte) error {
+	var line struct {
+		Index   int64    `json:"index"`
+		Old     int64    `json:"old"`
+		Size    int64    `json:"size"`
+		Leaf    []byte   `json:"leaf"`
+		Root    []byte   `json:"root"`
+		OldRoot []byte   `json:"old_root"`
+		Hashes  [][]byte `json:"hashes"`
+	}
+	err := json.Unmarshal(data, &line)
+	*p = proof(line)
+	return err
+}
+
+// checkProofs checks every proof of a file.
+func checkProofs(name string) {
+	file, err := os.Open(name)
+	check(err, "proofs")
+	inclusions, consistencies := 0, 0
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		var one proof
+		check(json.Unmarshal(lines.Bytes(), &one), "proof")
+		path := make([]tlog.Hash, len(one.Hashes))
+		for i, each := range one.Hashes {
+			path[i] = hashOf(each)
+		}
+		if one.Leaf != nil {
+			check(tlog.CheckRecord(path, one.Size, hashOf(one.Root), one.Index, hashOf(one.Leaf)), fmt.Sprintf("record %d in %d", one.Index, one.Size))
+			inclusions++
+		} else {
+			check(tlog.CheckTree(path, one.Size, hashOf(one.Root), one.Old, hashOf(one.OldRoot)), fmt.Sprintf("tree %d in %d", one.Old, one.Size))
+			consistencies++
+		}
+	}
+	check(lines.Err(), "proofs")
+	check(json.NewEncoder(os.Stdout).Encode(map[string]int{"inclusion": inclusions, "consistency": consistencies}), "print")
+}
+
+func hashOf(data []byte) tlog.Hash {
+	var hash tlog.Hash
+	if copy(hash[:], data) != len(hash) || len(data) != len(hash) {
+		log.Fatal("a hash is not 32 bytes")
+	}
+	return hash
 }
 
 func check(err error, what string) {
