@@ -17,10 +17,12 @@ from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 
 if TYPE_CHECKING:
     from policies.sources import Sources
+    from policies.testing.run import Suite
 
 app = typer.Typer(no_args_is_help=True, help="Write, check and try policies.")
 
 FOLDER = Path("config/policies")
+_TONES = {"plain": "", "good": "green", "bad": "bold red", "quiet": "dim"}
 PoliciesArgument = Annotated[
     list[Path] | None, typer.Argument(metavar="POLICY...", help=f"`.rego` files or folders of them. Default: `{FOLDER}`.", show_default=False)
 ]
@@ -58,6 +60,50 @@ def check(
         found = f"{_count(errors, 'error')}, {_count(len(issues) - errors, 'warning')}"
         out.print(f"{'refused' if errors else 'ok'}: {_count(len(sources.modules), 'module')}, {found}", markup=False)
     if errors:
+        raise typer.Exit(int(Exit.NO))
+
+
+@app.command("test")
+def run_tests(
+    policies: PoliciesArgument = None,
+    data: DataOption = None,
+    run: Annotated[str, typer.Option("--run", "-r", metavar="REGEX", help="Only tests whose package and name this finds.")] = "",
+    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=100, help="Percent of lines and of rules to be reached.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit XML report for CI.")] = None,
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List tests that pass, with their times.")] = False,
+    removal: Annotated[bool, typer.Option("--removal/--no-removal", help="Look for parts whose removal no test notices.")] = True,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Errors of built-ins are undefined, as in `opa test`; the gateway denies.")] = False,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Run the tests of policies; say what failed and why, what no test reached, and what no test would miss.
+
+    Example: assay policy test config/policies --threshold 90 --junit report.xml
+    """
+    import re  # noqa: PLC0415 - for the error of a pattern alone
+
+    from policies.rego import PolicyError  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.testing import report as reports  # noqa: PLC0415 - as above
+    from policies.testing.screen import lines  # noqa: PLC0415 - as above
+
+    sources = _some_modules(_sources(policies, data))
+    try:
+        suite = _suite(sources, lenient=lenient)
+        found = reports.run_tests(suite, only=run, mutation=removal, threshold=threshold, on_result=lambda _: None)
+    except PolicyError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        fail("the policies do not load, so no test was run", hint="`assay policy check` tells every finding")
+    except re.error as error:
+        fail(f"`--run {run}` is no regular expression: {error}")
+    if junit is not None:
+        with _files_named():
+            _write(junit, reports.as_junit(found))
+    if json_flag:
+        emit_json(reports.as_json(found))
+    else:
+        for text, tone in lines(found, verbose=verbose):
+            out.print(text, style=_TONES[tone], markup=False, soft_wrap=True)
+    if not found.ok:
         raise typer.Exit(int(Exit.NO))
 
 
@@ -126,6 +172,20 @@ def explain(
         from policies.rego.resultset import pretty  # noqa: PLC0415 - as above
 
         out.print(f"\n{query} = {pretty(as_json(found)['result'])}", markup=False, soft_wrap=True)
+
+
+def _suite(sources: Sources, *, lenient: bool) -> Suite:
+    from policies.check import with_shipped  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.testing.run import Suite  # noqa: PLC0415 - as above
+
+    return Suite(with_shipped(sources.modules), sources.data, lenient=lenient, now_ns=time.time_ns())
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"`{path}` cannot be written: {error.strerror}")
 
 
 def _sources(policies: list[Path] | None, data: list[Path] | None) -> Sources:

@@ -58,6 +58,7 @@ test_no_approval_is_a_deny_with_a_reason if {
 test_missing_approvals_are_a_deny if {
 	count(approval.deny) == 1 with input as json.remove(document("low", []), ["/approvals"])
 	count(approval.deny) == 1 with input as {}
+	approval.allow == false with input as {}
 }
 
 test_every_binding_of_an_approval_counts if {

@@ -42,10 +42,26 @@ test_a_fact_of_the_wrong_type_is_a_refusal if {
 	ids == {"LIM-001"} with input as object.union(document, {"request": {"rows": "1"}})
 	ids == {"LIM-003"} with input as object.union(document, {"usage": {"exhausted": "no"}})
 	ids == {"LIM-003"} with input as object.union(document, {"usage": {"exhausted": 0}})
+
+	# null and false order before every number
+	every fact, id in {"rows": "LIM-001", "kib": "LIM-002"} {
+		every wrong in [null, false, "1", []] {
+			ids == {id} with input as object.union(document, {"request": {fact: wrong}})
+		}
+	}
+}
+
+test_parameters_of_the_wrong_type_are_the_defaults if {
+	every wrong in [null, "20000", [1]] {
+		params := {"max_rows": wrong, "max_kib": wrong}
+		ids == set() with input as object.union(document, {"params": params})
+		ids == {"LIM-001", "LIM-002"} with input as object.union(document, {"request": {"rows": 10001, "kib": 10241}, "params": params})
+	}
 }
 
 test_everything_missing_is_everything_refused if {
 	ids == {"LIM-001", "LIM-002", "LIM-003"} with input as {}
+	limits.allow == false with input as {}
 }
 
 test_without_parameters_the_defaults_hold if {

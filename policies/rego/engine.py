@@ -44,7 +44,7 @@ class Engine:
     """Policies ready to evaluate. Immutable after construction but for compiled code, so threads may share one.
 
     Args:
-        modules: File name -> Rego text.
+        modules: File name -> Rego text, or the module as `parse_module` gave it.
         data: Base document, JSON-like.
         limits: Bounds of every evaluation.
         strict: Refuse the findings of strict mode too, see `check`.
@@ -57,7 +57,7 @@ class Engine:
 
     def __init__(
         self,
-        modules: Mapping[str, str],
+        modules: Mapping[str, str | Module],
         data: Any = None,
         limits: Limits | None = None,
         *,
@@ -269,12 +269,13 @@ def typed(error: Exception) -> RegoError:
     return EvaluationError("eval_internal_error", f"{type(error).__name__}: {error}")
 
 
-def _parse(modules: Mapping[str, str]) -> tuple[Module, ...]:
+def _parse(modules: Mapping[str, str | Module]) -> tuple[Module, ...]:
     parsed: list[Module] = []
     issues: list[Issue] = []
     for name in sorted(modules):
         try:
-            parsed.append(parse_module(name, modules[name]))
+            module = modules[name]
+            parsed.append(module if isinstance(module, Module) else parse_module(name, module))
         except PolicyError as error:
             issues.extend(error.issues)
         except RecursionError:

@@ -261,9 +261,9 @@ def with_targets(linked: Linked) -> tuple[frozenset[Any], bool]:
     return frozenset(found), any(flags)
 
 
-def module_map(modules: Mapping[str, str]) -> Mapping[str, str]:
+def module_map(modules: Mapping[str, str | Module]) -> Mapping[str, str | Module]:
     """Refuse module maps whose names or texts are not text."""
     for name, text in modules.items():
-        if not isinstance(name, str) or not isinstance(text, str):
+        if not isinstance(name, str) or not isinstance(text, (str, Module)):
             raise TypeError("modules map a file name to its text")
     return modules

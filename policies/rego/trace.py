@@ -20,7 +20,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,7 +33,8 @@ from policies.rego.plan import EveryOp, IterOp, LogicOp, NotOp, Planner, WithOp
 from policies.rego.program import Linked, Program, with_targets
 from policies.rego.render import rego
 from policies.rego.runtime import CLOCK_STEPS, Budget, Context, Limits
-from policies.rego.spans import Span, SpanIndex
+from policies.rego.spans import Span, SpanIndex, module_spans
+from policies.rego.syntax import Module
 from policies.rego.values import UNDEFINED, import_value, thaw
 
 VALUE_CHARS: Final = 200
@@ -460,11 +461,15 @@ class TracedEngine:
 
     def coverage(self) -> dict[str, FileCoverage]:
         """Return coverage by file over all evaluations so far; every rule of the modules counts."""
-        reached = self._recorder.total | self._recorder.reached
-        found: dict[str, FileCoverage] = {}
-        for module, index in zip(self._program.linked.modules, self._recorder.indexes, strict=True):
-            name = module.source.name
-            missed = tuple(span for span in index.spans if (name, span.start, span.is_head) not in reached)
-            lines = frozenset(span.line for span in index.spans)
-            found[name] = FileCoverage(lines, lines - {span.line for span in missed}, index.spans, missed)
-        return found
+        return coverage_of(self._program.linked.modules, self._recorder.total | self._recorder.reached)
+
+
+def coverage_of(modules: Iterable[Module], reached: Collection[Reached]) -> dict[str, FileCoverage]:
+    """Return coverage by file of what some evaluations reached, of one engine or of several over the same modules."""
+    found: dict[str, FileCoverage] = {}
+    for module in modules:
+        name, spans = module.source.name, module_spans(module)
+        missed = tuple(span for span in spans if (name, span.start, span.is_head) not in reached)
+        lines = frozenset(span.line for span in spans)
+        found[name] = FileCoverage(lines, lines - {span.line for span in missed}, spans, missed)
+    return found
