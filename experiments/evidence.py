@@ -113,6 +113,11 @@ class Fold:
         elif record.get("row", 0) == 0 and (kind == "label" or (kind == "reward" and record["metric"] in self._rewarded)):
             self._add_answer(record["decision"], record)
 
+    @property
+    def unit_count(self) -> int:
+        """Return how many units are counted."""
+        return len(self._units)
+
     def evidence(self) -> Evidence:
         """Counts at this moment. Cost: one pass over the units, about 1 microsecond each and metric."""
         arms = sorted(self._document.arms)

@@ -22,7 +22,7 @@ from audit.reports.state import LogState
 
 SCHEMA = 1
 NOTE_HEADER = "assay-report/v1"
-Kind = Literal["evaluation", "maturity"]
+Kind = Literal["evaluation", "maturity", "experiment"]
 
 
 class ReportMismatchError(Exception):

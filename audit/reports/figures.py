@@ -26,6 +26,27 @@ def percent(ppm: int) -> str:
     return f"{_fixed(ppm, 10_000, decimals)}{NO_BREAK}%"
 
 
+def rate(ppm: int | None, effect: dict[str, Any]) -> str:
+    """A metric's value in its own unit: a rate as a percentage, a value as a number with three decimals."""
+    if ppm is None:
+        return "\u2013"
+    return decimal3(ppm) if effect.get("unit") == "value" else f"{_fixed(ppm, 10_000, 2)}{NO_BREAK}%"
+
+
+def gap(ppm: int | None, effect: dict[str, Any]) -> str:
+    """A difference in a metric's own unit, with its sign: percentage points of a rate, else a number."""
+    if ppm is None:
+        return "\u2013"
+    sign = "+" if ppm > 0 else "\u2212" if ppm < 0 else ""
+    return f"{sign}{decimal3(abs(ppm))}" if effect.get("unit") == "value" else f"{sign}{_fixed(abs(ppm), 10_000, 2)}{NO_BREAK}pp"
+
+
+def milli(value: int) -> str:
+    """Thousandths as a number with one decimal."""
+    sign = "\u2212" if value < 0 else ""
+    return f"{sign}{_fixed(abs(value), 1_000, 1)}"
+
+
 def decimal3(ppm: int) -> str:
     """Parts per million as a number with three decimals."""
     return _fixed(ppm, 1_000_000, 3)

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from audit.reports import charts, figures
 from audit.reports.document import digest
+from audit.reports.effect_chart import effect_chart
 
 MOST_MODELS = 12
 MOST_ROWS = 400
@@ -63,6 +64,10 @@ def _environment(*, is_html: bool) -> Environment:
         ratio=figures.ratio,
         cell=_markdown_cell,
         code=_code,
+        rate=figures.rate,
+        gap=figures.gap,
+        milli=figures.milli,
+        trail_of=_trail_of,
     )
     return environment
 
@@ -76,6 +81,8 @@ def _context(report: dict[str, Any], data: bytes) -> dict[str, Any]:
         "sha256": digest(data),
         "share": figures.share,
         "charts": charts,
+        "effect_chart": effect_chart,
+        "findings": {"fine": "proven fine", "harm": "proven harm", "hold": "not proven"},
         "titles": METRIC_TITLES,
         "not_percent": figures.NOT_PERCENT,
         "glyphs": STATE_GLYPHS,
@@ -85,6 +92,11 @@ def _context(report: dict[str, Any], data: bytes) -> dict[str, Any]:
         ranked = sorted(body["models"], key=lambda model: (-model["traffic"]["calls"], model["model"]))
         context.update(shown=ranked[:MOST_MODELS], rest=ranked[MOST_MODELS : MOST_MODELS + MOST_ROWS])
     return context
+
+
+def _trail_of(trail: list[dict[str, Any]], metric: str, arm: str) -> list[dict[str, Any]]:
+    """The looks at one metric of one arm, oldest first, each with its time."""
+    return [{**effect, "time": look["time"]} for look in trail for effect in look["effects"] if (effect["metric"], effect["arm"]) == (metric, arm)]
 
 
 def _code(value: str) -> Markup:

@@ -32,7 +32,7 @@ from gateway.cli.terminal import Exit, err, fail
 from gateway.documents import Manifest, RouteDocument
 from gateway.processes.control import ControlDirectory, ControlError
 
-app = typer.Typer(no_args_is_help=True, help="What the log says: evaluation, maturity.")
+app = typer.Typer(no_args_is_help=True, help="What the log says: evaluation, experiments, maturity.")
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="Only this model.")]
 SizeOption = Annotated[int | None, typer.Option("--size", min=0, help="Only the first N leaves; the default is the newest signed checkpoint.")]
@@ -67,6 +67,28 @@ def evaluation(
             observed_when=_observed_when(data, state),
             positive=positive,
         )
+
+    _run(data, size, make, form, output, key)
+
+
+@app.command("experiment")
+def experiment(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the experiment.")],
+    data: DataOption = DEFAULT_DATA,
+    size: SizeOption = None,
+    form: FormatOption = "md",
+    output: OutputOption = None,
+    key: KeyOption = None,
+) -> None:
+    """One experiment: plan, effect, verdict, what would change it. Example: `assay report experiment credit-v4 --format html -o v4.html`."""
+    from experiments.history import NoPlanError  # noqa: PLC0415 - SciPy, only when asked for
+    from gateway.experiment_report import UnknownExperimentError, experiment_report  # noqa: PLC0415 - SciPy, only when asked for
+
+    def make(state: LogState) -> dict[str, Any]:
+        try:
+            return experiment_report(lambda: follow(data, 0, until=state.size), state, name, version=_version())
+        except (UnknownExperimentError, NoPlanError) as error:
+            fail(str(error), hint="`assay audit query --type experiment.start` lists those that have begun", code=Exit.NO)
 
     _run(data, size, make, form, output, key)
 

@@ -187,3 +187,16 @@ def test_new_writes_a_draft_that_compiles_and_refuses_to_overwrite(lab: Deployme
     assert state(lab, "fresh")["stage"] == "draft"
     assert {row["name"]: row["stage"] for row in lab.api("/api/experiments")["register"]}["life-canary"] == "archived"
     assert CliRunner().invoke(app, ["experiment", *words]).exit_code == 2
+
+
+def test_the_report_of_an_experiment_is_made_from_the_log_and_is_the_same_twice(lab: Deployment):
+    size = len(lab.log.refresh())
+    words = ("report", "experiment", "forced-canary", "--data", str(lab.data), "--size", str(size), "--format", "json")
+    runs = [CliRunner().invoke(build("report"), list(words)) for _ in range(2)]
+    assert [done.exit_code for done in runs] == [0, 0], runs[0].output
+    assert runs[0].stdout == runs[1].stdout
+    body = json.loads(runs[0].stdout)["body"]
+    assert body["summary"].startswith("Promoted on step 2 of 2 by alice, bob against the evidence")
+    assert body["epochs"][0]["plan"]["holds"]
+    unknown = CliRunner().invoke(build("report"), ["report", "experiment", "nothing", "--data", str(lab.data)])
+    assert unknown.exit_code == 1

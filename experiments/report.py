@@ -1,0 +1,260 @@
+"""The report of one experiment: what was planned, what happened, what is proven, and what would change that.
+
+A function of records alone (`experiments/history.py`); integers and text, so that the same records give the same bytes. Sentences are made here,
+once, for every rendering. Each number a person reads beside a verdict is from the same counts as the verdict.
+
+Example:
+    body = describe(story)
+    body["summary"]    # "Rolled back on step 2 of 3 after 3 h: errors was proven worse."
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from experiments import preregistration, stats
+from experiments.document import ExperimentDocument, Phase, StepDocument
+from experiments.effects import PPM, effects
+from experiments.evidence import Evidence
+from experiments.history import EpochStory, Story
+from experiments.judge import SRM_ALPHA, judge, sample_ratio_mismatches
+from experiments.lifecycle import STAGE
+from experiments.outlook import outlook
+from experiments.shares import WHOLE, format_share
+from experiments.verdict import Verdict
+
+STAGES = ("assigned", "served", "outcome", "labelled")
+_WORDS = {"promote": "promoted", "rollback": "rolled back", "stop": "stopped", "supersede": "superseded", "archive": "archived"}
+_ENDS = ("promote", "rollback", "stop", "supersede")
+
+
+def describe(story: Story) -> dict[str, Any]:
+    """Return the report's body.
+
+    Args:
+        story: all records of the log up to the report's size, noted and fed.
+    """
+    epochs = [_epoch(story.epochs[epoch]) for epoch in sorted(story.epochs)]
+    newest = story.epochs[max(story.epochs)] if story.epochs else None
+    document = newest.document if newest else None
+    phase: Phase = story.steps[-1][1]["state"]["phase"] if story.steps else "draft"
+    body: dict[str, Any] = {
+        "experiment": story.name,
+        "stage": STAGE[phase],
+        "phase": phase,
+        "summary": _summary(newest),
+        "registered": [{"index": index, "time": record["time"], "digest": record["preregistration_digest"]} for index, record in story.registrations],
+        "epochs": epochs,
+    }
+    if document is not None:
+        body |= {"model": document.model, "strategy": document.strategy, "owner": document.owner, "hypothesis": document.hypothesis}
+    elif story.registrations:
+        plan = story.registrations[-1][1]["preregistration"]
+        body |= {key: plan[key] for key in ("model", "strategy", "owner", "hypothesis")}
+    return body
+
+
+def _epoch(epoch: EpochStory) -> dict[str, Any]:
+    document, evidence = epoch.document, epoch.fold.evidence()
+    verdict = judge(document, evidence)
+    return {
+        "epoch": epoch.epoch,
+        "started": {"index": epoch.start_index, "time": epoch.start_time, "reason": epoch.reason},
+        "exploratory": epoch.reason == "changed: exploratory",
+        "plan": {
+            "digest": epoch.plan_digest,
+            "holds": preregistration.digest(epoch.plan) == epoch.plan_digest,
+            "committed_before_first_call": not epoch.first_call or epoch.start_time <= epoch.first_call,
+            "quoted": _quoted(document),
+        },
+        "planned_actual": _planned_actual(epoch, evidence),
+        "steps": [_told(index, record) for index, record in epoch.steps],
+        "decision": _decision(epoch),
+        "exposure": _exposure(epoch, evidence),
+        "overrides": [
+            {
+                "arm": arm,
+                "calls": epoch.calls[arm],
+                "diverted": sum(epoch.diverted.get(arm, {}).values()),
+                "reasons": [{"reason": reason, "calls": calls} for reason, calls in sorted(epoch.diverted.get(arm, {}).items())],
+            }
+            for arm in sorted(document.arms)
+        ],
+        "sample_ratio": _sample_ratio(document, evidence),
+        "verdict": {"outcome": verdict.outcome, "words": verdict_in_words(verdict), "reasons": list(verdict.reasons)},
+        "effects": _effects(epoch, evidence, verdict),
+        "trail": [
+            {"time": look.time, "units": look.units, "effects": [msgspec.to_builtins(effect) for effect in look.effects]} for look in epoch.looks
+        ],
+        "outlook": [told.words for told in outlook(document, evidence)],
+    }
+
+
+def verdict_in_words(verdict: Verdict) -> str:
+    """Return a verdict as one sentence."""
+    if not verdict.metrics:
+        return "No metric was declared: nothing can be proven."
+    if verdict.outcome == "harm":
+        harmed = sorted({found.metric for found in verdict.metrics if found.outcome == "harm"})
+        return f"Harm is proven: {', '.join(harmed)}."
+    if verdict.outcome == "fine":
+        better = sorted({found.metric for found in verdict.metrics if found.better})
+        return "Every metric is proven not worse than its margin" + (f"; {', '.join(better)} proven better." if better else ".")
+    open_ = sorted({found.metric for found in verdict.metrics if found.outcome == "hold"})
+    return f"Nothing is proven yet: {', '.join(open_) or 'a sample ratio is off'} undecided."
+
+
+def _summary(epoch: EpochStory | None) -> str:
+    if epoch is None:
+        return "A draft: it has not been started, and nothing was drawn."
+    decision = _decision(epoch)
+    words = verdict_in_words(judge(epoch.document, epoch.fold.evidence()))
+    if decision is None:
+        return f"Running. {words}"
+    where = f" on step {decision['step'] + 1} of {len(epoch.document.steps)}" if len(epoch.document.steps) > 1 else ""
+    by = f" by {decision['by']}" if decision["by"] else ""
+    against = " against the evidence" if decision["against_evidence"] else ""
+    said = f"{_WORDS[decision['action']].capitalize()}{where}{by}{against} after {_span(epoch.start_time, decision['time'])}: {decision['reason']}."
+    return f"{said} {words}"
+
+
+def _decision(epoch: EpochStory) -> dict[str, Any] | None:
+    for index, record in reversed(epoch.steps):
+        if record["action"] in _ENDS:
+            return _told(index, record)
+    return None
+
+
+def _told(index: int, record: dict[str, Any]) -> dict[str, Any]:
+    people = [one["person"] for one in record.get("signed", ())]
+    actor = record.get("actor", {})
+    return {
+        "index": index,
+        "time": record["time"],
+        "action": record["action"],
+        "step": int(record["from"].rpartition("/")[2]),
+        "reason": record["reason"],
+        "by": ", ".join(people) or (f"key {actor['id']}" if actor.get("kind") == "key" else ""),
+        "against_evidence": record.get("against_evidence") is True,
+    }
+
+
+def _quoted(document: ExperimentDocument) -> list[dict[str, str]]:
+    """Return the plan as lines a person reads; the whole of it is in the record that the digest is of."""
+    goal = "none" if document.goal is None else f"{document.goal.metric}, better when {document.goal.better}, margin {_margin(document.goal)}"
+    alphas = f"{document.alpha_ppm / 10_000:g} % for promotion, {document.alpha_harm_ppm / 10_000:g} % for rollback, at all looks together"
+    lines = {
+        "hypothesis": document.hypothesis or "not stated",
+        "arms": ", ".join(f"{arm} = version {version}" for arm, version in sorted(document.arms.items())) + f"; control {document.control}",
+        "unit": "each unit keeps its arm" if document.sticky == "unit" else "every call is drawn anew",
+        "shares": "; ".join(map(step_in_words, document.steps)),
+        "goal": goal,
+        "guardrails": "; ".join(f"{metric.metric}: at most {_margin(metric)} worse, harm means {metric.on_harm}" for metric in document.guardrails)
+        or "none",
+        "error probabilities": alphas,
+        "deadline": "none" if document.deadline_us is None else f"{document.deadline_us / 3.6e9:g} h after the start, then {document.deadline_then}",
+    }
+    return [{"what": what, "said": said} for what, said in lines.items()]
+
+
+def step_in_words(step: StepDocument) -> str:
+    """Return a step as people say it."""
+    arms = " / ".join(f"{format_share(share)} {arm}" for arm, share in sorted(step.shares.items()))
+    held = f", at least {step.hold_us / 6e7:g} min and {step.min_units} units an arm" if step.hold_us else ""
+    exposed = "" if step.exposure == WHOLE else f" of {format_share(step.exposure)} of the units"
+    return f"{arms}{exposed}{held}" + (f", left with approval by {step.approve}" if step.approve else "")
+
+
+def _margin(metric: Any) -> str:
+    if metric.margin_unit == "ms":
+        return f"{metric.margin / 1000:g} ms"
+    return f"{metric.margin / 10_000:g} {'pp' if metric.margin_unit == 'pp' else '%'}"
+
+
+def _planned_actual(epoch: EpochStory, evidence: Evidence) -> list[dict[str, str]]:
+    document, decision = epoch.document, _decision(epoch)
+    reached = max((int(record["to"].rpartition("/")[2]) for _, record in epoch.steps), default=0) + 1
+    ended = decision["time"] if decision else epoch.last_call or epoch.start_time
+    units = evidence.stages["assigned"]
+    planned_units = sum(step.min_units for step in document.steps)
+    return [
+        {
+            "what": "duration",
+            "planned": "open" if document.deadline_us is None else f"at most {document.deadline_us / 3.6e9:g} h",
+            "actual": f"{_span(epoch.start_time, ended)}{'' if decision else ' so far'}",
+        },
+        {"what": "steps", "planned": str(len(document.steps)), "actual": f"{reached} reached"},
+        {
+            "what": "units an arm",
+            "planned": f"at least {planned_units:,}",
+            "actual": ", ".join(f"{arm} {count:,}" for arm, count in sorted(units.items())),
+        },
+        {
+            "what": "who decided",
+            "planned": "the evidence" if document.strategy == "canary" else "people",
+            "actual": "nobody yet" if decision is None else decision["by"] or "the evidence and the clock",
+        },
+    ]
+
+
+def _exposure(epoch: EpochStory, evidence: Evidence) -> dict[str, Any]:
+    return {
+        "calls": sum(epoch.calls.values()),
+        "calls_not_exposed": epoch.calls[""],
+        "arms": [
+            {"arm": arm, "version": version, "calls": epoch.calls[arm], **{stage: evidence.stages[stage][arm] for stage in STAGES}}
+            for arm, version in sorted(epoch.document.arms.items())
+        ],
+        "units_not_kept": evidence.overflow,
+    }
+
+
+def _sample_ratio(document: ExperimentDocument, evidence: Evidence) -> list[dict[str, Any]]:
+    """Return both tests of each stage: the e-value that is valid at all times and blocks, and the chi-square a reader may know."""
+    shares = next(step.shares for step in document.steps if step.tested or step is document.steps[-1])
+    off = sample_ratio_mismatches(evidence, shares)
+    told = []
+    for stage in STAGES:
+        arms = [arm for arm in sorted(document.arms) if shares.get(arm, 0) > 0]
+        counts = [evidence.stages[stage][arm] for arm in arms]
+        weights = [float(shares[arm]) for arm in arms]
+        log_e = stats.log_srm_e_value(counts, stats.sum_log_shares(counts, weights)) if sum(counts) else 0.0
+        told.append(
+            {
+                "stage": stage,
+                "units": dict(zip(arms, counts, strict=True)),
+                "off": stage in off,
+                "ln_e_milli": round(1000 * log_e),
+                "p_ppm": _chi_square_ppm(counts, weights),
+                "alarm_at_e": round(1 / SRM_ALPHA),
+            }
+        )
+    return told
+
+
+def _chi_square_ppm(counts: list[int], weights: list[float]) -> int | None:
+    """Return the p-value in ppm; None where the approximation does not hold yet."""
+    try:
+        return round(PPM * stats.srm_chi_square(counts, weights))
+    except ValueError:
+        return None
+
+
+def _effects(epoch: EpochStory, evidence: Evidence, verdict: Verdict) -> list[dict[str, Any]]:
+    outcome_of = {(found.metric, found.arm): found for found in verdict.metrics}
+    told = []
+    for effect in effects(epoch.document, evidence):
+        found = outcome_of[effect.metric, effect.arm]
+        told.append({**msgspec.to_builtins(effect), "outcome": found.outcome, "better_proven": found.better, "reason": found.reason})
+    return told
+
+
+def _span(start: str, end: str) -> str:
+    seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.1f} d"
