@@ -4,7 +4,8 @@ A verdict (`experiments/judge.py`) answers "is it proven?"; an effect answers "h
 parts per million, lower bounds rounded down and upper ones up, so that they can stand in records and reports. A metric that is better when higher is
 told as people know it: accuracy 91 %, not its 9 % of errors.
 
-The interval is two one-sided confidence sequences at half the declared alpha each: valid however often someone looks, exact for units' yes or no.
+The interval inverts the product e-process that proves "not worse": valid however often someone looks, exact for units' yes or no, and tightest near
+`planned_units`, which follows from the plan and so was chosen before the start.
 
 Example:
     >>> effects(document, fold.evidence())[0].difference_ppm
@@ -50,19 +51,24 @@ def effects(document: ExperimentDocument, evidence: Evidence) -> list[Effect]:
     metrics = [*(() if document.goal is None else ((document.goal, "goal"),)), *((metric, "guardrail") for metric in document.guardrails)]
     alpha = document.alpha_ppm / PPM / len(treatments)
     return [
-        _effect(metric, role, evidence.metrics[metric.metric], arm, document.control, alpha)
+        _effect(metric, role, evidence.metrics[metric.metric], arm, document.control, alpha, planned_units(document))
         for metric, role in metrics
         for arm in treatments
         if metric.metric in evidence.metrics
     ]
 
 
-def _effect(metric: MetricDocument, role: str, found: MetricEvidence, arm: str, control: str, alpha: float) -> Effect:
+def planned_units(document: ExperimentDocument) -> int:
+    """Return the units of two arms together at which intervals are tightest: several times what the steps ask for at least."""
+    return 2 * max(1000, 4 * sum(step.min_units for step in document.steps))
+
+
+def _effect(metric: MetricDocument, role: str, found: MetricEvidence, arm: str, control: str, alpha: float, planned: int) -> Effect:
     n, control_n = found.units[arm], found.units[control]
     if not n or not control_n:
         return Effect(metric.metric, arm, role, metric.better, n, control_n)
     bad, control_bad = found.events[arm], found.events[control]
-    low, high = (float(bound) for bound in stats.difference_bounds(bad, n, control_bad, control_n, alpha / 2))
+    low, high = stats.product_difference_bounds(bad, n, control_bad, control_n, alpha, n_star=planned)
     value, control_value = bad / n, control_bad / control_n
     if metric.better == "higher":
         value, control_value, low, high = 1 - value, 1 - control_value, -high, -low

@@ -26,8 +26,8 @@ from experiments.evidence import Fold
 
 Record = Mapping[str, Any]
 FIRST_LOOK_UNITS = 20
-LOOK_GROWTH = 1.15
-"""The effect is noted whenever the units have grown by this much: about 60 points up to 100,000 units, at the cost of a few passes."""
+LOOK_GROWTH = 1.3
+"""The effect is noted whenever the units have grown by this much: about 30 points up to 100,000 units, at the cost of a few passes."""
 
 
 class NoPlanError(ValueError):

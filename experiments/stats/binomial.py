@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
+from scipy import optimize, special
 
 from experiments.stats.asymptotic import asymptotic_rho
 from experiments.stats.kinds import Array, Side, check_counts
@@ -212,14 +212,20 @@ def product_difference_bounds(
 def _upper_margin(counts: tuple[int, int, int, int], alpha: float, n_star: float) -> float:
     """Least margin above the estimate that is rejected at alpha/2."""
     treatment_events, treatment_n, control_events, control_n = counts
-    inside, outside = treatment_events / treatment_n - control_events / control_n, 1.0
-    while outside - inside > 1e-7:
-        middle = (inside + outside) / 2
-        if log_non_inferiority_e_value(*counts, min(middle, 1 - 1e-6), n_star=n_star, alpha=alpha) >= math.log(2 / alpha):
-            outside = middle
-        else:
-            inside = middle
-    return outside
+    inside = treatment_events / treatment_n - control_events / control_n
+
+    def short(margin: float) -> float:
+        """How far the evidence falls short of rejecting a margin; rises with the margin."""
+        return log_non_inferiority_e_value(*counts, margin, n_star=n_star, alpha=alpha) - math.log(2 / alpha)
+
+    # Steps that double find a rejected margin near the estimate, so that the root is looked for where the evidence is nearly quadratic in it.
+    width, most = 0.5 / math.sqrt(min(treatment_n, control_n)), 1 - 1e-6
+    while (outside := min(inside + width, most)) < most and short(outside) < 0:
+        inside, width = outside, 2 * width
+    if outside >= most and short(most) < 0:
+        return 1.0
+    root = float(optimize.brentq(short, max(inside, -most), outside, xtol=1e-8)) if short(max(inside, -most)) < 0 else inside
+    return min(1.0, root + 1e-7)
 
 
 def tuned_prior(null: ArrayLike, n_star: float, alpha: float = 0.05) -> tuple[Array, Array]:

@@ -160,8 +160,8 @@ def test_the_effect_over_time_ends_where_the_report_does(fine):
     epoch = fine["body"]["epochs"][0]
     last = {effect["metric"]: effect for effect in epoch["trail"][-1]["effects"]}
     final = {effect["metric"]: effect for effect in epoch["effects"]}
-    assert 10 < len(epoch["trail"]) < 80
-    assert epoch["trail"][-1]["units"] * 1.16 > final["errors"]["n"] + final["errors"]["control_n"]
+    assert 10 < len(epoch["trail"]) < 40
+    assert epoch["trail"][-1]["units"] * 1.31 > final["errors"]["n"] + final["errors"]["control_n"]
     assert last["errors"]["metric"] == "errors"
 
 
