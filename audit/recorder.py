@@ -38,8 +38,8 @@ from audit.leaf import render
 from audit.statements import Clock, machine_boot_id, statement
 from audit.store import layout
 from audit.store.errors import RetryMismatch, SequenceGap, StoreBroken, StoreError, StoreFull, WriterEnded
-from audit.store.leaves import LeafStore, Run
-from audit.store.ranges import WriterKey
+from audit.store.leaves import LeafStore
+from audit.store.staging import Run, Staging, WriterKey
 
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 78
@@ -88,7 +88,7 @@ class Counters(msgspec.Struct):
 class Recorder:
     """The loop and its state; everything is owned by the thread that calls `run`."""
 
-    def __init__(self, data_dir: Path, store: LeafStore, listener: socket.socket, node: str, clock: Clock) -> None:
+    def __init__(self, data_dir: Path, store: Staging, listener: socket.socket, node: str, clock: Clock) -> None:
         """Serve `listener` (bound, listening) from an opened store.
 
         Args:
@@ -243,7 +243,7 @@ class Recorder:
     def _commit(self) -> None:
         """Commit what is staged, then answer: acks for what is durable, a refusal where the disk was full."""
         staged = self._store.staged_count
-        before = self._store.next_index
+        before = self._store.committed_count
         full: StoreFull | None = None
         if staged:
             try:
@@ -251,16 +251,16 @@ class Recorder:
             except StoreFull as error:
                 full = error
             self.counters.commits += 1
-            self.counters.records += self._store.next_index - before
+            self.counters.records += self._store.committed_count - before
         for connection in [each for each in self._connections.values() if each.pending]:
             self._acknowledge(connection, full)
 
     def _acknowledge(self, connection: Connection, full: StoreFull | None) -> None:
         runs, connection.pending = connection.pending, []
-        durable = [run.within(self._store.next_index) for run in runs]
-        answer = b"".join([wire.encode_ack(run.first_seq, run.count, run.first_index) for run in durable if run is not None])
+        durable = self._store.settled(runs)
+        answer = b"".join([wire.encode_ack(run.first_seq, run.count, run.first_index) for run in durable])
         self._send(connection, answer)
-        if durable != runs:
+        if sum(run.count for run in durable) != sum(run.count for run in runs):
             self._refuse(connection, wire.STORE_FULL, str(full))
 
     def _forget(self, connection: Connection) -> None:
@@ -449,7 +449,7 @@ def _serial(connection: Connection) -> int:
     return connection.serial
 
 
-def _own_identity(store: LeafStore, node: str, clock: Clock) -> WriterKey:
+def _own_identity(store: Staging, node: str, clock: Clock) -> WriterKey:
     """Return the recorder's node with an epoch newer than any it had."""
     wire.check_node(node)
     known = [epoch for (name, epoch) in store.writers() if name == node]

@@ -13,24 +13,11 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from audit.store.errors import SchemaError, StoreDamaged
 from audit.store.layout import RANGE_LEAVES, range_path
 from audit.store.migrate import RANGES, ensure_schema, revision
 from audit.store.sqlite import checkpoint_wal, open_reader, open_writer, settle_wal, sync_directory, transaction, translated
-
-LeafTuple = tuple[int, str, int, int, bytes]
-"""(index, node, epoch, seq, leaf)."""
-WriterKey = tuple[str, int]
-"""(node, epoch)."""
-
-
-class Seed(msgspec.Struct, frozen=True, gc=False):
-    """Position of a writer: its last committed number (-1: none), and whether its end is stated."""
-
-    last_seq: int
-    ended: bool
+from audit.store.staging import LeafTuple, Seed, WriterKey
 
 
 class RangeFile:

@@ -13,7 +13,8 @@ from audit.store import layout
 from audit.store.control import ControlStore
 from audit.store.errors import RetryMismatch, SequenceGap, StoreBehind, StoreBroken, StoreDamaged, StoreFull, StoreInUse, WriterEnded
 from audit.store.layout import RANGE_LEAVES
-from audit.store.leaves import LeafStore, Run
+from audit.store.leaves import LeafStore
+from audit.store.staging import Run
 
 A, B = ("n1.w0", 10), ("n1.w1", 10)
 
