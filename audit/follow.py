@@ -16,13 +16,17 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from audit.store import layout
 from audit.store.errors import StoreDamaged
 from audit.store.layout import RANGE_LEAVES
+from audit.store.place import PostgresPlace, postgres_place
 from audit.store.sqlite import open_reader, translated
 from audit.tiles import WIDTH, decode_bundle, entries_path
+
+if TYPE_CHECKING:
+    from audit.store.postgres_rows import PostgresRows
 
 BATCH_ROWS = 4096
 
@@ -30,13 +34,15 @@ BATCH_ROWS = 4096
 class Follower:
     """Reads leaves from any index on; keeps one range file open. Owned by one thread."""
 
-    __slots__ = ("_connection", "_data_dir", "_number")
+    __slots__ = ("_connection", "_data_dir", "_number", "_shared")
 
     def __init__(self, data_dir: Path) -> None:
         """Read the log in `data_dir`; nothing is opened yet."""
         self._data_dir = data_dir
         self._connection: sqlite3.Connection | None = None  # of range `_number`; replaced by `_open`
         self._number = -1
+        place = postgres_place(data_dir)
+        self._shared = None if place is None else _shared_rows(place)  # where the leaves lie, if not in range files
 
     def read(self, from_index: int, limit: int = BATCH_ROWS) -> list[tuple[int, bytes]]:
         """Return up to `limit` committed leaves from `from_index` on, in order, as (index, leaf); empty at the end of the log.
@@ -47,6 +53,8 @@ class Follower:
             StoreDamaged: A range is missing, or its leaves have gaps.
             StoreBroken: A file cannot be read.
         """
+        if self._shared is not None:
+            return self._read_shared(self._shared, from_index, limit)
         number = from_index // RANGE_LEAVES
         limit = min(limit, (number + 1) * RANGE_LEAVES - from_index)
         if self._open(number):
@@ -55,6 +63,8 @@ class Follower:
 
     def end(self) -> int:
         """Return the number of committed leaves."""
+        if self._shared is not None:
+            return self._shared.end()
         for number in reversed(layout.range_numbers(self._data_dir)):
             if self._open(number):
                 last = self._last_index()
@@ -64,6 +74,8 @@ class Follower:
 
     def close(self) -> None:
         """Close what is open. The follower can be used again."""
+        if self._shared is not None:
+            self._shared.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -106,20 +118,37 @@ class Follower:
             raise StoreDamaged(f"`{path}` has no leaf `{from_index}` but later ones\nhint: restore the file from a copy that verifies")
         return rows
 
+    def _read_shared(self, shared: PostgresRows, from_index: int, limit: int) -> list[tuple[int, bytes]]:
+        rows = shared.read(from_index, limit)
+        if rows and rows[0][0] != from_index:
+            # Sealed and removed from the database: this directory's entry bundles have them.
+            return self._read_bundle(from_index, min(limit, rows[0][0] - from_index))
+        if rows and rows[-1][0] != from_index + len(rows) - 1:
+            raise StoreDamaged(f"the database has gaps after leaf `{from_index}`\nhint: it was altered; restore it from a copy that verifies")
+        return rows
+
     def _read_bundle(self, from_index: int, limit: int) -> list[tuple[int, bytes]]:
         bundle, start = divmod(from_index, WIDTH)
         path = layout.log_dir(self._data_dir) / entries_path(bundle)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            if any(number > from_index // RANGE_LEAVES for number in layout.range_numbers(self._data_dir)):
+            if self._shared is not None or any(number > from_index // RANGE_LEAVES for number in layout.range_numbers(self._data_dir)):
                 raise StoreDamaged(
-                    f"leaf `{from_index}` is neither in `{layout.range_path(self._data_dir, from_index // RANGE_LEAVES)}` nor in `{path}`\n"
-                    "hint: put one of the two back"
+                    f"leaf `{from_index}` is neither in `{self._place_of(from_index)}` nor in `{path}`\nhint: put one of the two back"
                 ) from None
             return []
         leaves = decode_bundle(data, WIDTH, str(path))[start : start + limit]
         return list(enumerate(leaves, from_index))
+
+    def _place_of(self, index: int) -> str:
+        return "the database" if self._shared is not None else str(layout.range_path(self._data_dir, index // RANGE_LEAVES))
+
+
+def _shared_rows(place: PostgresPlace) -> PostgresRows:
+    from audit.store.postgres_rows import PostgresRows  # noqa: PLC0415 - only where the store is PostgreSQL
+
+    return PostgresRows(place)
 
 
 def follow(data_dir: Path, from_index: int, *, until: int | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, bytes]]:

@@ -38,7 +38,7 @@ from audit.leaf import render
 from audit.statements import Clock, machine_boot_id, statement
 from audit.store import layout
 from audit.store.errors import RetryMismatch, SequenceGap, StoreBroken, StoreError, StoreFull, WriterEnded
-from audit.store.leaves import LeafStore
+from audit.store.opening import open_leaves
 from audit.store.staging import Run, Staging, WriterKey
 
 EXIT_OK: Final = 0
@@ -496,7 +496,7 @@ def main(data_dir: Path, listening_socket_fd: int, node: str) -> int:
     """
     with socket.socket(fileno=listening_socket_fd) as listener:
         try:
-            store = LeafStore.open(data_dir)
+            store = open_leaves(data_dir)
         except (StoreBroken, StoreFull) as error:
             return _complain(error, EXIT_IO)
         except StoreError as error:
@@ -506,6 +506,8 @@ def main(data_dir: Path, listening_socket_fd: int, node: str) -> int:
             try:
                 recorder.run(wakeup)
                 store.close()
+            except WriterEnded as error:
+                return _complain(error, EXIT_REFUSED)  # the recorder's own name is another gateway's
             except StoreError as error:
                 # No close: flushing pages after a failed write could report success for data that are not there.
                 return _complain(error, EXIT_IO)

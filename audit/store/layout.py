@@ -28,6 +28,16 @@ def recorder_lock_path(data_dir: Path) -> Path:
     return data_dir / "ranges" / "lock"
 
 
+def place_path(data_dir: Path) -> Path:
+    """Return the file that names the database of the leaves, where they are not in range files."""
+    return data_dir / "store.json"
+
+
+def instance_path(data_dir: Path) -> Path:
+    """Return the file with the directory's own random name."""
+    return data_dir / "instance"
+
+
 def control_path(data_dir: Path) -> Path:
     """Return the controller's database."""
     return data_dir / "control.sqlite"

@@ -52,7 +52,7 @@ class LeafStore(Staging):
             StoreDamaged, SchemaError, StoreFull, StoreBroken: It cannot be used as it is.
         """
         layout.ranges_dir(data_dir).mkdir(parents=True, exist_ok=True)
-        lock_fd = _lock(layout.recorder_lock_path(data_dir))
+        lock_fd = lock_directory(data_dir)
         try:
             current = _open_last(data_dir)
             _check_not_behind(data_dir, current)
@@ -152,7 +152,13 @@ class LeafStore(Staging):
         self._retiring.append(full)
 
 
-def _lock(path: Path) -> int:
+def lock_directory(data_dir: Path) -> int:
+    """Take the directory's one recorder lock and return its descriptor.
+
+    Raises:
+        StoreInUse: Another living recorder has it.
+    """
+    path = layout.recorder_lock_path(data_dir)
     with translated(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from audit.store.errors import SchemaError
 from audit.store.sqlite import open_writer, translated
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy.engine import Connection
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -29,6 +33,7 @@ class Schema(msgspec.Struct, frozen=True):
 
 RANGES: Final = Schema("ranges", "r0001")
 CONTROL: Final = Schema("control", "c0001")
+POSTGRES: Final = Schema("postgres", "p0001")
 
 
 def revision(connection: sqlite3.Connection) -> str | None:
@@ -60,22 +65,54 @@ def ensure_schema(path: Path, schema: Schema) -> None:
 
 
 def _upgrade(path: Path, schema: Schema, found: str | None) -> None:
-    from alembic import command  # noqa: PLC0415 - half a second of import that only a first start or an upgrade needs
-    from alembic.config import Config  # noqa: PLC0415 - as above
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
-    from sqlalchemy import create_engine, pool  # noqa: PLC0415 - as above
+    from sqlalchemy import create_engine, pool  # noqa: PLC0415 - half a second of import that only a first start or an upgrade needs
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations" / schema.folder))
-    config.set_main_option("path_separator", "os")
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found is not None and found not in known:
-        raise SchemaError(f"`{path}` has schema `{found}`, this version knows up to `{schema.head}`\nhint: run the newer Assay that wrote it")
+    _require_known(schema, found, str(path))
     engine = create_engine("sqlite://", creator=lambda: open_writer(path), poolclass=pool.NullPool)
     with engine.connect() as connection:
         # The driver is in autocommit mode: this transaction is ours and covers every migration step.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        _run(schema, connection)
         connection.exec_driver_sql("COMMIT")
     engine.dispose()
+
+
+def upgrade_postgres(connection_string: str, found: str | None) -> None:
+    """Bring a database to the newest revision; `audit.store.postgres.ensure_schema` holds the lock.
+
+    Raises:
+        SchemaError: It is newer than this version.
+    """
+    import psycopg  # noqa: PLC0415 - only where the store is PostgreSQL
+    from sqlalchemy import create_engine, pool  # noqa: PLC0415 - as above
+
+    _require_known(POSTGRES, found, "the database")
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(connection_string), poolclass=pool.NullPool)
+    with engine.begin() as connection:
+        _run(POSTGRES, connection)
+    engine.dispose()
+
+
+def _require_known(schema: Schema, found: str | None, where: str) -> None:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
+
+    known = {script.revision for script in ScriptDirectory.from_config(_config(schema)).walk_revisions()}
+    if found is not None and found not in known:
+        raise SchemaError(f"`{where}` has schema `{found}`, this version knows up to `{schema.head}`\nhint: run the newer Assay that wrote it")
+
+
+def _config(schema: Schema) -> Config:
+    from alembic.config import Config  # noqa: PLC0415 - as above
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations" / schema.folder))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _run(schema: Schema, connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - as above
+
+    config = _config(schema)
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

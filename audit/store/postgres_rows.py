@@ -1,0 +1,52 @@
+"""Reads leaves from the shared database: the other half of `audit/follow.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from audit.store import postgres
+from audit.store.place import PostgresPlace
+
+if TYPE_CHECKING:
+    import psycopg
+
+WAIT_S: Final = 2.0
+"""How long one read waits for a server that is away; the caller comes back."""
+
+
+class PostgresRows:
+    """A reader's connection, made when it is first needed and again after it was lost. Owned by one thread."""
+
+    def __init__(self, place: PostgresPlace) -> None:
+        """Read from the database that `place` names; nothing is opened yet."""
+        self._place = place
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None  # made by `_open`, dropped by `close`
+
+    def read(self, from_index: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to `limit` leaves from `from_index` on, as (index, leaf); there may be later ones only.
+
+        Raises:
+            StoreBroken, audit.store.postgres.ServerUnusable: The server cannot be read.
+        """
+        rows = self._ask("SELECT idx, bytes FROM leaf WHERE idx >= %s ORDER BY idx LIMIT %s", (from_index, limit))
+        return [(index, bytes(leaf)) for index, leaf in rows]
+
+    def end(self) -> int:
+        """Return the number of committed leaves. Raises as `read`."""
+        return int(self._ask("SELECT next_index FROM head", ())[0][0])
+
+    def close(self) -> None:
+        """Drop the connection; the next read makes another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ask(self, question: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            if self._connection is None:
+                self._connection = postgres.connect(self._place.connection_string(), "assay reader", wait_s=WAIT_S)
+            with postgres.translated():
+                return self._connection.execute(question, values, binary=True).fetchall()
+        except BaseException:
+            self.close()
+            raise
