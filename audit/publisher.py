@@ -9,7 +9,8 @@ The durable steps of one publication, and what a crash after each leaves behind:
 Witnesses are asked between 2 and 3: a log must not show a checkpoint to anyone before it has bound itself to it.
 
 Rules:
-- At start the right edge of the tree is read from the tiles and must give the last signed root; if not, nothing is signed.
+- At start the right edge of the tree is read from the tiles and must give the last signed root; if not, nothing is signed. Where the log is shared
+  and another node has signed on, the tiles are made here from the leaves, and must give the same root.
 - A store with fewer leaves than were signed is refused (`StoreBehind`): it would sign a second history.
 - Entry bundles are verified, as read back from disk, against the hash tiles; only then may a range's database go, and only when asked.
 
@@ -36,6 +37,7 @@ from audit.store.control import ControlStore, Head, signed_size
 from audit.store.durable import read_or_none, replace_file, write_files
 from audit.store.errors import StoreBehind, StoreDamaged
 from audit.store.layout import RANGE_LEAVES
+from audit.store.place import postgres_place
 
 LEAVES_PER_PUBLICATION = 1 << 17
 """A larger backlog is published in several checkpoints, so that memory stays bounded and something is signed every few seconds."""
@@ -97,22 +99,15 @@ class Publisher:
 
         Raises:
             StoreBehind: Fewer leaves are stored than were signed.
-            StoreDamaged: Tiles or checkpoint do not fit the signed head or the key.
+            StoreDamaged: Tiles, leaves or checkpoint do not fit the signed head or the key.
         """
         if not keys:
             raise ValueError("a log needs at least one signing key")
         head = control.head()
         _check_store(data_dir, head)
-        try:
-            edge = tiles.HashTiles.recover(_reader(layout.log_dir(data_dir)), head.size, head.root) if head else tiles.HashTiles()
-            if head:
-                signed = note.open_checkpoint(head.note, [keys[0].verifier]).checkpoint
-                _check_head(head, signed, keys[0].name)
-        except (tiles.TileError, note.NoteError) as error:
-            raise StoreDamaged(
-                f"the signed head of size `{head and head.size}` does not fit the log: {error}\n"
-                "hint: nothing is signed until the tiles of that size and the key that signed it are back"
-            ) from error
+        if head:
+            _check_head(head, keys[0])
+        edge = _recover(data_dir, head) if head else tiles.HashTiles()
         publisher = cls(data_dir, control, keys, edge, cosign)
         if head is not None:
             publisher._publish_again(head)
@@ -317,9 +312,47 @@ def _check_store(data_dir: Path, head: Head | None) -> None:
         )
 
 
-def _check_head(head: Head, signed: note.Checkpoint, origin: str) -> None:
-    if (signed.size, signed.root, signed.origin) != (head.size, head.root, origin):
+def _check_head(head: Head, key: SigningKey) -> None:
+    try:
+        signed = note.open_checkpoint(head.note, [key.verifier]).checkpoint
+    except note.NoteError as error:
+        raise _unfit(head, error) from error
+    if (signed.size, signed.root, signed.origin) != (head.size, head.root, key.name):
         raise StoreDamaged(
-            f"the stored checkpoint of size `{head.size}` carries a note of `{signed.origin}`, size `{signed.size}`; expected `{origin}`\n"
-            "hint: `control.sqlite` was altered, or another key is configured"
+            f"the stored checkpoint of size `{head.size}` carries a note of `{signed.origin}`, size `{signed.size}`; expected `{key.name}`\n"
+            "hint: the control store was altered, or another key is configured"
         )
+
+
+def _unfit(head: Head, error: Exception) -> StoreDamaged:
+    return StoreDamaged(
+        f"the signed head of size `{head.size}` does not fit the log: {error}\n"
+        "hint: nothing is signed until the tiles of that size and the key that signed it are back"
+    )
+
+
+def _recover(data_dir: Path, head: Head) -> tiles.HashTiles:
+    """Return the right edge of the signed size."""
+    try:
+        return tiles.HashTiles.recover(_reader(layout.log_dir(data_dir)), head.size, head.root)
+    except tiles.TileError as error:
+        if postgres_place(data_dir) is None:
+            raise _unfit(head, error) from error
+    return _rebuild(data_dir, head)
+
+
+def _rebuild(data_dir: Path, head: Head) -> tiles.HashTiles:
+    """Make the tiles of the signed size from the leaves of a shared log. They are what was signed, or nothing is signed here."""
+    edge = tiles.HashTiles()
+    with Follower(data_dir) as follower:
+        while edge.size < head.size:
+            rows = follower.read(edge.size, min(head.size - edge.size, LEAVES_PER_PUBLICATION))
+            if not rows:
+                raise StoreBehind("the database", edge.size, head.size)
+            edge, files = edge.append(leaf_hashes([leaf for _, leaf in rows]))
+            write_files(layout.log_dir(data_dir), files)
+    if edge.root() != head.root:
+        raise StoreDamaged(
+            f"the leaves of the database do not give the root signed for size `{head.size}`\nhint: they were altered; restore a copy that verifies"
+        )
+    return edge

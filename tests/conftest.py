@@ -19,8 +19,12 @@ COMPONENTS = {
     "openssl": (("openssl",), "`apt-get install openssl`"),
     "chromium": (("chromium",), "`apt-get install chromium`"),
     "nginx": (("nginx",), "`apt-get install nginx`"),
+    "postgresql": (("initdb", "pg_ctl", "pg_basebackup"), "`apt-get install postgresql`"),
     "strace": (("strace",), "`apt-get install strace`"),
 }
+
+_DEBIAN_POSTGRES = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+"""Debian keeps the server's programs off the PATH."""
 
 settings.register_profile("default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -31,7 +35,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 def missing(component: str) -> str | None:
     """Return how to get a component that is not here, or None."""
     programs, how = COMPONENTS[component]
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(Path.home() / "go" / "bin"), "/usr/sbin"])
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(Path.home() / "go" / "bin"), "/usr/sbin", *_DEBIAN_POSTGRES])
     return None if all(shutil.which(program, path=places) for program in programs) else how
 
 

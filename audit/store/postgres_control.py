@@ -1,8 +1,8 @@
 """The control store in the shared database: one of several controllers leads, by a lease with a fencing term.
 
 Rules:
-- The row `leader` names the term and when it was last renewed, by the server's clock. A lease that is `LEASE_S` old may be taken by anyone; one of the
-  same data directory at once, because the lock beside its files proves that its holder is dead.
+- The row `leader` names the term and when it was last renewed, by the server's clock. A lease that is `LEASE_S` old may be taken by anyone; one of
+  the same directory at once, because the lock beside its files proves that its holder is dead.
 - Every statement that writes locks the row `leader` FOR SHARE at its own term. Taking the lease updates that row: the two are in one order, and a
   leader that was stalled for however long writes nothing once another has led.
 

@@ -20,7 +20,8 @@ class PostgresRows:
     def __init__(self, place: PostgresPlace) -> None:
         """Read from the database that `place` names; nothing is opened yet."""
         self._place = place
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None  # made by `_open`, dropped by `close`
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None  # made by `_ask`, dropped by `close`
+        self._has_tables = False  # set by `_ask`
 
     def read(self, from_index: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to `limit` leaves from `from_index` on, as (index, leaf); there may be later ones only.
@@ -33,7 +34,8 @@ class PostgresRows:
 
     def end(self) -> int:
         """Return the number of committed leaves. Raises as `read`."""
-        return int(self._ask("SELECT next_index FROM head", ())[0][0])
+        rows = self._ask("SELECT next_index FROM head", ())
+        return int(rows[0][0]) if rows else 0
 
     def close(self) -> None:
         """Drop the connection; the next read makes another."""
@@ -42,10 +44,15 @@ class PostgresRows:
             self._connection = None
 
     def _ask(self, question: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return the rows of a question; none where no recorder has made the tables yet."""
         try:
             if self._connection is None:
                 self._connection = postgres.connect(self._place.connection_string(), "assay reader", wait_s=WAIT_S)
             with postgres.translated():
+                if not self._has_tables:
+                    self._has_tables = self._connection.execute("SELECT to_regclass('leaf') IS NOT NULL").fetchone() == (True,)
+                if not self._has_tables:
+                    return []
                 return self._connection.execute(question, values, binary=True).fetchall()
         except BaseException:
             self.close()

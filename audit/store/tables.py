@@ -6,7 +6,9 @@ A test holds the migrated files to these definitions.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, Text, UniqueConstraint
+import datetime as dt
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, DateTime, Identity, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -17,6 +19,10 @@ class RangeTable(SQLModel, registry=registry()):
 
 class ControlTable(SQLModel, registry=registry()):
     """Base of the tables of the control file."""
+
+
+class SharedTable(SQLModel, registry=registry()):
+    """Base of the tables of a shared log in PostgreSQL."""
 
 
 class LeafRow(RangeTable, table=True):
@@ -70,6 +76,94 @@ class BundleRow(ControlTable, table=True):
     __tablename__ = "bundle"
 
     serial: int | None = Field(default=None, sa_column=Column(Integer, primary_key=True, autoincrement=True))
+    digest: str = Field(sa_column=Column(Text, nullable=False))
+    term: int = Field(sa_column=Column(BigInteger, nullable=False))
+    installed_us: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class SharedLeafRow(SharedTable, table=True):
+    """One committed record: its index in the log and the exact bytes that are hashed."""
+
+    __tablename__ = "leaf"
+    __table_args__ = (UniqueConstraint("node", "epoch", "seq"),)
+
+    idx: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    node: str = Field(sa_column=Column(Text, nullable=False))
+    epoch: int = Field(sa_column=Column(BigInteger, nullable=False))
+    seq: int = Field(sa_column=Column(BigInteger, nullable=False))
+    data: bytes = Field(sa_column=Column("bytes", LargeBinary, nullable=False))
+
+
+class SharedHeadRow(SharedTable, table=True):
+    """One row: the index of the next leaf. Every append locks it, so that indices are in the order of commits."""
+
+    __tablename__ = "head"
+    __table_args__ = (CheckConstraint("id = 1"),)
+
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    next_index: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class SharedWriterRow(SharedTable, table=True):
+    """Where a writer stands, and whose it is: `instance` is the name of the data directory it belongs to."""
+
+    __tablename__ = "writer"
+
+    node: str = Field(sa_column=Column(Text, primary_key=True))
+    epoch: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    last_seq: int = Field(sa_column=Column(BigInteger, nullable=False))
+    ended: bool = Field(sa_column=Column(Boolean, nullable=False))
+    instance: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class SharedClaimRow(SharedTable, table=True):
+    """The data directory that used a writer's name first; no other may."""
+
+    __tablename__ = "claim"
+
+    node: str = Field(sa_column=Column(Text, primary_key=True))
+    instance: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class SharedCheckpointRow(SharedTable, table=True):
+    """A signed tree head. Rows are only ever added, each larger than all before."""
+
+    __tablename__ = "checkpoint"
+
+    size: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    root: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    note: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    term: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class SharedLeaderRow(SharedTable, table=True):
+    """One row: who leads, and when it last said so by the server's clock; NULL when the lease was given back."""
+
+    __tablename__ = "leader"
+    __table_args__ = (CheckConstraint("id = 1"),)
+
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    term: int = Field(sa_column=Column(BigInteger, nullable=False))
+    instance: str = Field(sa_column=Column(Text, nullable=False))
+    renewed_at: dt.datetime | None = Field(sa_column=Column(DateTime(timezone=True), nullable=True))
+
+
+class SharedTermRow(SharedTable, table=True):
+    """One leadership of a controller."""
+
+    __tablename__ = "term"
+
+    term: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    node: str = Field(sa_column=Column(Text, nullable=False))
+    started_us: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class SharedBundleRow(SharedTable, table=True):
+    """A configuration digest that took force, in the order it did."""
+
+    __tablename__ = "bundle"
+
+    serial: int | None = Field(default=None, sa_column=Column(BigInteger, Identity(), primary_key=True))
     digest: str = Field(sa_column=Column(Text, nullable=False))
     term: int = Field(sa_column=Column(BigInteger, nullable=False))
     installed_us: int = Field(sa_column=Column(BigInteger, nullable=False))
