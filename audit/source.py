@@ -26,6 +26,8 @@ from urllib.parse import quote
 
 import httpx
 
+from audit.store.errors import StoreError
+from audit.store.place import PostgresPlace, postgres_place
 from audit.tiles import ENTRY_LIMIT_BYTES, WIDTH, TileError, decode_bundle, entries_path, limit_bytes, parse_path
 
 RANGE_LEAVES: Final = 65_536
@@ -141,6 +143,31 @@ class HttpSource:
             raise SourceError(path, f"`{url}`: {type(error).__name__}: {error}") from error
 
 
+class Rows(Protocol):
+    """Reads entries that are not files yet."""
+
+    def read(self, start: int, count: int) -> list[bytes] | None:
+        """Return leaves [start, start + count) of one range; None when one of them is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRows:
+    """Leaves in the database of a shared log."""
+
+    place: PostgresPlace
+
+    def read(self, start: int, count: int) -> list[bytes] | None:
+        """Return leaves [start, start + count); None when the database lacks one of them."""
+        from audit.store.postgres_rows import PostgresRows  # noqa: PLC0415 - only where the store is PostgreSQL
+
+        with contextlib.closing(PostgresRows(self.place)) as shared:
+            try:
+                rows = shared.read(start, count)
+            except StoreError as error:
+                raise SourceError("the database", str(error)) from error
+        return [data for _, data in rows] if [index for index, _ in rows] == list(range(start, start + count)) else None
+
+
 @dataclass(frozen=True, slots=True)
 class RangeRows:
     """Leaves that are still rows of `data/ranges/NNNNNNNN.sqlite`, table `leaf`; read only."""
@@ -183,7 +210,7 @@ class LogSource:
     """A log: its files, and rows for the entries that are not files yet."""
 
     files: Source
-    rows: RangeRows | None = None
+    rows: Rows | None = None
 
     def read(self, path: str) -> bytes | None:
         """Return a file of the log, None when there is none."""
@@ -232,7 +259,8 @@ class LogSource:
 def open_directory(path: Path) -> LogSource:
     """Return the log in `path`: a directory with `checkpoint` and `tile/`, or an Assay data directory with `log/` and `ranges/`."""
     if (path / "log").is_dir() and not (path / CHECKPOINT).exists():
-        return LogSource(DirectorySource(path / "log"), RangeRows(path / "ranges"))
+        place = postgres_place(path)
+        return LogSource(DirectorySource(path / "log"), RangeRows(path / "ranges") if place is None else SharedRows(place))
     return LogSource(DirectorySource(path))
 
 

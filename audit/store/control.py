@@ -37,6 +37,9 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 class ControlStore(abc.ABC):
     """The control store, open for writing. Owned by the controller's thread."""
 
+    is_leased = False
+    """Whether leadership ends by itself unless `renew` is called every second."""
+
     def __init__(self) -> None:
         """Begin without leading."""
         self.term = 0  # this process's term, 0 before it leads; set by `lead`, and by whoever shares a leader's term

@@ -19,6 +19,10 @@ class StoreInUse(StoreError):  # noqa: N818 - reads as the state it is
     """Another living process holds the store."""
 
 
+class LedElsewhere(StoreInUse):
+    """A controller on another node of a shared log leads. It may be waited for."""
+
+
 class StoreDamaged(StoreError):  # noqa: N818 - reads as the state it is
     """Files of the store are missing or contradict each other. Nothing is appended or signed until an operator decides."""
 

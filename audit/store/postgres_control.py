@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from audit.store import layout, postgres
 from audit.store.control import ControlStore, Head
-from audit.store.errors import CheckpointRefused, StoreInUse, TermLost
+from audit.store.errors import CheckpointRefused, LedElsewhere, StoreInUse, TermLost
 from audit.store.place import PostgresPlace, instance_of
 from audit.store.sqlite import translated
 
@@ -53,6 +53,8 @@ INSERT INTO bundle (digest, term, installed_us) SELECT %(digest)s, term, %(now_u
 class PostgresControlStore(ControlStore):
     """One controller's hand on the shared control tables. Each object is used by one thread at a time."""
 
+    is_leased = True
+
     def __init__(self, data_dir: Path, instance: str, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         """Take over an open connection; use `ControlStore.open`."""
         super().__init__()
@@ -83,7 +85,8 @@ class PostgresControlStore(ControlStore):
         """Take the lease; see `ControlStore`.
 
         Raises:
-            StoreInUse: Another controller leads, on this machine or on another.
+            LedElsewhere: A controller on another node leads.
+            StoreInUse: Another process of this machine does.
         """
         fd = self._lock_directory()
         try:
@@ -95,7 +98,7 @@ class PostgresControlStore(ControlStore):
             raise
         if row is None:
             os.close(fd)
-            raise StoreInUse(f"a controller on another node leads\nhint: this one may lead {LEASE_S:g} s after that one was last heard of")
+            raise LedElsewhere(f"a controller on another node leads\nhint: this one may lead {LEASE_S:g} s after that one was last heard of")
         self._lock_fd, self.term = fd, int(row[0])
         return self.term
 

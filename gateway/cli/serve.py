@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from audit.store.errors import StoreError
+from audit.store.place import PostgresPlace, settle_place
 from gateway.cli.terminal import Exit, err, fail
 from gateway.config.compile import Compiler
 from gateway.config.layout import Layout, NoConfiguration
@@ -37,6 +39,11 @@ def serve(
             err.print(str(issue), markup=False, soft_wrap=True)
         fail(f"{len(compiled.issues)} issue(s) in `{layout.config}`", hint=f"`assay check {directory}`", code=Exit.NO)
     gateway = compiled.gateway
+    place = None if gateway.postgres is None else PostgresPlace(absolute_reference(layout, gateway.postgres.connection))
+    try:
+        settle_place(layout.resolve(gateway.store_directory), place)
+    except StoreError as fault:
+        fail(str(fault))
     plan = Plan(
         config_dir=layout.config,
         data_dir=layout.resolve(gateway.store_directory),
@@ -53,6 +60,12 @@ def serve(
         fail(str(fault))
     err.print(f"front door  http://{plan.front[0]}:{parent.front_port}\nadmin port  http://{plan.admin[0]}:{parent.admin_port}", highlight=False)
     sys.exit(parent.run())
+
+
+def absolute_reference(layout: Layout, reference: str) -> str:
+    """Return a secret's reference that means the same from every folder."""
+    scheme, _, rest = reference.partition(":")
+    return f"file:{layout.resolve(rest).absolute()}" if scheme == "file" else reference
 
 
 def address(bind: str) -> tuple[str, int]:

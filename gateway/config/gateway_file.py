@@ -7,9 +7,9 @@ process from `GatewayFile` itself. Every key is documented in `docs/configuratio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from audit.keys import COSIGNATURE_V1, InvalidKey, VerifierKey
 from gateway.config.names import Bind, Name, Origin, SecretReference, Store
@@ -84,6 +84,14 @@ class Audit(FileModel):
         return value
 
 
+class Postgres(FileModel):
+    """The database of a log that several gateways share."""
+
+    connection: SecretReference = Field(
+        description="libpq connection string (`postgresql://user:password@host/db`), by reference; a file must be mode 0600. Changed by a restart."
+    )
+
+
 class Keys(FileModel):
     """API keys of callers."""
 
@@ -105,10 +113,20 @@ class GatewayFile(FileModel):
     )
     front: Front = Field(default_factory=Front, description="The front door.")
     admin: Admin = Field(default_factory=Admin, description="The admin port.")
-    store: Store = Field(default="sqlite:data/", description="Where log and state are kept. Changed by a restart.")
+    store: Store = Field(
+        default="sqlite:data/",
+        description="Where log and state are kept: `sqlite:DIRECTORY`, or `postgres:DIRECTORY` for a log in PostgreSQL. Changed by a restart.",
+    )
+    postgres: Postgres | None = Field(default=None, description="The database of a shared log; only with a `postgres:` store.")
     audit: Audit = Field(description="The signed log.")
     keys: Keys = Field(default_factory=Keys, description="API keys of callers.")
     staleness: Staleness = Field(default_factory=Staleness, description="How old published state may be.")
+
+    @model_validator(mode="after")
+    def _database_where_named(self) -> Self:
+        if (self.store.partition(":")[0] == "postgres") != (self.postgres is not None):
+            raise ValueError("`store: postgres:DIRECTORY` and `postgres.connection` go together; one is here without the other")
+        return self
 
     @property
     def store_directory(self) -> str:

@@ -89,8 +89,8 @@ def _secret(value: str) -> str:
 
 def _store(value: str) -> str:
     scheme, _, rest = value.partition(":")
-    if scheme != "sqlite" or not rest:
-        raise ValueError(f"`{value}` is not a store; write `sqlite:DIRECTORY`")
+    if scheme not in {"sqlite", "postgres"} or not rest:
+        raise ValueError(f"`{value}` is not a store; write `sqlite:DIRECTORY`, or `postgres:DIRECTORY` with `postgres.connection`")
     return value
 
 

@@ -31,7 +31,7 @@ from audit.journal import Journal
 from audit.keys import InvalidKey, SigningKey, VerifierKey, load_signing_key
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
-from audit.store.errors import StoreError, StoreFull
+from audit.store.errors import LedElsewhere, StoreError, StoreFull
 from experiments.rollout import Action
 from gateway import apikeys, logs, pseudonyms
 from gateway import live as live_state
@@ -63,6 +63,11 @@ _VAULT_S: Final = 2.0
 """How often ended pseudonym keys are looked for: they are destroyed, and every tenant gets a new one."""
 
 
+_RENEW_S: Final = 1.0
+_STANDBY_S: Final = 0.5
+"""How often a controller that stands by looks whether it may lead."""
+
+
 class CannotStart(Exception):  # noqa: N818 - says what happened
     """The deployment cannot be served; the text says what and what to do."""
 
@@ -87,13 +92,31 @@ class Controller:
         self._control.create()
         try:
             self._store = ControlStore.open(self._data)
-            self._store.lead(f"{chosen.node}.controller", time.time_ns() // 1000)
+            self._lead()
         except StoreError as fault:
             raise CannotStart(str(fault)) from fault
         self._aligned = ""  # manifest that the rollouts follow; changed by `_align`
         self._published: tuple[str, str] | None = None  # manifest and live state that belong together; changed by `_publish_live`
         self._stop = asyncio.Event()
         self._last_leaf_s = time.monotonic()  # when a checkpoint last grew; a heartbeat follows when it is old
+
+    def _lead(self) -> None:
+        """Become the leader; on a shared log wait for as long as another node's controller leads.
+
+        Raises:
+            StoreError: another process of this machine leads, or the store cannot be used.
+        """
+        is_told = False
+        while True:
+            try:
+                self._store.lead(f"{self._chosen.node}.controller", time.time_ns() // 1000)
+            except LedElsewhere as fault:
+                if not is_told:
+                    _log.warning("standing by: nothing is served here until this node leads", extra={"why": str(fault)})
+                is_told = True
+                time.sleep(_STANDBY_S)
+            else:
+                return
 
     def _read_gateway(self) -> GatewayFile:
         compiled = self._compiler.compile()
@@ -259,6 +282,7 @@ class Controller:
             "tail": self._follow_log(),
             "judge": self._every(JUDGE_S, self._judge_loop),
             "observe": self._every(1.0, self._observe_loop),
+            **({"lease": self._every(_RENEW_S, self._renew_loop)} if self._store.is_leased else {}),
             "vault": self._every(_VAULT_S, self._vault_loop),
         }
         async with asyncio.TaskGroup() as group:
@@ -290,6 +314,9 @@ class Controller:
             self._tick()
         except OSError as fault:  # a full disk: workers go stale within their bounds, and hear again once there is space
             _log.warning("cannot tell the workers what is in force", extra={"why": str(fault)})
+
+    async def _renew_loop(self) -> None:
+        await asyncio.to_thread(self._store.renew)  # `TermLost` ends this process: another node leads
 
     async def _vault_loop(self) -> None:
         try:

@@ -31,6 +31,7 @@ import msgspec
 from audit.follow import Follower
 from audit.keys import SigningKey, VerifierKey, save_signing_key
 from audit.source import open_directory
+from audit.store.place import PostgresPlace, settle_place
 from audit.verdict import Verdict
 from audit.verify import verify_log
 from gateway import apikeys
@@ -114,12 +115,21 @@ class Log:
 class Deployment:
     """One deployment and, between `start` and `stop`, its processes. Owned by the fixture that made it."""
 
-    def __init__(self, directory: Path, *, workers: int = 1, settings: str = "") -> None:
+    def __init__(self, directory: Path, *, workers: int = 1, settings: str = "", postgres: str = "", node: str = "t") -> None:
+        """`postgres` is the connection string of a shared log."""
         self.directory = directory
+        self.node = node
         self.front_port, self.admin_port = free_port(), free_port()
         for folder in ("config/models", "config/experiments", "trust", "keys", "approvals", "data"):
             (directory / folder).mkdir(parents=True)
-        (directory / "config" / "gateway.yaml").write_text(SETTINGS.format(front=self.front_port, admin=self.admin_port, workers=workers) + settings)
+        text = SETTINGS.format(front=self.front_port, admin=self.admin_port, workers=workers) + settings
+        if postgres:
+            secret = directory / "keys" / "postgres.url"
+            secret.touch(mode=0o600)
+            secret.write_text(postgres)
+            settle_place(directory / "data", PostgresPlace(f"file:{secret.absolute()}"))
+            text = text.replace("store: sqlite:data/\n", 'store: "postgres:data/"\npostgres: {connection: "file:keys/postgres.url"}\n')
+        (directory / "config" / "gateway.yaml").write_text(text)
         self.layout = Layout.of(directory)
         self.data = directory / "data"
         log_key = SigningKey.generate("assay.example/test")
@@ -230,7 +240,7 @@ class Deployment:
         """Run `assay serve`."""
         with (self.directory / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "serve", str(self.directory), "--node", "t"], stdout=log, stderr=log, cwd=CHECKOUT, env=ENVIRONMENT
+                [*COMMAND, "serve", str(self.directory), "--node", self.node], stdout=log, stderr=log, cwd=CHECKOUT, env=ENVIRONMENT
             )
         if wait:
             self.wait_ready()
