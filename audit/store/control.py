@@ -16,6 +16,7 @@ Example:
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -108,6 +109,18 @@ class ControlStore(abc.ABC):
     @abc.abstractmethod
     def current_bundle(self) -> str | None:
         """Return the digest of the configuration in force, None before the first."""
+
+    @abc.abstractmethod
+    def keep_objects(self, objects: Mapping[str, bytes]) -> None:
+        """Keep documents, digest -> bytes, where every node of a shared log finds them; nothing to do where there is one node.
+
+        Raises:
+            StoreFull, StoreBroken: They are not all kept.
+        """
+
+    @abc.abstractmethod
+    def object(self, digest: str) -> bytes | None:
+        """Return a document another node has kept, None if none has."""
 
     @abc.abstractmethod
     def flush_wal(self) -> None:

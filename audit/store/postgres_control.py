@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -140,6 +141,20 @@ class PostgresControlStore(ControlStore):
         with self._one_at_a_time, postgres.translated():
             row = self._connection.execute("SELECT digest FROM bundle ORDER BY serial DESC LIMIT 1").fetchone()
         return None if row is None else str(row[0])
+
+    def keep_objects(self, objects: Mapping[str, bytes]) -> None:
+        """Keep documents for every node; see `ControlStore`."""
+        values = (list(objects), list(objects.values()))
+        with self._one_at_a_time, postgres.translated():
+            self._connection.execute(
+                "INSERT INTO object (digest, data) SELECT * FROM unnest(%b::text[], %b::bytea[]) ON CONFLICT (digest) DO NOTHING", values
+            )
+
+    def object(self, digest: str) -> bytes | None:
+        """Return a document that some node has kept; see `ControlStore`."""
+        with self._one_at_a_time, postgres.translated():
+            row = self._connection.execute("SELECT data FROM object WHERE digest = %s", (digest,), binary=True).fetchone()
+        return None if row is None else bytes(row[0])
 
     def flush_wal(self) -> None:
         """Do nothing: the server looks after its own files."""

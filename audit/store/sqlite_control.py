@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from audit.store import layout
@@ -124,6 +125,14 @@ class SqliteControlStore(ControlStore):
         """Check that this process still leads; see `ControlStore`."""
         with translated(self._path):
             self._check_term()
+
+    def keep_objects(self, objects: Mapping[str, bytes]) -> None:
+        """Do nothing: there is one node, and its documents lie beside."""
+
+    def object(self, digest: str) -> bytes | None:
+        """Return None: there is no other node."""
+        del digest
+        return None
 
     def flush_wal(self) -> None:
         """Move the WAL into the file; to be called now and then."""

@@ -167,3 +167,12 @@ class SharedBundleRow(SharedTable, table=True):
     digest: str = Field(sa_column=Column(Text, nullable=False))
     term: int = Field(sa_column=Column(BigInteger, nullable=False))
     installed_us: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class SharedObjectRow(SharedTable, table=True):
+    """A document of a configuration by its digest, so that every node finds what another has put in force."""
+
+    __tablename__ = "object"
+
+    digest: str = Field(sa_column=Column(Text, primary_key=True))
+    data: bytes = Field(sa_column=Column(LargeBinary, nullable=False))

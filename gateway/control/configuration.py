@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from audit.store.control import ControlStore
 from gateway.config.compile import Compiled, Compiler
@@ -39,9 +40,17 @@ class Configuration:
         digest = self._store.current_bundle()
         if digest is None:
             return False
-        self.manifest = decode(self._control.get(digest), Manifest)
+        self._fetch([digest])
+        manifest = decode(self._control.get(digest), Manifest)
+        self._fetch([manifest.settings, *manifest.models.values(), *manifest.experiments.values(), *manifest.policies.values()])
+        self.manifest = manifest
         self.digest = digest
         return True
+
+    def _fetch(self, digests: Sequence[str]) -> None:
+        """Bring documents here that another node of a shared log has put in force."""
+        missing = {digest: self._store.object(digest) for digest in digests if self._control.lacks(digest)}
+        self._control.put_many({digest: data for digest, data in missing.items() if data is not None})
 
     async def reload(self) -> bool:
         """Read the folder and put it in force if it is whole and new; returns whether anything changed."""
@@ -62,7 +71,9 @@ class Configuration:
 
         A crash in between leaves unused objects, or a record of a change that is made again.
         """
-        await asyncio.to_thread(self._control.put_many, {**compiled.objects, compiled.digest: encode(manifest)})
+        objects = {**compiled.objects, compiled.digest: encode(manifest)}
+        await asyncio.to_thread(self._control.put_many, objects)
+        await asyncio.to_thread(self._store.keep_objects, objects)
         changed = _changed(self.manifest, manifest)
         index = await self._clerk.record("config.change", old=self.digest or "", new=compiled.digest, changed=changed[:200], signed=False)
         self._store.install_bundle(compiled.digest, time.time_ns() // 1000)

@@ -33,18 +33,19 @@ from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
 from audit.store.errors import LedElsewhere, StoreError, StoreFull
 from experiments.rollout import Action
-from gateway import apikeys, logs, pseudonyms
+from gateway import apikeys, logs
 from gateway import live as live_state
 from gateway.admin.app import create_app
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import Traffic
-from gateway.authenticate import Authenticator, Principal
+from gateway.authenticate import Principal
 from gateway.config.compile import Compiler
 from gateway.config.gateway_file import GatewayFile
 from gateway.config.layout import Layout, write_durably
 from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
+from gateway.control.keysfile import KeysFile
 from gateway.control.orders import Asked, admit
 from gateway.control.publishing import Publishing
 from gateway.control.registry import Registry
@@ -95,6 +96,7 @@ class Controller:
             self._lead()
         except StoreError as fault:
             raise CannotStart(str(fault)) from fault
+        self._keys = KeysFile(chosen.keys, self._data / "vault" / "epochs.json")
         self._aligned = ""  # manifest that the rollouts follow; changed by `_align`
         self._published: tuple[str, str] | None = None  # manifest and live state that belong together; changed by `_publish_live`
         self._stop = asyncio.Event()
@@ -186,8 +188,10 @@ class Controller:
             raise CannotStart("\n".join(self._configuration.issues))
         if restored and self._configuration.issues:
             _log.error("serving the configuration that was in force before; the folder has issues")
-        self._keys_stamp = -1  # so that a missing file, whose stamp is 0, is read and refused
-        self._read_keys()
+        try:
+            self._keys.read(time.time_ns() // 1000)
+        except apikeys.InvalidKeyFile as fault:
+            raise CannotStart(str(fault)) from fault
         await self._inbox.take_in()
         await self._align()
         self._publish_live()
@@ -241,35 +245,12 @@ class Controller:
             ),
         )
         # Always a manifest together with rollouts that follow it: new documents under an old state would send everyone to a version not begun.
-        self._published = (self._aligned, self._control.put(live_state.encode(document)))
+        self._published = (self._aligned, self._control.put_live(live_state.encode(document), time.monotonic()))
         self._tick()
 
     def _tick(self) -> None:
         assert self._published is not None  # noqa: S101 - `_prepare` publishes before any loop runs
         self._control.publish(Current(*self._published, time.monotonic_ns() // 1000))
-
-    def _read_keys(self) -> None:
-        """Follow the keys file: who may sign in, and a pseudonym key for every tenant. A broken file leaves the old table in force."""
-        path = self._chosen.keys
-        stamp = path.stat().st_mtime_ns if path.exists() else 0
-        if stamp == self._keys_stamp:
-            return
-        self._keys_stamp = stamp
-        try:
-            self._authenticator = Authenticator(apikeys.KeyTable.of(apikeys.load(path)))
-        except apikeys.InvalidKeyFile as fault:
-            if not hasattr(self, "_authenticator"):
-                raise CannotStart(str(fault)) from fault
-            _log.exception("the keys file cannot be used; the old keys stay in force")
-            return
-        self._rotate_pseudonyms()
-
-    def _rotate_pseudonyms(self) -> None:
-        path = self._data / "vault" / "epochs.json"
-        held = pseudonyms.load(path)
-        kept = pseudonyms.rotate(held, set(self._authenticator.tenants), time.time_ns() // 1000)
-        if kept != held:
-            pseudonyms.save(path, kept)
 
     # --- loops ---------------------------------------------------------------------------------------------------------------------------
 
@@ -320,7 +301,8 @@ class Controller:
 
     async def _vault_loop(self) -> None:
         try:
-            self._rotate_pseudonyms()
+            self._keys.read(time.time_ns() // 1000)
+            self._keys.rotate(time.time_ns() // 1000)
         except OSError as fault:
             _log.warning("pseudonym keys cannot be looked after", extra={"why": str(fault)})
 
@@ -335,8 +317,7 @@ class Controller:
             if is_quiet and not self._inbox.has_unread:
                 continue
             has_settled = True
-            if not is_quiet:
-                self._read_keys()
+            self._keys.read(time.time_ns() // 1000)
             if await self._inbox.take_in():
                 self._publish_live()  # at once: a revocation does not wait for the compiler
             if not is_quiet and await self._configuration.reload():
@@ -375,6 +356,7 @@ class Controller:
             except (OSError, ValueError):
                 continue
         self._traffic.observe(statuses, int(time.time()))
+        self._control.collect_live(time.monotonic())
 
     def _admin_server(self) -> EmbeddedServer:
         state = AdminState(
@@ -388,7 +370,7 @@ class Controller:
             inbox=self._inbox,
             publisher=self._publishing.publisher,
             witnesses=self._witnesses,
-            authenticator=lambda: self._authenticator,
+            authenticator=lambda: self._keys.authenticator,
         )
         return EmbeddedServer(
             uvicorn.Config(

@@ -81,7 +81,7 @@ class InForce:
             snapshot = lane.snapshot
         else:
             snapshot = Snapshot.build(current.manifest, self._control.get, None if lane is None else lane.snapshot)
-        document = decode_live(self._control.get(current.live))
+        document = decode_live(self._control.get_live(current.live))
         published = bytes(document.approvals)
         if self._approvals is None or self._approvals[0] != published:
             self._approvals = (published, Approvals(document.read_approvals()))

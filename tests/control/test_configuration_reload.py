@@ -33,6 +33,12 @@ class FakeStore:
         self.installed: list[str] = []
         self.dies = ""
 
+    def keep_objects(self, objects) -> None:
+        """One node: they lie beside."""
+
+    def object(self, digest: str):
+        del digest
+
     def current_bundle(self):
         return self.installed[-1] if self.installed else None
 
@@ -174,3 +180,65 @@ def test_what_is_in_force_is_replaced_whole_and_can_be_withdrawn(tmp_path: Path)
     control.forget()
     control.forget()
     assert control.current() is None
+
+
+# --- live states
+
+
+def test_a_live_state_that_was_in_force_a_moment_ago_is_never_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker reads its name, is stopped, and loads it after the controller has published many others."""
+    monkeypatch.setattr("gateway.processes.control.KEEP_LIVE_BYTES", 0)
+    control = ControlDirectory(tmp_path)
+    control.create()
+    first = control.put_live(b"first", 0.0)
+    control.collect_live(5000.0)
+    assert control.get_live(first) == b"first", "in force, however old"
+    for number in range(5):
+        control.put_live(b"later %d" % number, 5000.0 + number)
+    control.collect_live(5000.0 + 599)
+    assert control.get_live(first) == b"first"
+    assert control.collect_live(5000.0 + 601.5) == 2, "the first, and the one that followed it for a second"
+    with pytest.raises(ControlError):
+        control.get_live(first)
+
+
+def test_a_live_state_that_is_in_force_again_counts_from_its_last_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.processes.control.KEEP_LIVE_BYTES", 0)
+    control = ControlDirectory(tmp_path)
+    control.create()
+    one, two = control.put_live(b"one", 0.0), control.put_live(b"two", 1.0)
+    assert control.put_live(b"one", 10_000.0) == one
+    control.put_live(b"three", 10_001.0)
+    control.collect_live(10_500.0)
+    assert (control.get_live(one), control.get_live(two)) == (b"one", b"two")
+    assert control.collect_live(10_601.5) == 2
+
+
+def test_live_states_of_an_earlier_life_count_as_if_they_had_just_been_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.processes.control.KEEP_LIVE_BYTES", 0)
+    control = ControlDirectory(tmp_path)
+    control.create()
+    before = control.put_live(b"before", 50_000.0)
+    restarted = ControlDirectory(tmp_path)
+    restarted.put_live(b"after", 7.0)
+    restarted.collect_live(606.0)
+    assert restarted.get_live(before) == b"before"
+    assert restarted.collect_live(608.0) == 1
+
+
+def test_old_live_states_stay_while_there_is_room(tmp_path: Path):
+    control = ControlDirectory(tmp_path)
+    control.create()
+    digests = [control.put_live(b"state %d" % number, float(number)) for number in range(20)]
+    assert control.collect_live(1e6) == 0
+    assert [control.get_live(digest) for digest in digests] == [b"state %d" % number for number in range(20)]
+    assert digests[0] not in [path.name for path in (tmp_path / "control" / "objects").iterdir()], "documents of the configuration lie apart"
+
+
+def test_a_torn_live_state_is_written_again(tmp_path: Path):
+    control = ControlDirectory(tmp_path)
+    control.create()
+    digest = control.put_live(b"state", 0.0)
+    (tmp_path / "control" / "live" / digest).write_bytes(b"")
+    ControlDirectory(tmp_path).put_live(b"state", 0.0)
+    assert control.get_live(digest) == b"state"

@@ -71,5 +71,10 @@ def upgrade() -> None:
         sa.Column("term", sa.BigInteger(), nullable=False),
         sa.Column("installed_us", sa.BigInteger(), nullable=False),
     )
+    op.create_table(
+        "object",
+        sa.Column("digest", sa.Text(), primary_key=True),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+    )
     op.bulk_insert(head, [{"id": 1, "next_index": 0}])
     op.bulk_insert(leader, [{"id": 1, "term": 0, "instance": "", "renewed_at": None}])

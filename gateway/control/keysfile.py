@@ -1,0 +1,68 @@
+"""Follows the keys file: who may sign in, and a pseudonym key for every tenant that may.
+
+Rules:
+- A file that cannot be used leaves the old table in force, is told once, and is read again at every look: what was wrong with it, or with the disk,
+  may be mended without another change of the file.
+- Workers take a tenant's key only once the vault has a pseudonym key for it, so the vault is looked after in the same step.
+
+Example:
+    keys = KeysFile(path, data_dir / "vault" / "epochs.json")
+    keys.read(time.time_ns() // 1000)
+    keys.authenticator
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from gateway import apikeys, pseudonyms
+from gateway.authenticate import Authenticator
+
+_log = logging.getLogger(__name__)
+
+
+class KeysFile:
+    """Owned by the controller's loop; every attribute is changed by `read` alone."""
+
+    def __init__(self, path: Path, vault: Path) -> None:
+        """Follow the keys file at `path`, with pseudonym keys at `vault`; nothing is read yet."""
+        self._path = path
+        self._vault = vault
+        self._stamp: int | None = None  # of the file whose table and vault are in force
+        self._refused: int | None = None  # of the file that was last told to be of no use
+        self._authenticator: Authenticator | None = None
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """The table in force; there is one once `read` has returned."""
+        assert self._authenticator is not None  # noqa: S101 - `read` raises before the first
+        return self._authenticator
+
+    def read(self, now_us: int) -> None:
+        """Take the file in if it is another than the one in force.
+
+        Raises:
+            apikeys.InvalidKeyFile, OSError: It cannot be used, and no table was ever in force.
+        """
+        stamp = self._path.stat().st_mtime_ns if self._path.exists() else 0
+        if stamp == self._stamp:
+            return
+        try:
+            self._authenticator = Authenticator(apikeys.KeyTable.of(apikeys.load(self._path)))
+            self.rotate(now_us)
+        except (apikeys.InvalidKeyFile, OSError):
+            if self._authenticator is None:
+                raise
+            if stamp != self._refused:
+                _log.exception("the keys file cannot be used; the old keys stay in force, and it is read again")
+            self._refused = stamp
+            return
+        self._stamp = stamp  # only now: what could not be read is read again at the next look
+
+    def rotate(self, now_us: int) -> None:
+        """Destroy pseudonym keys that have ended, and make those that are missing. Raises OSError where the vault cannot be written."""
+        held = pseudonyms.load(self._vault)
+        kept = pseudonyms.rotate(held, set(self.authenticator.tenants), now_us)
+        if kept != held:
+            pseudonyms.save(self._vault, kept)
