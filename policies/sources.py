@@ -2,7 +2,7 @@
 
 Rules:
 
-- A policy path is a `.rego` file, or a folder: every `.rego` file in it, and its `params.yaml` as `data.params`.
+- A policy path is a `.rego` file, or a folder: every `.rego` file in it, its `params.yaml` as `data.params`, its files of cases.
 - A data path is a JSON or YAML file whose top level joins the base document, or a folder in which each file is filed under the folders it lies in
   (`limits/eu/rows.json` in `--data .` is `data.limits.eu`), as OPA does it. `.rego` files in it are modules.
 - Two files that give one place two values are an error, never a choice. Hidden files are left out.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ import yaml
 from policies.rego.lexer import number_value
 
 PARAMETERS: Final = "params.yaml"
+CASES: Final = "cases.yaml"
+"""Name of a file of cases; `office_cases.yaml` is one too."""
 TEST_SUFFIX: Final = "_test.rego"
 _DOCUMENTS: Final = frozenset({".json", ".yaml", ".yml"})
 _LARGEST_BYTES: Final = 64 << 20
@@ -48,6 +50,8 @@ class Sources:
     """Path as it was named -> text; tests included."""
     data: dict[str, Any]
     """The base document."""
+    cases: dict[str, str] = field(default_factory=dict)
+    """Path -> text of files of cases."""
 
     def without_tests(self) -> Sources:
         """Return the same without `*_test.rego`."""
@@ -65,26 +69,31 @@ def read_sources(policies: Iterable[Path], data: Iterable[Path] = ()) -> Sources
     Raises:
         SourceError: a path does not exist, is no UTF-8, JSON or YAML, or contradicts another.
     """
-    modules: dict[str, str] = {}
-    document: dict[str, Any] = {}
+    found = Sources({}, {}, {})
     for path in policies:
         if path.is_dir():
-            for found in _files(path):
-                if found.suffix == ".rego":
-                    modules[found.as_posix()] = _text(found)
-            if (path / PARAMETERS).is_file():
-                _merge(document, {"params": read_document(path / PARAMETERS)}, path / PARAMETERS)
+            _read_folder(path, found)
         elif path.suffix in _DOCUMENTS:
             raise SourceError(f"`{path}` is no policy", "name data with `--data`, the input with `--input`")
         else:
-            modules[path.as_posix()] = _text(path)
+            found.modules[path.as_posix()] = _text(path)
     for path in data:
-        for found, below in _placed(path):
-            if found.suffix == ".rego":
-                modules[found.as_posix()] = _text(found)
+        for file, below in _placed(path):
+            if file.suffix == ".rego":
+                found.modules[file.as_posix()] = _text(file)
             else:
-                _merge(document, _nested(below, read_document(found), found), found)
-    return Sources(modules, document)
+                _merge(found.data, _nested(below, read_document(file), file), file)
+    return found
+
+
+def _read_folder(folder: Path, into: Sources) -> None:
+    for file in _files(folder):
+        if file.suffix == ".rego":
+            into.modules[file.as_posix()] = _text(file)
+        elif file.name == CASES or file.name.endswith(f"_{CASES}"):
+            into.cases[file.as_posix()] = _text(file)
+    if (folder / PARAMETERS).is_file():
+        _merge(into.data, {"params": read_document(folder / PARAMETERS)}, folder / PARAMETERS)
 
 
 def read_document(path: Path) -> Any:

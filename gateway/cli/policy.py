@@ -6,8 +6,9 @@ Each command imports what it needs when it runs: the engine and its built-ins ar
 from __future__ import annotations
 
 import contextlib
+import difflib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 
 if TYPE_CHECKING:
+    from policies.lint.subject import LintRule
     from policies.sources import Sources
     from policies.testing.run import Suite
 
@@ -61,6 +63,58 @@ def check(
         out.print(f"{'refused' if errors else 'ok'}: {_count(len(sources.modules), 'module')}, {found}", markup=False)
     if errors:
         raise typer.Exit(int(Exit.NO))
+
+
+@app.command("lint")
+def lint(
+    policies: PoliciesArgument = None,
+    without: Annotated[list[str] | None, typer.Option("--without", metavar="RULE", help="A rule that does not run; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="RULE", help="Run this rule alone; may be repeated.")] = None,
+    *,
+    rules: Annotated[bool, typer.Option("--rules", help="List the rules with their reasons, and stop.")] = False,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Find what the language allows and an author regrets: traps, leaks, untested reasons, hard reading.
+
+    Silence one place by a comment with a reason: # lint: ignore truthy-input the gateway always sets it
+
+    Example: assay policy lint config/policies --without line-length
+    """
+    from policies.lint.run import known_rules  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.lint.run import lint as find  # noqa: PLC0415 - as above
+    from policies.rego import PolicyError  # noqa: PLC0415 - as above
+
+    known = known_rules()
+    if rules:
+        _print_rules(known.values(), json_flag=json_flag)
+        return
+    for name in [*(without or []), *(only or [])]:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            fail(f"there is no rule `{name}`", hint=f"did you mean `{near[0]}`?" if near else "`assay policy lint --rules` lists them")
+    sources = _some_modules(_sources(policies, None))
+    try:
+        issues = find(sources.modules, sources.cases.values(), without=without or (), only=only or ())
+    except PolicyError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        fail("what is no Rego cannot be linted", hint="`assay policy check` tells every finding")
+    if json_flag:
+        emit_json({"ok": not issues, "modules": len(sources.modules), "issues": [_issue(issue) for issue in issues]})
+    else:
+        for issue in issues:
+            out.print(issue.render() + f"\nwhy: {known[issue.rule].reason}\n", markup=False, soft_wrap=True)
+        out.print(f"{_count(len(sources.modules), 'module')}, {len(known)} rules: {_count(len(issues), 'finding')}", markup=False)
+    if issues:
+        raise typer.Exit(int(Exit.NO))
+
+
+def _print_rules(known: Iterable[LintRule], *, json_flag: bool) -> None:
+    if json_flag:
+        emit_json([{"id": rule.id, "title": rule.title, "reason": rule.reason} for rule in known])
+        return
+    for rule in known:
+        out.print(f"[bold]{rule.id}[/]", markup=True)
+        out.print(f"  {rule.title}\n  {rule.reason}", markup=False, soft_wrap=True)
 
 
 @app.command("test")

@@ -35,7 +35,7 @@ test_one_person_twice_is_one_person if {
 
 test_an_unknown_risk_is_high if {
 	not approval.allow with input as document("meduim", [grant("ada")])
-	count(approval.warn) == 1 with input as document("meduim", [grant("ada")])
+	{reason.id | some reason in approval.warn} == {"APP-010"} with input as document("meduim", [grant("ada")])
 }
 
 test_a_declared_risk_needs_no_warning if {
