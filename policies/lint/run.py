@@ -1,7 +1,7 @@
 """Runs lint rules over modules.
 
-A comment `# lint: ignore RULE reason` silences a rule on its line or, when it has the line for itself, on the line below. The reason is part of it: without one, and when there is
-nothing to silence, the comment is itself a finding (`ignore`).
+A comment `# lint: ignore RULE reason` silences a rule on its line or, when it has the line for itself, on the line below. The reason is part of
+it: without one, and when there is nothing to silence, the comment is itself a finding (`ignore`).
 
 Example:
     for issue in lint(modules):
