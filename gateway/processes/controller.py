@@ -60,6 +60,7 @@ from policies.trust import InvalidTrust, TrustRoot
 
 _log = logging.getLogger("assay.controller")
 JUDGE_S: Final = 0.5
+_MOST_ROOT_BYTES: Final = 48 * 1024
 _VAULT_S: Final = 2.0
 """How often ended pseudonym keys are looked for: they are destroyed, and every tenant gets a new one."""
 
@@ -133,11 +134,17 @@ class Controller:
 
     def _read_root(self) -> TrustRoot:
         try:
-            return TrustRoot.parse(self._layout.trust_root.read_bytes())
+            root = TrustRoot.parse(self._layout.trust_root.read_bytes())
         except FileNotFoundError:
             raise CannotStart(f"trust root `{self._layout.trust_root}` is missing\nhint: `assay trust init`") from None
         except InvalidTrust as fault:
             raise CannotStart(f"trust root `{self._layout.trust_root}`: {fault}") from fault
+        if len(root.encode()) > _MOST_ROOT_BYTES:
+            raise CannotStart(
+                f"trust root `{self._layout.trust_root}` is longer than {_MOST_ROOT_BYTES // 1024} KiB, the most a record of it can hold\n"
+                "hint: leave out people and keys that are no longer needed, and have a successor signed: `assay trust sign`"
+            )
+        return root
 
     def _read_key(self) -> SigningKey:
         try:
@@ -221,7 +228,8 @@ class Controller:
         except InvalidTrust as fault:
             raise CannotStart(
                 f"trust root `{self._layout.trust_root}` does not follow the one in force: {fault}\n"
-                "hint: put the former root back, or have its people sign a successor: `assay trust sign`"
+                "hint: put the former root back, or have its people sign a successor: `assay trust sign`; "
+                "where several versions were signed meanwhile, start once with each"
             ) from fault
 
     # --- what is in force ----------------------------------------------------------------------------------------------------------------

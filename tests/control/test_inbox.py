@@ -10,14 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-from control_fakes import PEOPLE, ROOT, STRANGER, Broken, MemoryClerk, approval, envelope, revocation
+from control_fakes import DAY_US, PEOPLE, ROOT, STRANGER, Broken, MemoryClerk, approval, envelope, revocation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.control import inbox
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry, concerns
-from policies.approvals import InvalidApproval, load, sign_approval
+from policies.approvals import Candidate, InvalidApproval, judge, load, sign_approval
+from policies.trust import Person
 
 
 class Desk:
@@ -195,6 +196,35 @@ def test_no_bytes_at_all_raise_anything_but_a_refusal(data):
 
 
 # --- the registry is a fold
+
+
+ANN = [person for person in ROOT.people if person.name == "ann"]
+ALONE = {**ROOT.thresholds, "approve.high": 1}
+
+
+@pytest.mark.parametrize(
+    "people",
+    [ANN, [*ANN, Person("bob", (STRANGER.public,), ("approver", "root"))]],
+    ids=["who revoked has left the root", "who revoked has another key"],
+)
+def test_what_was_taken_back_stays_taken_back_whoever_leaves_the_trust_root(people: list[Person]):
+    successor = ROOT.next(people=people, thresholds=ALONE).signed(PEOPLE["ann"])
+    successor.require_successor_of(ROOT)
+    candidate = Candidate("credit-risk", "3", "sha256:" + "3" * 64, ("http://v3:80",), "low", "credit")
+    for root in (ROOT, successor):
+        registry = Registry(root)
+        registry.fold(0, {"type": "approval.granted", "id": "r0", "envelope": envelope("ann").decode(), "person": "ann"})
+        assert judge(registry.approvals.values(), registry.revocations.values(), candidate, root, "staging", DAY_US + 1).reason is None
+        registry.fold(1, {"type": "approval.revoked", "id": "r1", "envelope": revocation("bob").decode(), "person": "bob"})
+        assert judge(registry.approvals.values(), registry.revocations.values(), candidate, root, "staging", DAY_US + 1).reason == "approval.revoked"
+    assert len(registry.unreadable) == 1, "that its signature counts no more is shown"
+
+
+def test_an_approval_of_someone_who_has_left_the_root_counts_no_more():
+    successor = ROOT.next(people=ANN, thresholds=ALONE).signed(PEOPLE["ann"])
+    registry = Registry(successor)
+    registry.fold(0, {"type": "approval.granted", "id": "r0", "envelope": envelope("bob").decode(), "person": "bob"})
+    assert (registry.approvals, len(registry.unreadable)) == ({}, 1)
 
 
 steps = st.lists(st.sampled_from(["ann", "bob", "revoked", "stranger", "garbage", "heartbeat"]), max_size=8)

@@ -149,6 +149,43 @@ def test_what_counts_as_a_failure_of_the_arm(status, code, failed):
     assert folded([call(1, "u", outcome=outcome)]).metrics["errors"].events["champion"] == failed
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {"status": 200, "code": "reply_unreadable"},
+        {"status": 499, "code": "caller_gone"},
+        {"status": 200, "code": "upstream_broken", "fault": "closed", "streamed": True},
+    ],
+    ids=["a reply nobody can read", "so slow that its caller left", "a stream that broke off"],
+)
+@pytest.mark.parametrize("is_late", [False, True], ids=["one leaf", "decision and outcome"])
+def test_a_broken_arm_does_not_look_healthy_because_its_failures_are_left_out(outcome, is_late):
+    made = call(1, "u", "challenger", outcome={"latency_us": 1, **outcome})
+    found = folded(split(made) if is_late else [made])
+    assert found.stages["outcome"] == {"champion": 0, "challenger": 1}
+    assert found.metrics["errors"].events == {"champion": 0, "challenger": 1}
+
+
+def test_nobody_answers_for_another_tenants_call():
+    mine = call(1, "u", tenant="acme")
+    for answer in (label(10, 1, tenant="other"), reward(11, 1, 0, tenant="other")):
+        for records in ([mine, answer], [answer, mine]):
+            assert folded(records) == folded([mine])
+    assert folded([mine, label(10, 1, tenant="acme")]).stages["labelled"]["champion"] == 1
+
+
+def test_rewards_of_metrics_nobody_declared_label_no_unit_and_cost_no_memory():
+    fold = Fold(canary(), 1)
+    fold.add(call(1, "u"))
+    for number in range(1000):
+        fold.add(reward(100 + number, 1, 0, metric=f"made up {number}"))
+        fold.add(reward(5000 + number, 77, 0, metric=f"made up {number}"))
+    assert fold.evidence() == folded([call(1, "u")])
+    (unit,) = fold._units.values()
+    assert not unit.rewards
+    assert not fold._orphans
+
+
 def test_a_unit_served_by_another_arm_is_analysed_by_its_assigned_one():
     found = folded([call(1, "u", "challenger", served="champion", status=502)])
     assert found.metrics["errors"].events == {"champion": 0, "challenger": 1}

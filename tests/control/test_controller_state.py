@@ -1,0 +1,265 @@
+"""What the controller says is in force: one trust root after another, and always a configuration together with the rollouts that follow it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from control_fakes import PEOPLE, ROOT, STRANGER, Documents, MemoryClerk, experiment
+
+from gateway import apikeys, pseudonyms
+from gateway.control import rollouts as module
+from gateway.control.registry import Registry
+from gateway.control.rollouts import Rollouts
+from gateway.processes import worker as worker_process
+from gateway.processes.control import ControlDirectory, Current
+from gateway.processes.controller import CannotStart, Controller
+from gateway.processes.worker import InForce
+from policies.trust import Person, TrustRoot, ceremony
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Controller:
+    """A controller that has opened nothing but its control directory; the log is in memory."""
+    made: Controller = Controller.__new__(Controller)
+    made._root = ROOT
+    made._layout = SimpleNamespace(trust_root=tmp_path / "trust" / "root.json")
+    made._registry = Registry(ROOT)
+    made._control = ControlDirectory(tmp_path)
+    made._control.create()
+    made._documents = Documents()
+    made._rollouts = Rollouts(made._registry, MemoryClerk(), made._documents.get)
+    made._tail = SimpleNamespace(read_evidence_from=lambda _: None)
+    made._configuration = SimpleNamespace(manifest=None, digest=None)
+    return made
+
+
+# --- one trust root after another
+
+
+def pin(controller: Controller, root: TrustRoot) -> None:
+    controller._registry.fold(0, {"type": "trust.pinned", "digest": root.digest, "version": root.version, "root": root.encode().decode()})
+
+
+ALONE = {**ROOT.thresholds, "approve.high": 1}
+SECOND = ROOT.next(people=[person for person in ROOT.people if person.name == "ann"], thresholds=ALONE).signed(PEOPLE["ann"])
+
+
+def test_the_first_root_and_the_same_again_are_taken(controller: Controller):
+    controller._require_pinned_root_or_successor()
+    pin(controller, ROOT)
+    controller._require_pinned_root_or_successor()
+
+
+def test_a_successor_that_the_people_of_the_root_in_force_signed_is_taken(controller: Controller):
+    pin(controller, ROOT)
+    controller._root = SECOND
+    controller._require_pinned_root_or_successor()
+
+
+@pytest.mark.parametrize(
+    ("pinned", "found", "words"),
+    [
+        (ROOT, ceremony({"eve": STRANGER}, thresholds=ALONE), "expected trust root version 2"),
+        (SECOND, ROOT, "expected trust root version 3"),
+        (ROOT, ROOT.next(people=[Person("eve", (STRANGER.public,), ("approver", "root"))], thresholds=ALONE).signed(STRANGER), "signed by 0 of 1"),
+        (ROOT, SECOND.next(people=SECOND.people).signed(PEOPLE["ann"]), "expected trust root version 2, got version 3"),
+    ],
+    ids=["a root of strangers", "an older root", "a successor only strangers signed", "a version left out"],
+)
+def test_a_root_that_does_not_follow_the_one_in_force_is_refused_and_says_what_to_do(controller: Controller, pinned, found, words: str):
+    pin(controller, pinned)
+    controller._root = found
+    with pytest.raises(CannotStart) as refused:
+        controller._require_pinned_root_or_successor()
+    assert words in str(refused.value)
+    assert "trust/root.json" in str(refused.value)
+    assert "hint: " in str(refused.value)
+
+
+def test_a_log_that_kept_no_text_of_the_root_is_followed_by_the_same_root_alone(controller: Controller):
+    controller._registry.fold(0, {"type": "trust.pinned", "digest": ROOT.digest, "version": ROOT.version})
+    controller._require_pinned_root_or_successor()
+    controller._root = SECOND
+    with pytest.raises(CannotStart, match="does not follow"):
+        controller._require_pinned_root_or_successor()
+
+
+def test_a_root_that_no_record_can_hold_is_refused_at_the_start_in_words(controller: Controller):
+    keys = [type(STRANGER).from_seed(number.to_bytes(32, "big")) for number in range(400)]
+    many = [Person(f"person-{number}", (key.public,), ("approver",)) for number, key in enumerate(keys)]
+    text = ROOT.next(people=(*ROOT.people, *many)).signed(PEOPLE["ann"]).encode()
+    assert len(text) > 60_000
+    controller._layout.trust_root.parent.mkdir()
+    controller._layout.trust_root.write_bytes(text)
+    with pytest.raises(CannotStart) as refused:
+        controller._read_root()
+    assert "KiB" in str(refused.value)
+    assert "hint: " in str(refused.value)
+
+
+# --- a configuration and its rollouts
+
+
+def configure(controller: Controller, digest: str, **documents: Any) -> None:
+    experiments = {name: controller._documents.put(document) for name, document in documents.items()}
+    controller._configuration.manifest, controller._configuration.digest = SimpleNamespace(experiments=experiments), digest
+
+
+def in_force(controller: Controller) -> Current:
+    found = controller._control.current()
+    assert found is not None
+    return found
+
+
+def test_a_new_configuration_is_told_only_together_with_rollouts_that_follow_it(controller: Controller):
+    configure(controller, "first", x=experiment())
+    asyncio.run(controller._align())
+    controller._publish_live()
+    before = in_force(controller)
+    assert before.manifest == "first"
+
+    configure(controller, "second", x=experiment(salt="other"))  # as a reload leaves it, before `_align` has committed anything
+    controller._tick()
+    assert (in_force(controller).manifest, in_force(controller).live) == (before.manifest, before.live)
+    controller._publish_live()  # a step of another experiment, or a revocation, in between
+    assert in_force(controller).manifest == "first"
+
+    asyncio.run(controller._align())
+    controller._tick()
+    assert (in_force(controller).manifest, in_force(controller).live) == (before.manifest, before.live)
+    controller._publish_live()
+    after = in_force(controller)
+    assert after.manifest == "second"
+    told = msgspec.json.decode(controller._control.get(after.live))["experiments"]["x"]
+    assert told["epoch"] == 2
+
+
+def test_what_is_told_of_one_experiment_is_worked_out_for_that_one_alone(monkeypatch: pytest.MonkeyPatch):
+    documents, registry = Documents(), Registry(ROOT)
+    rollouts = Rollouts(registry, MemoryClerk(), documents.get)
+    asyncio.run(rollouts.align({name: documents.put(experiment(name)) for name in ("x", "y", "z")}, 1))
+    asked: list[str] = []
+    real = module.live
+    monkeypatch.setattr(module, "live", lambda document, *more, **named: asked.append(document.experiment) or real(document, *more, **named))
+    assert rollouts.live_of("y", 1) == rollouts.live(1)["y"]
+    assert asked == ["y", "x", "y", "z"]
+
+
+def test_between_two_verdicts_the_loop_goes_round_so_that_the_tick_is_never_held_up(monkeypatch: pytest.MonkeyPatch):
+    documents, registry = Documents(), Registry(ROOT)
+    rollouts = Rollouts(registry, MemoryClerk(), documents.get)
+    ticks: list[int] = []
+
+    async def main() -> None:
+        await rollouts.align({name: documents.put(experiment(name)) for name in "abcdefgh"}, 1)
+        for found in rollouts.running.values():
+            found.fed = 1
+        real, at = module.judge, [0]
+
+        def judged(*told: Any) -> Any:
+            ticks.append(at[0])
+            return real(*told)
+
+        monkeypatch.setattr(module, "judge", judged)
+
+        async def tick() -> None:
+            while True:
+                at[0] += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        await rollouts.judge(2)
+        ticking.cancel()
+
+    asyncio.run(main())
+    assert len(ticks) == 8
+    assert sorted(set(ticks)) == ticks, "no two verdicts in one round"
+
+
+# --- what a worker follows
+
+
+def keys_file(path: Path) -> None:
+    _, file = apikeys.create(apikeys.new_file(lambda n: b"s" * n), tenant="acme", scopes=("infer",), random=lambda n: b"k" * n, now_us=0)
+    path.write_bytes(apikeys.encode(file))
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize("module", ["apikeys", "pseudonyms"])
+def test_keys_that_could_not_be_read_once_are_read_again_although_the_file_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module):
+    keys, vault = tmp_path / "keys.json", tmp_path / "epochs.json"
+    keys_file(keys)
+    pseudonyms.save(vault, pseudonyms.rotate({}, {"acme"}, time.time_ns() // 1000))
+    follower = InForce(ControlDirectory(tmp_path), vault, keys)
+
+    def fail(_: Path) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(worker_process, module), "load", fail)
+        with pytest.raises(OSError, match="Too many"):
+            follower.keys_changed()
+    found = follower.keys_changed()
+    assert found is not None
+    assert found[0].tenants == {"acme"}
+    assert follower.keys_changed() is None, "and not a third time"
+
+
+def test_a_clock_set_back_does_not_make_a_silent_controllers_state_look_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    control = ControlDirectory(tmp_path)
+    control.create()
+    control.publish(Current("m", "l", time.monotonic_ns() // 1000))
+    follower = InForce(control, tmp_path / "v", tmp_path / "k")
+    follower._current = control.current()
+    lane = SimpleNamespace(snapshot="s", live=SimpleNamespace(as_of_us=time.time_ns() // 1000))
+    real_ns, hour_us = time.time_ns(), 3_600_000_000
+    monkeypatch.setattr(worker_process.time, "time_ns", lambda: real_ns - hour_us * 1000)
+    assert follower.look(lane) == (lane.snapshot, lane.live)
+    age_us = worker_process.time.time_ns() // 1000 - lane.live.as_of_us
+    assert 0 <= age_us < 10_000_000
+
+
+def test_a_worker_whose_records_the_log_refuses_for_good_ends_and_does_not_answer_its_share_of_calls_503(tmp_path: Path):
+    worker: worker_process.Worker = worker_process.Worker.__new__(worker_process.Worker)
+    worker._chosen = argparse.Namespace(listen=socket.create_server(("127.0.0.1", 0)).detach())
+    worker._stop = asyncio.Event()
+    worker._run_dir, worker._node = tmp_path, "n"
+    told: list[str] = []
+    worker._log = SimpleNamespace(info=lambda *_, **__: None, error=lambda text, **_: told.append(text))
+    worker._tell = worker._follow = lambda *_: None
+    ended: list[str] = []
+
+    class FakeTransport:
+        async def listen(self, *_: object, sock: socket.socket, **__: object) -> None:
+            sock.close()
+
+        async def drain(self, _grace_s: float) -> None:
+            ended.append("drained")
+
+        async def close(self) -> None:
+            ended.append("closed")
+
+        def check(self) -> None: ...
+
+        def bound_bodies(self, _: int) -> None: ...
+
+    settings = SimpleNamespace(body_limit_bytes=1)
+    lane = SimpleNamespace(snapshot=SimpleNamespace(settings=settings, config_digest=""), serve=None, counters=None)
+    sweep = SimpleNamespace(add=lambda *_, **__: None, start=lambda: None, stop=lambda: None)
+    journal = SimpleNamespace(failure=ValueError("gap"))
+
+    async def main() -> None:
+        async with asyncio.timeout(5):
+            await worker._serve(lane, journal, FakeTransport(), sweep)
+
+    asyncio.run(main())
+    assert ended == ["drained", "closed"]
+    assert any("refused this worker" in text for text in told)
