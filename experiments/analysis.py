@@ -1,11 +1,11 @@
 """Analysis of an experiment on plain rows, for people's own files: no gateway, no log.
 
-Rules: units, not rows, are compared; a unit's value is the mean of its rows. A unit seen in two arms is left out and counted. With one 0/1 value a
-unit, intervals are exact (`always_valid`: two one-sample confidence sequences; `fixed`: Newcombe); otherwise asymptotic, and `always_valid` refuses
-below 50 units an arm. The allocation is tested against the declared shares; a mismatch is in the result and makes `valid` false.
+Rules: units, not rows, are compared; a unit seen in two arms is left out and counted. The allocation is tested against the declared shares, by units;
+a mismatch is in the result and makes `valid` false. The first metric is the primary one: Holm over arms for it, BH (or e-BH) over arms for the rest.
+Rows come in chunks and are dropped; what is kept are totals by unit, or with `is_sorted` only sufficient statistics.
 
 Example:
-    >>> result = analyze(rows, unit="user", arm="variant", metrics=[Metric("bought", "proportion", "bought")], control="a")
+    >>> result = analyze(read_rows(rows, "user", "variant", ["bought"]), [parse_metric("bought:proportion")], control="a")
     >>> result["comparisons"][0]["difference"]
     0.021
 """
@@ -13,163 +13,249 @@ Example:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from experiments import stats
+from experiments.comparison import Plan, compare
+from experiments.rows import Array, Chunk
+from experiments.sufficient import TYPES, Cell, Metric, cell_of
+from experiments.unit_table import ArmNames, SortedUnits, Totals, UnitTable
 
-Method = Literal["always_valid", "fixed"]
-BURN_IN_UNITS = 50
 SRM_ALPHA = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One column to compare: `proportion` is 0 or 1 in every row, `mean` any number."""
-
-    name: str
-    type: Literal["proportion", "mean"]
-    column: str
+QUANTILE_BURN_IN_EVENTS = 10
+"""Expected exceedances among the control's first rows that fix a threshold: 200 rows for p95."""
+FORMAT = 1
+"""Version of the JSON; it changes only when a key changes its meaning."""
 
 
 def parse_metric(text: str) -> Metric:
-    """Read `NAME:TYPE[:COLUMN]`. Raises ValueError."""
+    """Read `NAME:TYPE[:COLUMN]`; a ratio's column is `NUMERATOR/DENOMINATOR` or `NUMERATOR` (a row), a quantile's is `COLUMN@0.95`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     name, _, rest = text.partition(":")
     kind, _, column = rest.partition(":")
-    if not name or kind not in ("proportion", "mean"):
-        raise ValueError(f"`{text}` is not a metric; write `NAME:proportion` or `NAME:mean`, and `:COLUMN` if the column is called otherwise")
-    return Metric(name, "proportion" if kind == "proportion" else "mean", column or name)
+    if not name or kind not in TYPES:
+        raise ValueError(f"`{text}` is not a metric; write `NAME:TYPE` or `NAME:TYPE:COLUMN` with a type of {', '.join(TYPES)}")
+    metric = Metric(name, kind, column or name)
+    if kind == "ratio":
+        above, slash, below = metric.column.partition("/")
+        if not above or (slash and not below):
+            raise ValueError(f"`{text}`: a ratio's column is `NUMERATOR/DENOMINATOR`, or `NUMERATOR` for a value a row")
+        return replace(metric, column=above, denominator=below or None)
+    if kind == "quantile":
+        of, _, level = metric.column.rpartition("@")
+        quantile = _level(level)
+        if not of or quantile is None:
+            raise ValueError(f"`{text}`: a quantile's column is `COLUMN@LEVEL`, for example `latency_ms@0.95`")
+        return replace(metric, column=of, quantile=quantile)
+    return metric
+
+
+def needed_columns(metrics: Sequence[Metric], covariate: str | None) -> list[str]:
+    """Columns of numbers that an analysis reads."""
+    names = [name for metric in metrics for name in (metric.column, metric.denominator) if name is not None]
+    return list(dict.fromkeys([*names, *([covariate] if covariate is not None else [])]))
 
 
 def analyze(
-    rows: Iterable[Mapping[str, str]],
-    *,
-    unit: str,
-    arm: str,
+    chunks: Iterable[Chunk],
     metrics: Sequence[Metric],
+    *,
     control: str,
-    method: Method = "always_valid",
-    alpha: float = 0.05,
+    plan: Plan | None = None,
+    covariate: str | None = None,
     shares: Mapping[str, float] | None = None,
+    is_sorted: bool = False,
 ) -> dict[str, Any]:
     """Compare every arm with the control.
 
     Args:
-        rows: column -> text, as a CSV reader gives them.
-        unit: column of the unit.
-        arm: column of the arm.
-        metrics: what to compare.
+        chunks: rows, with the columns of `needed_columns`.
+        metrics: what to compare; the first is the primary one.
         control: arm the others are compared with.
-        method: valid at all times, or at this size alone.
-        alpha: error probability of each interval.
+        plan: how; `Plan()` is always valid at 5 %.
+        covariate: column of a value known before the exposure, for CUPED; a unit's is the mean of its rows.
         shares: declared allocation by arm; equal if not given.
+        is_sorted: rows are sorted by unit, so memory does not grow with the units.
 
     Returns:
-        JSON-able: `units` by arm, `in_two_arms`, `srm` and `comparisons`.
+        JSON-able: `format`, `method`, `alpha`, `units` by arm, `in_two_arms`, `rows`, `srm`, `valid` and `comparisons` (see `comparison.compare`).
 
     Raises:
-        ValueError: a column or the control is missing, or a value is no number, with the row.
+        ValueError: the control is missing, a value is out of range, with the row; or as `rows.read_file`.
     """
-    arms, values, crossed = _by_unit(rows, unit, arm, metrics)
-    units: dict[str, int] = {}
-    for name in arms.values():
-        units[name] = units.get(name, 0) + 1
-    if control not in units:
+    plan = plan or Plan()
+    if not metrics or len({metric.name for metric in metrics}) < len(metrics):
+        raise ValueError("at least one metric is needed, and no name twice")
+    cells, units, crossed, rows, thresholds = _folded(chunks, metrics, control, covariate, is_sorted=is_sorted)
+    if units.get(control, 0) == 0:
         raise ValueError(f"the control `{control}` has no units; arms seen: {', '.join(f'`{name}`' for name in sorted(units)) or 'none'}")
     comparisons = []
     for metric in metrics:
-        by_arm = {
-            name: np.array([np.mean(values[one][metric.name]) for one, of in arms.items() if of == name and metric.name in values[one]])
-            for name in units
-        }
-        exact = metric.type == "proportion" and all(bool(np.isin(found, (0.0, 1.0)).all()) for found in by_arm.values())
         for name in sorted(set(units) - {control}):
-            interval = _exact if exact else _asymptotic
-            found = interval(by_arm[name], by_arm[control], method, alpha)
-            comparisons.append({"metric": metric.name, "arm": name, "control": control, "basis": "exact" if exact else "asymptotic", **found})
-    srm = _srm(units, shares)
+            found = compare(cells[metric.name, name], cells[metric.name, control], metric, plan, adjusts=covariate is not None)
+            role = "primary" if metric is metrics[0] else "secondary"
+            of_quantile = {"threshold": thresholds.get(metric.name), "quantile": metric.quantile} if metric.type == "quantile" else {}
+            comparisons.append({"metric": metric.name, "type": metric.type, "role": role, "arm": name, "control": control, **of_quantile, **found})
+    _correct(comparisons, plan.alpha)
+    srm = sample_ratio(units, shares)
     return {
-        "method": method,
-        "alpha": alpha,
+        "format": FORMAT,
+        "method": plan.method,
+        "alpha": plan.alpha,
+        "planned_units": plan.planned_units,
+        "tuned_for_units": plan.n_star,
         "units": dict(sorted(units.items())),
         "in_two_arms": crossed,
+        "rows": rows,
+        "covariate": covariate,
         "srm": srm,
         "valid": not srm["mismatch"],
         "comparisons": comparisons,
     }
 
 
-def _by_unit(
-    rows: Iterable[Mapping[str, str]], unit: str, arm: str, metrics: Sequence[Metric]
-) -> tuple[dict[str, str], dict[str, dict[str, list[float]]], int]:
-    arms: dict[str, str] = {}
-    values: dict[str, dict[str, list[float]]] = {}
-    crossed: set[str] = set()
-    for number, row in enumerate(rows, start=2):
-        missing = [column for column in (unit, arm, *(metric.column for metric in metrics)) if row.get(column) is None]
-        if missing:
-            raise ValueError(f"row {number} has no column `{missing[0]}`; columns: {', '.join(f'`{name}`' for name in row if name)}")
-        one = row[unit]
-        if not one:
-            raise ValueError(f"row {number} has an empty unit; hint: leave out rows without a unit")
-        if arms.setdefault(one, row[arm]) != row[arm]:
-            crossed.add(one)
-        for metric in metrics:
-            if row[metric.column] != "":
-                values.setdefault(one, {}).setdefault(metric.name, []).append(_number(row[metric.column], metric, number))
-    kept = {one: name for one, name in arms.items() if one not in crossed}
-    return kept, {one: values.get(one, {}) for one in kept}, len(crossed)
+def sample_ratio(units: Mapping[str, int], shares: Mapping[str, float] | None) -> dict[str, Any]:
+    """Test the allocation of units, by e-value (valid whenever looked at) and chi-square (at this size).
 
-
-def _number(text: str, metric: Metric, row: int) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or (metric.type == "proportion" and value not in (0, 1)):
-        wanted = "0 or 1" if metric.type == "proportion" else "a number"
-        raise ValueError(f"row {row}: `{text}` in column `{metric.column}` is not {wanted}")
-    return value
-
-
-def _exact(treatment: stats.Array, control: stats.Array, method: Method, alpha: float) -> dict[str, Any]:
-    k1, n1, k0, n0 = int(treatment.sum()), treatment.size, int(control.sum()), control.size
-    fixed = stats.compare_proportions(k1, n1, k0, n0, alpha)
-    found: dict[str, Any] = {"n": [n1, n0], "means": _means(treatment, control), "difference": fixed.difference if n1 and n0 else None}
-    if method == "fixed":
-        return found | {"lower": fixed.lower, "upper": fixed.upper, "p_value": fixed.p_value}
-    lower, upper = stats.difference_bounds(k1, n1, k0, n0, alpha / 2)
-    return found | {"lower": float(lower), "upper": float(upper)}
-
-
-def _asymptotic(treatment: stats.Array, control: stats.Array, method: Method, alpha: float) -> dict[str, Any]:
-    n1, n0 = treatment.size, control.size
-    found: dict[str, Any] = {"n": [n1, n0], "means": _means(treatment, control), "difference": None, "lower": None, "upper": None}
-    if min(n1, n0) < (BURN_IN_UNITS if method == "always_valid" else 2):
-        return found | {"note": f"too few units for an asymptotic interval; at least {BURN_IN_UNITS} in every arm"}
-    gap = float(treatment.mean() - control.mean())
-    if method == "always_valid":
-        moments = [stats.Moments(arm.size, float(arm.mean()), float(arm.var())) for arm in (treatment, control)]
-        lower, upper = stats.asymptotic_difference(*moments, n_star=1000, alpha=alpha)
-        return found | {"difference": gap, "lower": lower, "upper": upper}
-    spread = math.sqrt(treatment.var(ddof=1) / n1 + control.var(ddof=1) / n0)
-    half = stats.normal_quantile(1 - alpha / 2) * spread
-    p_value = 2 * stats.normal_tail(abs(gap) / spread) if spread > 0 else 1.0
-    return found | {"difference": gap, "lower": gap - half, "upper": gap + half, "p_value": p_value}
-
-
-def _means(treatment: stats.Array, control: stats.Array) -> list[float | None]:
-    return [float(arm.mean()) if arm.size else None for arm in (treatment, control)]
-
-
-def _srm(units: Mapping[str, int], shares: Mapping[str, float] | None) -> dict[str, Any]:
+    Raises:
+        ValueError: an arm with units and without a declared share.
+    """
     declared = dict(shares) if shares is not None else dict.fromkeys(units, 1.0)
     arms = sorted(declared)
     if unknown := sorted(set(units) - set(declared)):
         raise ValueError(f"arm `{unknown[0]}` has units and no declared share")
     counts, weights = [units.get(name, 0) for name in arms], [declared[name] for name in arms]
     log_e = stats.log_srm_e_value(counts, stats.sum_log_shares(counts, weights))
-    return {"shares": "declared" if shares is not None else "assumed equal", "log_e_value": log_e, "mismatch": log_e >= math.log(1 / SRM_ALPHA)}
+    try:
+        p_value: float | None = stats.srm_chi_square(counts, weights)
+    except ValueError:
+        p_value = None
+    return {
+        "shares": "declared" if shares is not None else "assumed equal",
+        "log_e_value": log_e,
+        "chi_square_p_value": p_value,
+        "mismatch": log_e >= math.log(1 / SRM_ALPHA),
+    }
+
+
+# --- rows to cells ----------------------------------------------------------------------------------------------------
+
+
+def _folded(
+    chunks: Iterable[Chunk], metrics: Sequence[Metric], control: str, covariate: str | None, *, is_sorted: bool
+) -> tuple[dict[tuple[str, str], Cell], dict[str, int], int, int, dict[str, float]]:
+    columns = list(dict.fromkeys([*needed_columns(metrics, covariate), *(metric.value_column for metric in metrics)]))
+    thresholds = {metric.name: _Threshold(metric, control) for metric in metrics if metric.type == "quantile"}
+    cells: dict[tuple[str, str], Cell] = {}
+    units: dict[str, int] = {}
+    crossed = rows = 0
+    names, batches = _batches(_prepared(chunks, metrics, thresholds), columns, is_sorted=is_sorted)
+    for totals in batches:
+        rows += int(totals.rows.sum())
+        crossed += int(np.sum(totals.arms == -1))
+        for name, code in names.codes.items():
+            units[name] = units.get(name, 0) + int(np.sum(totals.arms == code))
+            for metric in metrics:
+                cell = cell_of(totals, metric, covariate, code)
+                before = cells.get((metric.name, name))
+                cells[metric.name, name] = cell if before is None else before + cell
+    return cells, units, crossed, rows, {name: one.value for name, one in thresholds.items() if one.value is not None}
+
+
+def _batches(chunks: Iterator[Chunk], columns: Sequence[str], *, is_sorted: bool) -> tuple[ArmNames, Iterator[Totals]]:
+    if is_sorted:
+        streaming = SortedUnits(columns)
+        return streaming.arm_names, _streamed(streaming, chunks)
+    table = UnitTable(columns)
+    return table.arm_names, _tabled(table, chunks)
+
+
+def _streamed(units: SortedUnits, chunks: Iterator[Chunk]) -> Iterator[Totals]:
+    for chunk in chunks:
+        yield units.add(chunk)
+    last = units.finish()
+    if last is not None:
+        yield last
+
+
+def _tabled(table: UnitTable, chunks: Iterator[Chunk]) -> Iterator[Totals]:
+    for chunk in chunks:
+        table.add(chunk)
+    yield table.totals()
+
+
+def _prepared(chunks: Iterable[Chunk], metrics: Sequence[Metric], thresholds: Mapping[str, _Threshold]) -> Iterator[Chunk]:
+    """Check proportions, and add the exceedances of quantiles."""
+    for chunk in chunks:
+        values = dict(chunk.values)
+        for metric in metrics:
+            if metric.type == "proportion":
+                _are_binary(chunk, metric.column)
+            elif metric.type == "quantile":
+                values[metric.value_column] = thresholds[metric.name].exceedances(chunk)
+        yield replace(chunk, values=values)
+
+
+def _are_binary(chunk: Chunk, column: str) -> None:
+    values = chunk.values[column]
+    wrong = ~((values == 0) | (values == 1) | np.isnan(values))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(f"row {chunk.first_row + at}: `{values[at]:g}` in column `{column}` is not 0 or 1; hint: a number has type `mean`")
+
+
+class _Threshold:
+    """A quantile metric's threshold, fixed from the control's first rows; those rows count for nothing else. Owned by one analysis."""
+
+    def __init__(self, metric: Metric, control: str) -> None:
+        self._column, self._control, self._quantile = metric.column, control, metric.quantile or 0.5
+        self._needed = math.ceil(QUANTILE_BURN_IN_EVENTS / min(self._quantile, 1 - self._quantile))
+        # Mutable state, changed by `exceedances` alone.
+        self._first: list[float] = []
+        self.value: float | None = None
+
+    def exceedances(self, chunk: Chunk) -> Array:
+        """1 past the threshold, 0 below, NaN for rows before it was known or without a value."""
+        values = chunk.values[self._column]
+        start = 0
+        if self.value is None:
+            there = [at for at, arm in enumerate(chunk.arms) if arm == self._control and not math.isnan(values[at])]
+            taken = there[: self._needed - len(self._first)]
+            self._first += [float(values[at]) for at in taken]
+            if len(self._first) < self._needed:
+                return np.full(values.size, np.nan)
+            self.value = stats.past_threshold(self._first, self._quantile)
+            start = taken[-1] + 1
+        past: Array = np.where(np.isnan(values), np.nan, (values > self.value).astype(float))
+        past[:start] = np.nan
+        return past
+
+
+def _correct(comparisons: list[dict[str, Any]], alpha: float) -> None:
+    """Add `p_adjusted` and `shown_after_correction`, each role apart."""
+    for role, adjust in (("primary", stats.holm), ("secondary", stats.benjamini_hochberg)):
+        family = [found for found in comparisons if found["role"] == role]
+        for found in family:
+            found["p_adjusted"] = found["shown_after_correction"] = None
+        tested = [found for found in family if found["p_value"] is not None]
+        for found, p_value in zip(tested, adjust([found["p_value"] for found in tested]), strict=True):
+            found["p_adjusted"], found["shown_after_correction"] = float(p_value), bool(p_value <= alpha)
+        watched = [found for found in family if found["log_e_value"] is not None]
+        # Of one look at one data set these are e-values of one time, so e-BH applies; for one arm it is e >= 1 / alpha.
+        for found, shown in zip(watched, stats.e_benjamini_hochberg([found["log_e_value"] for found in watched], alpha), strict=True):
+            found["shown_after_correction"] = bool(shown)
+
+
+def _level(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value < 1 else None

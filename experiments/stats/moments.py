@@ -111,3 +111,8 @@ class JointMoments:
         """Moments of the linear combination `values @ weights + offset`."""
         w = np.asarray(weights, dtype=float)
         return Moments(self.n, float(self.mean @ w) + offset, max(0.0, float(w @ self.covariance @ w)))
+
+    def mapped(self, weights: ArrayLike, offset: ArrayLike = 0.0) -> JointMoments:
+        """Moments of linear combinations: `weights` has shape (k, d), one row a combination."""
+        w = np.asarray(weights, dtype=float)
+        return JointMoments(self.n, w @ self.mean + np.asarray(offset, dtype=float), w @ self.scatter @ w.T)
