@@ -1,10 +1,14 @@
 """Analysis of people's own files: units are compared, not rows, and wrong files are refused with the row."""
 
+import csv
 import json
+import math
 import random
 from xml.etree import ElementTree as ET
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from experiments.analysis import analyze, needed_columns, parse_metric
@@ -295,6 +299,44 @@ def test_a_file_that_is_not_a_table_is_refused(tmp_path, text, complaint):
     path.write_text(text)
     with pytest.raises(ValueError, match=complaint):
         list(read_file(path, "user", "variant", ["bought"]))
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=6)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(cells, cells, st.sampled_from(["0", "1", "2.5", ""])), min_size=1, max_size=12),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_csv_is_read_as_the_csv_module_reads_it(tmp_path, rows, line_end, plain, quoted):
+    """Cells may hold commas, quotes and line ends; blocks end anywhere."""
+    if plain:
+        rows = [tuple("".join(c for c in cell if c.isalnum() or c == ".") or "" for cell in row) for row in rows]
+        rows = [(unit or "u", arm or "a", value) for unit, arm, value in rows]
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+        csv.writer(file, lineterminator=line_end, quoting=quoting).writerows(
+            [("arm", "x", "unit"), *((arm, value, unit) for unit, arm, value in rows)]
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.rows.BLOCK_CHARACTERS", 7)
+        chunks = list(read_file(path, "unit", "arm", ["x"]))
+    assert [(unit, arm) for chunk in chunks for unit, arm in zip(chunk.units, chunk.arms, strict=True)] == [(unit, arm) for unit, arm, _ in rows]
+    found = [value for chunk in chunks for value in chunk.values["x"].tolist()]
+    assert found == pytest.approx([float(value) if value else math.nan for _, _, value in rows], nan_ok=True)
+
+
+def test_the_row_of_a_fault_is_right_wherever_blocks_end(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("user,variant,bought\n" + "1,a,1\n" * 50 + "2,b,oops\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.rows.BLOCK_CHARACTERS", 11)
+        with pytest.raises(ValueError, match="row 52: `oops`"):
+            list(read_file(path, "user", "variant", ["bought"]))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
