@@ -1,8 +1,8 @@
 """Rows to units to sufficient statistics: what keeps an analysis clustered, and in bounded memory.
 
 A row says something about a unit; a unit counts once. `UnitTable` adds rows up by unit in any order and needs memory for the units (about 50 bytes
-each and column), never for the rows. `SortedUnits` is for files sorted by unit: a unit is complete when the next begins, so memory is that of one chunk;
-that the file *is* sorted is checked row by row. Both hand complete units on as `Totals`, in order of first appearance, whatever the chunks.
+each and column), never for the rows. `SortedUnits` is for files sorted by unit: a unit is complete when the next begins, so memory is that of one
+chunk; that the file *is* sorted is checked row by row. Both hand complete units on as `Totals`, in order of first appearance, whatever the chunks.
 
 Example:
     >>> table = UnitTable(["bought"])
