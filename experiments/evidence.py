@@ -7,7 +7,8 @@ Rules (semantics.md 4):
 - Only exposed units count, analysed by `assigned` (intention to treat), and only where the recorded shares are those of a tested step.
 - A call the gateway refused itself (a 4xx with a code) says nothing about an arm and is not an observation.
 - The fold is idempotent and does not depend on order: records may repeat and arrive shuffled. Of several labels the first wins; a correction
-  replaces; of several corrections the last wins ("first" and "last" by record id).
+  replaces; of several corrections the last wins ("first" and "last" by record id). A correction counts from the source whose label it corrects, or
+  from one that may correct others'; an answer from a key that names models counts for those models alone.
 - Labels that come before their decision wait among at most `max_orphans`; the oldest is then dropped. Labels of a unit's later decisions, and of rows
   after the first, are not used.
 - Memory: about 600 bytes a unit, at most `max_units` of them; units past that are counted in `overflow` and not used, which keeps every test valid.
@@ -65,6 +66,19 @@ _OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
 """Codes below 500 that tell about the version that served, not about a refusal by the gateway: leaving them out would hide a bad arm."""
 
 
+_MOST_LABELS = 16
+
+
+class _Label(msgspec.Struct, frozen=True):
+    """One label as its record says it."""
+
+    id: str
+    corrects: bool
+    label: str
+    source: str
+    may_correct: bool
+
+
 class _Unit(msgspec.Struct):
     """What is known of a unit's first decision. Owned by its `Fold`."""
 
@@ -75,7 +89,9 @@ class _Unit(msgspec.Struct):
     failed: bool | None = None
     latency_us: int | None = None
     prediction: str | None = None
-    label: tuple[bool, str, str] | None = None
+    labels: tuple[_Label, ...] = ()
+    """What was said, at most `_MOST_LABELS`; `label` is what counts of it."""
+    label: str | None = None
     rewards: dict[str, tuple[str, bool]] | None = None
 
 
@@ -159,14 +175,14 @@ class Fold:
         unit = _Unit(decision, route["assigned"], route.get("served") != route["assigned"], record.get("tenant", ""))
         self._units[key] = self._by_decision[decision] = unit
         if "outcome" in record:
-            _answered(unit, record)
+            self._answered(unit, record)
         for waiting in self._orphans.pop(decision, ()):
-            _answered(unit, waiting)
+            self._answered(unit, waiting)
 
     def _add_answer(self, decision: str, record: Record) -> None:
         unit = self._by_decision.get(decision)
         if unit is not None:
-            _answered(unit, record)
+            self._answered(unit, record)
             return
         waiting = self._orphans.setdefault(decision, [])
         # A repeated record waits once; `corrects` chains are short.
@@ -174,6 +190,11 @@ class Fold:
             waiting.append(record)
         while len(self._orphans) > self._max_orphans:
             self._orphans.popitem(last=False)
+
+    def _answered(self, unit: _Unit, record: Record) -> None:
+        models = record.get("models")
+        if models is None or self._document.model in models:
+            _answered(unit, record)
 
     # --- counts -------------------------------------------------------------------------------------------------------
 
@@ -234,11 +255,13 @@ def _answered(unit: _Unit, record: Record) -> None:
 
 
 def _labelled(unit: _Unit, record: Record) -> None:
-    corrects = record.get("corrects") is True
-    new = (corrects, record["id"], str(record["label"]))
-    old = unit.label
-    if old is None or new[0] > old[0] or (new[0] == old[0] and (new[1] > old[1] if corrects else new[1] < old[1])):
-        unit.label = new
+    new = _Label(record["id"], record.get("corrects") is True, str(record["label"]), record.get("source", ""), record.get("may_correct") is True)
+    if new in unit.labels or len(unit.labels) >= _MOST_LABELS:
+        return
+    unit.labels = (*unit.labels, new)
+    first = min(unit.labels, key=lambda one: (one.corrects, one.id))
+    allowed = [one for one in unit.labels if one.corrects and (one.source == first.source or one.may_correct)]
+    unit.label = max(allowed, key=lambda one: one.id).label if allowed else first.label
 
 
 def _rewarded(unit: _Unit, record: Record) -> None:
@@ -259,6 +282,6 @@ def _is_bad(unit: _Unit, metric: MetricDocument) -> bool | None:
     if metric.kind == "diverted":
         return unit.diverted
     if metric.kind == "label":
-        return None if unit.label is None or unit.prediction is None else unit.label[2] != unit.prediction
+        return None if unit.label is None or unit.prediction is None else unit.label != unit.prediction
     reward = (unit.rewards or {}).get(metric.metric)
     return None if reward is None else reward[1] is (metric.better == "lower")

@@ -32,6 +32,7 @@ SCOPES: Final = {
     "unit:assert": "say whom a call is about (Assay-Unit)",
     "version:pin": "name a version; recorded, and outside experiments",
     "feedback:write": "send labels and rewards",
+    "feedback:correct": "correct labels that another key sent",
     "experiment:start": "start and resume experiments",
     "experiment:operate": "pause, stop and roll back experiments, alone",
     "experiment:promote": "promote what is proven fine, deliver consents of approvers",

@@ -61,15 +61,25 @@ def commitment(salt: bytes, payload: bytes) -> str:
 
 
 def rotate(keys: Mapping[str, list[EpochKey]], tenants: set[str], now_us: int) -> dict[str, list[EpochKey]]:
-    """Return the keys that are to be kept at `now_us`: ended epochs are gone, each tenant has a current one."""
+    """Return the keys that are to be kept at `now_us`: ended epochs are gone, each tenant has a current one.
+
+    A tenant that comes later ends with those that are there, so that all units get new pseudonyms at one moment: sticky experiments, whose arms
+    follow the pseudonym, then begin one new epoch and not one for each tenant (docs/decisions/2026-11-21-new-pseudonyms-new-epoch.md).
+    """
     kept: dict[str, list[EpochKey]] = {}
+    together_us = max((key.ends_us for held in keys.values() for key in held if key.ends_us > now_us), default=now_us + EPOCH_DAYS * _DAY_US)
     for tenant in sorted(tenants | set(keys)):
         alive = [key for key in keys.get(tenant, []) if key.ends_us > now_us]
         if not alive:
             last = max((key.epoch for key in keys.get(tenant, [])), default=0)
-            alive = [EpochKey(last + 1, secrets.token_bytes(32), now_us, now_us + EPOCH_DAYS * _DAY_US)]
+            alive = [EpochKey(last + 1, secrets.token_bytes(32), now_us, together_us)]
         kept[tenant] = alive
     return kept
+
+
+def renewed_us(keys: Mapping[str, list[EpochKey]]) -> int:
+    """Return when units that were known last got new pseudonyms, in Unix microseconds; 0 if they never did."""
+    return max((key.begins_us for held in keys.values() for key in held if key.epoch > 1), default=0)
 
 
 def load(path: Path) -> dict[str, list[EpochKey]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from audit.journal import JournalError
 from gateway import feedback
@@ -88,11 +88,15 @@ async def _feedback(lane: Lane, exchange: Exchange) -> None:
     events = feedback.read(request.body)
     if lane.journal.unacked_count + len(events) > FEEDBACK_ROOM_RECORDS:
         raise Refusal("audit_unavailable", "too many records wait to be confirmed; send the whole request again")
+    # Which decision is of which model only the log knows: what the key is limited to goes into the record, and whoever reads it joins accordingly.
+    limits: dict[str, Any] = {} if principal.models is None else {"models": sorted(principal.models)}
+    if "feedback:correct" in principal.scopes:
+        limits["may_correct"] = True
     seq = None
     for event in events:
         head = lane.source.head(lane.ids.next(unix_us // 1000), event.kind, unix_us, time.monotonic_ns(), principal.tenant, principal.actor)
         try:
-            seq = lane.journal.append({**head, **event.fields, "source": principal.id, "parents": [event.decision]})
+            seq = lane.journal.append({**head, **event.fields, **limits, "source": principal.id, "parents": [event.decision]})
         except JournalError:
             raise Refusal("audit_unavailable", "the line of unconfirmed records is full; send the whole request again") from None
     if seq is not None:

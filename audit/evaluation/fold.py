@@ -196,7 +196,7 @@ def _count_answer(fold: _Fold, cell: Cell, hour: HourCell, decision: Entry, end:
     cell.rows += max(end.usage.rows if end.usage is not None else 1, len(predictions))
     cell.predictions.update(str(prediction) for prediction in predictions)
     hour.predicted += len(predictions)
-    for (row, metric), feedback in sorted(fold.book.of(decision.id, decision.tenant).items()):
+    for (row, metric), feedback in sorted(fold.book.of(decision.id, decision.tenant, decision.model_name or "").items()):
         if metric != LABEL_METRIC:
             cell.rewards.setdefault(metric, RewardSums()).add(feedback.value_ppm)
             fold.result.joined += 1

@@ -4,7 +4,9 @@ Rules (`docs/records.md`, Feedback):
 - A record whose event id was seen at a smaller index, from the same tenant and source, is a repeat and changes nothing.
 - The first label wins; of corrections (`corrects: true`) the last one does. "First" and "last" are log indices, so the order in which records are
   handed over, and handing one over twice, change nothing.
-- A label is joined only to a decision of its own tenant.
+- A correction counts from the source (key) whose label it corrects, or from one that may correct others' (`may_correct`); anyone else's stays in
+  the log and changes nothing.
+- A label is joined only to a decision of its own tenant, and one from a key that names models only to decisions of those.
 
 Memory: about 0.5 kB per feedback record, nothing per call. `LABEL_LIMIT` bounds it; past it the fold refuses rather than forgets.
 
@@ -45,6 +47,10 @@ class Feedback:
     event: tuple[str, str, str] | None
     tenant: str
     known_us: int | None
+    source: str = ""
+    may_correct: bool = False
+    models: tuple[str, ...] = ()
+    """Models its key was limited to; empty = all of the tenant's."""
 
 
 @dataclass(slots=True)
@@ -73,18 +79,22 @@ class LabelBook:
         if feedback.event is not None:
             self.first_of_event[feedback.event] = min(idx, self.first_of_event.get(feedback.event, idx))
 
-    def label(self, decision: str, row: int, tenant: str) -> Feedback | None:
-        """The label in force for one row of a decision, or None."""
-        return self.of(decision, tenant).get((row, LABEL_METRIC))
+    def label(self, decision: str, row: int, tenant: str, model: str = "") -> Feedback | None:
+        """The label in force for one row of a decision of `model`, or None."""
+        return self.of(decision, tenant, model).get((row, LABEL_METRIC))
 
-    def of(self, decision: str, tenant: str) -> dict[tuple[int, str], Feedback]:
-        """What is in force for a decision: (row, metric) -> feedback."""
+    def of(self, decision: str, tenant: str, model: str = "") -> dict[tuple[int, str], Feedback]:
+        """What is in force for a decision of `model`: (row, metric) -> feedback."""
         settled: dict[tuple[int, str], Feedback] = {}
+        given_by: dict[tuple[int, str], str] = {}
         for feedback in self._effective(decision, tenant):
             key = (feedback.row, feedback.metric)
-            before = settled.get(key)
-            # In index order: the first is kept, and only a correction replaces it.
-            if before is None or feedback.corrects:
+            if feedback.models and model not in feedback.models:
+                continue
+            # In index order: the first is kept, and only a correction by who gave it, or who may correct others, replaces it.
+            if key not in settled:
+                settled[key], given_by[key] = feedback, feedback.source
+            elif feedback.corrects and (feedback.source == given_by[key] or feedback.may_correct):
                 settled[key] = feedback
         return settled
 
@@ -110,5 +120,8 @@ def _feedback(idx: int, entry: Entry) -> Feedback | None:
         corrects=entry.corrects,
         event=None if entry.event_id is None else (entry.tenant, entry.source or "", entry.event_id),
         tenant=entry.tenant,
+        source=entry.source or "",
+        may_correct=entry.may_correct,
+        models=entry.models,
         known_us=time_us(entry.event_time or entry.time),
     )

@@ -60,9 +60,14 @@ class KeysFile:
             return
         self._stamp = stamp  # only now: what could not be read is read again at the next look
 
-    def rotate(self, now_us: int) -> None:
-        """Destroy pseudonym keys that have ended, and make those that are missing. Raises OSError where the vault cannot be written."""
+    def rotate(self, now_us: int) -> int:
+        """Destroy pseudonym keys that have ended, and make those that are missing; returns when known units last got new pseudonyms.
+
+        Raises:
+            OSError: the vault cannot be written.
+        """
         held = pseudonyms.load(self._vault)
         kept = pseudonyms.rotate(held, set(self.authenticator.tenants), now_us)
         if kept != held:
             pseudonyms.save(self._vault, kept)
+        return pseudonyms.renewed_us(kept)

@@ -194,6 +194,20 @@ class Rollouts:
         await self._clerk.record("experiment.stop", experiment=name, epoch=state.epoch, reason="no longer configured")
         return True
 
+    async def begin_anew(self, now_us: int, renewed_us: int) -> bool:
+        """Begin a new epoch of every experiment whose units keep their arm and that began before their pseudonyms were renewed.
+
+        One that is paused goes on as a draft of its next epoch, so that nobody's pause ends by itself. Returns whether workers have to be told.
+        """
+        async with self._moving:
+            began = [one for one in self.running.values() if one.state.phase in ("running", "paused") and one.state.started_us < renewed_us]
+            moving = [one for one in began if one.document.sticky == "unit"]
+            reason = "pseudonym keys were renewed: every unit is drawn anew"
+            fresh = [Starting(one.document, one.digest, one.state.epoch + 1, reason, one.state.phase == "paused") for one in moving]
+            await self._register([one for one in fresh if one.is_draft])
+            await self._start([one for one in fresh if not one.is_draft], now_us)
+            return bool(fresh)
+
     async def take(self, admit: Callable[[Mapping[str, Running]], Order], now_us: int) -> Action:
         """Take a step that people asked for; it is committed with who asked before it takes force.
 

@@ -310,9 +310,12 @@ class Controller:
     async def _vault_loop(self) -> None:
         try:
             self._keys.read(time.time_ns() // 1000)
-            self._keys.rotate(time.time_ns() // 1000)
+            renewed_us = self._keys.rotate(time.time_ns() // 1000)
         except OSError as fault:
             _log.warning("pseudonym keys cannot be looked after", extra={"why": str(fault)})
+            return
+        if await self._rollouts.begin_anew(time.time_ns() // 1000, renewed_us):
+            self._publish_live()
 
     async def _watch(self) -> None:
         """Follow the folders: configuration, approvals, keys."""

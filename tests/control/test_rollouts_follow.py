@@ -166,6 +166,25 @@ def test_an_order_decided_on_another_epoch_or_phase_changes_nothing():
     assert len(controller.clerk.leaves) == 2
 
 
+def test_renewed_pseudonyms_begin_a_new_epoch_of_sticky_experiments_alone_and_once():
+    controller = Controller()
+    controller.align(5, x=FIRST, y=experiment("y", sticky="none"), z=experiment("z"))
+    controller.take("z", "pause", 6)
+    controller.rollouts.feed(call(1))
+    assert asyncio.run(controller.rollouts.begin_anew(20, 0)) is False
+    again = controller.again()
+    again.align(10, x=FIRST, y=experiment("y", sticky="none"), z=experiment("z"))
+    assert asyncio.run(again.rollouts.begin_anew(20, 15)) is True
+    assert {name: (again.state(name).epoch, again.state(name).phase) for name in "xyz"} == {
+        "x": (2, "running"),
+        "y": (1, "running"),
+        "z": (2, "draft"),
+    }
+    assert again.rollouts.running["x"].fold.evidence().stages["assigned"] == {"champion": 0, "challenger": 0}
+    assert asyncio.run(again.rollouts.begin_anew(30, 15)) is False
+    assert again.again().registry.rollouts["x"].epoch == 2
+
+
 def test_a_controller_that_lost_its_term_takes_no_step():
     controller = Controller()
     controller.align(x=VARIANTS["deadline"])

@@ -171,3 +171,27 @@ def test_a_correction_replaces_the_label_and_a_second_label_does_not():
     assert fold.evidence().metrics["label_error"].events["champion"] == 0
     fold.add({**records[1], "id": "9-9", "corrects": True})
     assert fold.evidence().metrics["label_error"].events["champion"] == 1
+
+
+def label_of(decision, number, label, **more: object):
+    return {"type": "label", "id": f"9-{number}", "decision": decision["id"], "row": 0, "label": label, "source": "k_a", **more}
+
+
+@pytest.mark.parametrize(
+    ("more", "counts"),
+    [
+        ({"source": "k_a"}, True),
+        ({"source": "k_b"}, False),
+        ({"source": "k_b", "may_correct": True}, True),
+        ({"source": "k_a", "models": ["other"]}, False),
+        ({"source": "k_a", "models": [MODEL_OF_LABELS.model]}, True),
+    ],
+)
+def test_a_correction_counts_from_who_gave_the_label_or_may_correct_others_and_within_the_models_of_its_key(more, counts):
+    decision = decisions(1)[0]
+    correction = label_of(decision, 9, "0", corrects=True, **more)
+    for order in ((decision, label_of(decision, 1, "1"), correction), (correction, label_of(decision, 1, "1"), decision)):
+        fold = Fold(MODEL_OF_LABELS, 1)
+        for record in order:
+            fold.add(record)
+        assert fold.evidence().metrics["label_error"].events["champion"] == int(counts)

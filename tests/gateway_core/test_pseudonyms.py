@@ -8,7 +8,7 @@ import stat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.pseudonyms import EPOCH_DAYS, EpochKey, TenantPseudonyms, commitment, load, rotate, save
+from gateway.pseudonyms import EPOCH_DAYS, EpochKey, TenantPseudonyms, commitment, load, renewed_us, rotate, save
 
 DAY_US = 86_400_000_000
 secrets = st.binary(min_size=32, max_size=32)
@@ -111,3 +111,13 @@ def test_a_destroyed_key_is_not_in_the_file_any_more(tmp_path):
 
 def test_without_a_file_there_are_no_keys(tmp_path):
     assert load(tmp_path / "none.json") == {}
+
+
+def test_all_tenants_get_new_pseudonyms_at_one_moment_and_it_is_known_when():
+    keys = rotate({}, {"a"}, 0)
+    keys = rotate(keys, {"a", "b"}, 5 * DAY_US)
+    assert {key.ends_us for held in keys.values() for key in held} == {EPOCH_DAYS * DAY_US}
+    assert renewed_us(keys) == 0
+    keys = rotate(keys, {"a", "b"}, EPOCH_DAYS * DAY_US)
+    assert renewed_us(keys) == EPOCH_DAYS * DAY_US
+    assert {key.epoch for held in keys.values() for key in held} == {2}

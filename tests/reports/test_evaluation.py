@@ -76,6 +76,24 @@ def test_the_first_label_wins_and_the_last_correction_replaces_it():
     assert only_model(log)["confusion"] == [{"prediction": "1", "label": "1", "rows": 1}]
 
 
+@pytest.mark.parametrize(
+    ("more", "label"),
+    [
+        ({}, "0"),
+        ({"source": "k_2"}, "1"),
+        ({"source": "k_2", "may_correct": True}, "0"),
+        ({"models": ["another"]}, "1"),
+        ({"models": ["another", "credit-risk"]}, "0"),
+    ],
+)
+def test_a_correction_counts_from_who_gave_the_label_or_may_correct_others_and_within_the_models_of_its_key(more, label):
+    log = Log()
+    call = log.call(prediction="1")
+    log.label(call["id"], "1")
+    log.add("label", **{"decision": call["id"], "metric": "label", "label": "0", "row": 0, "source": "k_1", "corrects": True, **more})
+    assert only_model(log)["confusion"] == [{"prediction": "1", "label": label, "rows": 1}]
+
+
 def test_a_label_of_another_tenant_is_not_joined():
     log = Log()
     call = log.call(tenant="acme")
