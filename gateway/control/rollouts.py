@@ -136,8 +136,8 @@ class Rollouts:
             return Starting(document, digest, 1, "configured", waits)
         before = self._registry.documents[name]
         if state.phase == "draft":
-            # It has not begun: what is said now is what counts, in the same epoch.
-            return None if before == digest and waits else Starting(document, digest, state.epoch, "configured", waits)
+            # It has not begun: what is said now is what counts, in the same epoch. No edit starts it, for a pause may be what made it a draft.
+            return None if before == digest else Starting(document, digest, state.epoch, "configured", is_draft=True)
         if state.phase == "archived":
             return Starting(document, digest, state.epoch + 1, "configured again", waits)
         kind = "none" if before == digest else change_kind(self._document(before), document)
