@@ -10,7 +10,7 @@ import pytest
 from generated import document, policy
 from opa_server import BATCH, INSTALL_HINT, OpaServer, opa_binary
 
-from policies.rego import Engine, PolicyError, RegoError, to_json
+from policies.rego import Engine, Limits, PolicyError, RegoError, to_json
 
 pytestmark = pytest.mark.component("opa")
 
@@ -76,6 +76,32 @@ def test_generated_policies_answer_as_in_opa(server):
     found, tally = differences(server, 1, policies=150, inputs=4)
     assert not found, f"{len(found)} differences\n" + "\n\n".join(found[:3])
     assert tally["evaluated"] >= 300, tally
+
+
+FLAGS = ("", "+", " ", "0", "-", "#", "+0", "-0", "# 0")
+SIZES = ("", "5", ".2", "8.3", ".0", ".", "03", "12")
+PRINTED = (
+    "0", "1", "-7", "65", "1.25", "0.1", "-2.5", "1234567.5", "0.00001234", "1e21", "2.0", "123456789012345678901234567890", '"ab"', '""', "true",
+    "null", '["x", 1]', '{"a": 1}', "{1, 2}", "-0.0", "128512", "1114112", '"a\\"b\\u0001ü"', "12345.678", "1e300", "100000.0", "999999.5",
+)  # fmt: skip
+
+
+def test_every_verb_prints_every_value_as_in_opa(server):
+    # `%w` of a big integer shows the memory of Go's structure; nobody wants that.
+    verbs = "vdsfFgGeEtqxXobcUTOj"
+    formats = [f"%{flag}{size}{verb}" for flag in FLAGS for size in SIZES for verb in verbs]
+    rules = "\n".join(f"r[{index}] := [text | some format in input; text := sprintf(format, [{value}])]" for index, value in enumerate(PRINTED))
+    text = f"package gen\n\n{rules}\n"
+    assert server.load(text) == ""
+    theirs = server.value("gen", formats)["r"]
+    ours = to_json(Engine({"gen.rego": text}, limits=Limits(wall_s=30)).value("data.gen.r", formats))
+    different = [
+        (form, value, wanted, found)
+        for index, value in enumerate(PRINTED)
+        for form, wanted, found in zip(formats, theirs[str(index)], ours[str(index)], strict=True)
+        if wanted != found
+    ]
+    assert different == []
 
 
 @pytest.mark.slow
