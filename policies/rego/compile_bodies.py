@@ -16,6 +16,7 @@ from policies.rego.ir import Apply, Const, Doc, Local
 from policies.rego.loops import (
     PlaceCode,
     assign,
+    bound_test,
     chain,
     collect_array,
     collect_object,
@@ -115,6 +116,9 @@ class BodyCompiler(TermCompiler):
 
     def _truth(self, term: Any) -> TestCode:
         if type(term) is Apply and term.name in ORDERINGS and term.name not in self.program.mocked:
+            bound = self.folded(term.args[1])
+            if type(bound) is Const and type(bound.value) in {int, float}:
+                return bound_test(ORDERINGS[term.name], self.value(term.args[0]), bound.value)
             return ordering_test(ORDERINGS[term.name], self.value(term.args[0]), self.value(term.args[1]))
         if type(term) is Apply and term.name == "internal.member_2" and term.name not in self.program.mocked:
             return member_test(self.value(term.args[0]), self.value(term.args[1]))

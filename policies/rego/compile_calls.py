@@ -142,6 +142,38 @@ def builtin_call(entry: Builtin, args: list[ValueCode]) -> ValueCode:  # noqa: C
     return many
 
 
+ARITHMETIC: dict[Any, Callable[[Any, Any], Any]] = {
+    "plus": operator.add, "minus": operator.sub, "mul": operator.mul, "div": operator.truediv, "rem": operator.mod,
+}  # fmt: skip
+_NATIVE = frozenset({"plus", "minus", "mul"})
+_NATIVE_BITS = 256
+"""Integers below this size are computed here; larger ones go the way that checks their digits."""
+
+
+def arithmetic_call(entry: Builtin, left: ValueCode, right: ValueCode) -> ValueCode:
+    """Code for arithmetic: small integers at once, everything else by the built-in."""
+    if entry.name not in _NATIVE:
+        return builtin_call(entry, [left, right])
+    native, name, general = ARITHMETIC[entry.name], entry.name, _priced(entry)
+    is_free = name in _FREE
+
+    def code(frame: Frame) -> Any:
+        value = left(frame)
+        if value is UNDEFINED:
+            return UNDEFINED
+        other = right(frame)
+        if type(value) is int and type(other) is int and value.bit_length() < _NATIVE_BITS and other.bit_length() < _NATIVE_BITS:
+            return native(value, other)
+        if other is UNDEFINED:
+            return UNDEFINED
+        try:
+            return general(value, other) if is_free else general(frame[0], value, other)
+        except BuiltinError as error:
+            return frame[0].failed(name, error)
+
+    return code
+
+
 _FREE = frozenset(
     {
         "count", "is_array", "is_boolean", "is_null", "is_number", "is_object", "is_set", "is_string", "type_name", "object.get", "plus",

@@ -171,6 +171,8 @@ def _combine(definitions: list[tuple[Any, Any]], default: Any) -> Callable[[Cont
 
 
 def _complete(program: Any, node: Node) -> ValueOfRule:
+    if program.hook is None and sum(not rule.is_default for rule in node.rules) == 1:
+        return _single(program, node)
     definitions, defaults = _definitions(program, node, lambda rule: _definition(program, rule))
     run = _combine(definitions, defaults[0][0] if defaults else None)
 
@@ -178,6 +180,41 @@ def _complete(program: Any, node: Node) -> ValueOfRule:
         return run(context, ())
 
     return extent
+
+
+def _single(program: Any, node: Node) -> ValueOfRule:
+    """A rule with one definition, and perhaps a default: nothing to combine."""
+    found, defaults = _definitions(program, node, lambda rule: _plain_branches(program, rule))
+    ((codes, size),) = found
+    if defaults:
+        ((default_code,), default_size), *_ = defaults
+    first = codes[0] if len(codes) == 1 else None
+
+    def extent(context: Context) -> Any:
+        frame: Frame = [None] * size
+        frame[0] = context
+        if first is not None:
+            value = first(frame)
+        else:
+            for code in codes:
+                value = code(frame)
+                if value is not UNDEFINED:
+                    break
+        if value is UNDEFINED and defaults:
+            frame = [None] * default_size
+            frame[0] = context
+            return default_code(frame)
+        return value
+
+    return extent
+
+
+def _plain_branches(program: Any, rule: RuleIR) -> tuple[list[BranchCode], int]:
+    """Compile the branches of a definition without arguments; return them and the size of their frame."""
+    planner, _, planned = plan_rule(rule)
+    compiler: BodyCompiler = program.compiler(planner)
+    codes = [_branch(compiler, planner, branch, ops, bound) for branch, ops, bound in planned]
+    return codes, len(planner.names)
 
 
 def _function(program: Any, node: Node) -> ValueOfRule:

@@ -10,8 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 from policies.rego.builtins.registry import BUILTINS
-from policies.rego.compile_calls import Frame, ValueCode, builtin_call, inline, input_names, named_object, user_call, whole_code
-from policies.rego.errors import BuiltinError, EvaluationError
+from policies.rego.compile_calls import (
+    ARITHMETIC,
+    Frame,
+    ValueCode,
+    arithmetic_call,
+    builtin_call,
+    inline,
+    input_names,
+    named_object,
+    user_call,
+    whole_code,
+)
+from policies.rego.errors import BuiltinError, EvaluationError, LimitError
 from policies.rego.ir import Apply, ArrayT, Const, Doc, Get, Local, ObjectT, SetT
 from policies.rego.plan import ComprPlan, TemplatePlan
 from policies.rego.runtime import COMPOSITES
@@ -30,6 +41,8 @@ class ProgramView:
     documents: Documents
     mocked: frozenset[Any]
     replaces_data: bool
+    hook: Any
+    """The recorder of a traced program, or None."""
 
     def function_code(self, path: tuple[Any, ...]) -> Callable[..., Any]:
         """Return the compiled function at a path."""
@@ -38,6 +51,41 @@ class ProgramView:
     def metadata(self, name: str) -> Any:
         """Return `rego.metadata.*` for the rule being compiled."""
         raise NotImplementedError
+
+
+def constant_rule(program: ProgramView, node: Node) -> Any:
+    """Return the value of a rule that is the same whatever the input, or UNDEFINED: `name := 3`, `name := data.params.x`."""
+    if program.replaces_data or program.hook is not None or node.children or len(node.rules) != 1:
+        return UNDEFINED
+    (rule,) = node.rules
+    if rule.kind != "complete" or len(rule.branches) != 1 or rule.branches[0].body:
+        return UNDEFINED
+    term = rule.branches[0].value
+    if type(term) is Const:
+        return term.value
+    return constant_document(program, term.path) if type(term) is Doc and term.root == "data" else UNDEFINED
+
+
+def constant_document(program: ProgramView, path: tuple[Any, ...]) -> Any:
+    """Return what a `data` reference yields if that is known at load, or UNDEFINED."""
+    if program.replaces_data or not all(type(element) is Const for element in path):
+        return UNDEFINED
+    node, value = program.root, program.data
+    for index, element in enumerate(path):
+        child = node.children.get(freeze(element.value))
+        if child is None:
+            # Nothing of ours is here: base data alone.
+            return _walk(lookup(value, element.value), path[index + 1 :])
+        node, value = child, lookup(value, element.value)
+        if node.rules:
+            return _walk(constant_rule(program, node), path[index + 1 :])
+    return UNDEFINED
+
+
+def _walk(value: Any, path: tuple[Any, ...]) -> Any:
+    for element in path:
+        value = lookup(value, element.value)
+    return value
 
 
 class TermCompiler:
@@ -54,8 +102,24 @@ class TermCompiler:
         """Compile a template string."""
         raise NotImplementedError
 
+    def folded(self, term: Any) -> Any:
+        """Return a term as `Const` where its value is known at load: base data, rules without a body, arithmetic on constants."""
+        kind = type(term)
+        if kind is Doc and term.root == "data":
+            value = constant_document(self.program, term.path)
+            return Const(value, term.pos) if value is not UNDEFINED else term
+        if kind is Apply and term.name in ARITHMETIC and term.name not in self.program.mocked:
+            args = [self.folded(argument) for argument in term.args]
+            if all(type(argument) is Const for argument in args):
+                try:
+                    return Const(BUILTINS[term.name].call(*(argument.value for argument in args)), term.pos)
+                except (BuiltinError, LimitError):
+                    return term
+        return term
+
     def value(self, term: Any) -> ValueCode:  # noqa: C901, PLR0911 - one flat list of cases
         """Compile a term whose variables are all bound."""
+        term = self.folded(term)
         kind = type(term)
         if kind is Const:
             value = term.value
@@ -113,6 +177,9 @@ class TermCompiler:
         if node.rules and not node.children:
             if node.is_function:
                 return (lambda _frame: UNDEFINED), (), False
+            fixed = constant_rule(self.program, node)
+            if fixed is not UNDEFINED:
+                return (lambda _frame: fixed), rest, False
             return self._extent(node), rest, False
         if not rest and not node.rules and not self.program.replaces_data:
             return self._package(node, self._base_at(path[:index])), (), False
@@ -165,8 +232,12 @@ class TermCompiler:
 
         def code(frame: Frame) -> Any:
             context = frame[0]
-            value = context.cache[index]
-            return value if value is not _MISSING else extent(context, node)
+            cache = context.cache
+            value = cache[index]
+            if value is _MISSING:
+                ready = node.extent
+                value = cache[index] = extent(context, node) if ready is None else ready(context)
+            return value
 
         return code
 
@@ -321,6 +392,8 @@ class TermCompiler:
             return user_call(self.program.function_code(call.name), args)
         if call.name in _INLINE:
             return inline(call.name, args[0], args[1])
+        if call.name in ARITHMETIC:
+            return arithmetic_call(BUILTINS[call.name], args[0], args[1])
         if call.name.startswith("rego.metadata."):
             value = self.program.metadata(call.name)
             return lambda _frame: value

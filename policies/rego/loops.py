@@ -13,6 +13,7 @@ from policies.rego.errors import EvaluationError
 from policies.rego.runtime import COMPOSITES
 from policies.rego.values import UNDEFINED, Key, RegoSet, compare, equal, freeze, ordered, thaw
 
+keys_of = frozenset.__iter__
 PlaceCode = Callable[[Frame, Any], bool]
 
 
@@ -109,11 +110,27 @@ def ordering_test(native: Callable[[Any, Any], Any], left: ValueCode, right: Val
         other = right(frame)
         kind = type(value)
         if kind is type(other) and (kind is int or kind is float or kind is str):
-            return bool(native(value, other))
+            return native(value, other)  # type: ignore[no-any-return]  # a comparison of two numbers or two strings
         if value is UNDEFINED or other is UNDEFINED:
             return False
         frame[0].pay(value)
         return bool(native(compare(value, other), 0))
+
+    return test
+
+
+def bound_test(native: Callable[[Any, Any], Any], left: ValueCode, bound: float) -> TestCode:
+    """Code for `left < 3`: one side is a number known at load."""
+
+    def test(frame: Frame) -> bool:
+        value = left(frame)
+        kind = type(value)
+        if kind is int or kind is float:
+            return native(value, bound)  # type: ignore[no-any-return]  # a comparison of two numbers
+        if value is UNDEFINED:
+            return False
+        frame[0].pay(value)
+        return bool(native(compare(value, bound), 0))
 
     return test
 
@@ -223,7 +240,8 @@ def _value_loop(out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
         elif kind is dict:
             values = [place[freeze(key)] for key in ordered(map(thaw, place))] if in_order else place.values()
         elif kind is RegoSet:
-            values = ordered(place) if in_order else place
+            # Without the generator that a set's own iteration goes through.
+            values = ordered(place) if in_order else [key.value if type(key) is Key else key for key in keys_of(place)]
         else:
             return False
         frame[0].charge(len(place))

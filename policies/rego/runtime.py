@@ -77,7 +77,7 @@ class Context:
             if self.clock() > self.deadline:
                 raise LimitError("wall_s", f"longer than `{self.limits.wall_s}` seconds")
 
-    def weigh(self, value: Any) -> int:  # noqa: C901, PLR0912 - one flat list of cases
+    def weigh(self, value: Any) -> int:  # noqa: C901 - one flat list of cases
         """Return the number of values inside a value, shared parts counted as often as they occur.
 
         Values are shared, so forty rules `x2 := [x1, x1]` describe a document of 2^40 members in forty lists. Whatever puts
@@ -94,27 +94,25 @@ class Context:
             for key in frozenset.__iter__(value):
                 if type(key) is Key:
                     total += key.weight - 1
-            return self._within(total)
-        members = value.values() if kind is dict else value
-        if total <= SMALL:
-            for member in members:
-                if type(member) in COMPOSITES:
-                    break
-            else:
-                return total
-        known = self.sizes.get(id(value))
-        if known is not None and known[0] is value:
-            return int(known[1])
-        for member in members:
+            return total if total <= SMALL else self._within(total)
+        sizes = self.sizes
+        if sizes:
+            known = sizes.get(id(value))
+            if known is not None and known[0] is value:
+                return int(known[1])
+        for member in value.values() if kind is dict else value:
             if type(member) in COMPOSITES:
                 total += self.weigh(member)
                 if total > self.limits.nodes:
                     break
+        if total <= SMALL:
+            # Weighing it again costs less than remembering it.
+            return total
         self._within(total)
         if len(value) >= SMALL:
             self.charge(len(value) >> 4)
         # The value is kept beside its size, so that its id is not given to another one.
-        self.sizes[id(value)] = (value, total)
+        sizes[id(value)] = (value, total)
         return total
 
     def _within(self, total: int) -> int:

@@ -38,6 +38,7 @@ UNDEFINED: Final = Undefined()
 
 
 MAX_KEY_NODES: Final = 500_000
+_PLAIN = frozenset({str, int, float, Decimal, type(None)})
 
 
 class Key:
@@ -55,22 +56,23 @@ class Key:
         kind = type(value)
         form: Any
         members: Any = ()
+        weight = 1
         if kind is bool:
             form = ("b", value)
-        elif kind is list:
-            members = tuple([item if type(item) in _PLAIN else freeze(item) for item in value])
-            form = ("a", members)
-        elif kind is dict:
-            members = [item if type(item) in _PLAIN else freeze(item) for item in value.values()]
-            form = ("o", frozenset(zip(value, members, strict=True)))
+        elif kind is list or kind is dict:
+            members = list(value) if kind is list else list(value.values())
+            weight += len(members)
+            for index, item in enumerate(members):
+                if type(item) not in _PLAIN:
+                    members[index] = key = freeze(item)
+                    weight += key.weight - 1
+            form = ("a", tuple(members)) if kind is list else ("o", frozenset(zip(value, members, strict=True)))
         elif kind is RegoSet:
-            members = frozenset.__iter__(value)
+            for member in frozenset.__iter__(value):
+                weight += member.weight if type(member) is Key else 1
             form = ("s", frozenset(frozenset.__iter__(value)))
         else:
             raise TypeError(f"`{kind.__name__}` is not a Rego value")
-        weight = 1
-        for member in members:
-            weight += member.weight if type(member) is Key else 1
         if weight > MAX_KEY_NODES:
             raise LimitError("nodes", f"a member of a set, or a key, of more than `{MAX_KEY_NODES}` values")
         self.weight = weight
@@ -87,6 +89,10 @@ class Key:
 
     def __repr__(self) -> str:
         return repr(self.value)
+
+
+_TRUE: Final = Key(True)
+_FALSE: Final = Key(False)
 
 
 class RegoSet(frozenset[Any]):
@@ -109,13 +115,17 @@ has_key = frozenset.__contains__
 """`has_key(rego_set, key)`: membership by key, without freezing again."""
 
 EMPTY_SET: Final = RegoSet()
-_PLAIN = frozenset({str, int, float, Decimal, type(None)})
 NUMBERS = frozenset({int, float, Decimal})
 
 
 def freeze(value: Any) -> Any:
     """Return the key of a value."""
-    return value if type(value) in _PLAIN or type(value) is Key else Key(value)
+    kind = type(value)
+    if kind in _PLAIN or kind is Key:
+        return value
+    if kind is bool:
+        return _TRUE if value else _FALSE
+    return Key(value)
 
 
 def thaw(key: Any) -> Any:

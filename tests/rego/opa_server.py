@@ -85,6 +85,17 @@ class OpaServer:
             return [self.value("gen", document) for document in documents]
         return [found[str(index)] for index in range(len(documents))]
 
+    def fails_unindexed(self, text: str, document: Any, folder: Path) -> bool:
+        """Tell whether OPA raises an evaluation error for `data.gen` when its rule index is switched off."""
+        policy, given = folder / "gen.rego", folder / "input.json"
+        policy.write_text(text, encoding="utf-8")
+        given.write_text(json.dumps(document), encoding="utf-8")
+        binary = opa_binary()
+        assert binary is not None
+        command = [binary, "eval", "--disable-indexing", "--format", "json", "--data", str(policy), "--input", str(given), "data.gen"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        return '"code": "eval_' in answer.stdout
+
     def value(self, package: str, document: Any) -> Any:
         """Return the package's document, or `Exception` text for an error."""
         answer = self._client.post(f"/v1/data/{package}", content=json.dumps({"input": document}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from generated import document, policy
 from opa_server import BATCH, INSTALL_HINT, OpaServer, opa_binary
 
-from policies.rego import Engine, Limits, PolicyError, RegoError, to_json
+from policies.rego import Engine, EvaluationError, Limits, PolicyError, RegoError, to_json
 
 pytestmark = pytest.mark.component("opa")
 
@@ -26,7 +27,7 @@ def canonical(value: Any) -> Any:
     return ("number", float(value))
 
 
-def differences(server: OpaServer, first_seed: int, policies: int, inputs: int) -> tuple[list[str], Counter[str]]:  # noqa: C901 - one flat list of cases
+def differences(server: OpaServer, folder: Path, first_seed: int, policies: int, inputs: int) -> tuple[list[str], Counter[str]]:  # noqa: C901 - one flat list of cases
     """Run a range of seeds; return what differs and how many of each outcome there were."""
     found: list[str] = []
     tally: Counter[str] = Counter()
@@ -56,7 +57,10 @@ def differences(server: OpaServer, first_seed: int, policies: int, inputs: int) 
             tally["evaluated"] += 1
             if isinstance(theirs, Exception) or isinstance(ours, Exception):
                 tally["errors"] += 1
-                if not (isinstance(theirs, Exception) and isinstance(ours, Exception)):
+                if isinstance(ours, EvaluationError) and not isinstance(theirs, Exception) and server.fails_unindexed(text, given, folder):
+                    # OPA's index skips a rule whose input is undefined before its body can fail; here the body fails (documented).
+                    tally["skipped by OPA's index"] += 1
+                elif not (isinstance(theirs, Exception) and isinstance(ours, Exception)):
                     found.append(f"seed {seed}: input {given}\nOPA  {theirs!r}\nhere {ours!r}\n{text}")
             elif canonical(theirs) != canonical(ours):
                 found.append(f"seed {seed}: input {given}\nOPA  {theirs}\nhere {ours}\n{text}")
@@ -72,8 +76,8 @@ def server():
         yield running
 
 
-def test_generated_policies_answer_as_in_opa(server):
-    found, tally = differences(server, 1, policies=150, inputs=4)
+def test_generated_policies_answer_as_in_opa(server, tmp_path):
+    found, tally = differences(server, tmp_path, 1, policies=150, inputs=4)
     assert not found, f"{len(found)} differences\n" + "\n\n".join(found[:3])
     assert tally["evaluated"] >= 300, tally
 
@@ -106,7 +110,7 @@ def test_every_verb_prints_every_value_as_in_opa(server):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_hundred_thousand_generated_evaluations_answer_as_in_opa(server):
-    found, tally = differences(server, 1_000_000, policies=14_000, inputs=10)
+def test_a_hundred_thousand_generated_evaluations_answer_as_in_opa(server, tmp_path):
+    found, tally = differences(server, tmp_path, 1_000_000, policies=14_000, inputs=10)
     assert not found, f"{len(found)} differences\n" + "\n\n".join(found[:5])
     assert tally["evaluated"] >= 100_000, tally
