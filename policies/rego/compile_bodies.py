@@ -6,12 +6,13 @@ a row become one closure; only iterations nest, so the Python stack grows with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from policies.rego.compile_calls import ORDERINGS, Frame, TestCode, ValueCode
 from policies.rego.compile_terms import TermCompiler
 from policies.rego.errors import EvaluationError
+from policies.rego.indexes import join_of, member_keys
 from policies.rego.ir import Apply, Const, Doc, Local
 from policies.rego.loops import (
     PlaceCode,
@@ -22,10 +23,13 @@ from policies.rego.loops import (
     collect_object,
     collect_set,
     enough,
+    indexed_loop,
+    key_test,
     last_loop,
     loop_code,
     member_test,
     ordering_test,
+    pairs_of,
     patched,
     slot_value,
     sorted_keys,
@@ -69,23 +73,19 @@ class BodyCompiler(TermCompiler):
         """Compile operations followed by `then`."""
         tests: list[TestCode] = []
         code = then
-        for op in reversed(list(ops)):
+        row = list(ops)
+        for index in range(len(row) - 1, -1, -1):
+            op = row[index]
             if isinstance(op, _ITERATING):
-                code = chain(list(reversed(tests)), code)
+                code = self._iteration(op, chain(list(reversed(tests)), code), row[index + 1 :])
                 tests = []
-                code = self._watched(op, self._iteration(op, code))
             else:
-                tests.append(self._watched(op, self._test(op)))
+                tests.append(self._test(op))
         return chain(list(reversed(tests)), code)
 
     def watched_branch(self, number: int, code: ValueCode) -> ValueCode:
         """Hook of the tracing compiler: the value of a rule's body, or of its `else` number `number`."""
         del number
-        return code
-
-    def _watched(self, op: Any, code: TestCode) -> TestCode:
-        """Hook of the tracing compiler."""
-        del op
         return code
 
     # --- tests -------------------------------------------------------------------------------------------------------
@@ -121,6 +121,10 @@ class BodyCompiler(TermCompiler):
                 return bound_test(ORDERINGS[term.name], self.value(term.args[0]), bound.value)
             return ordering_test(ORDERINGS[term.name], self.value(term.args[0]), self.value(term.args[1]))
         if type(term) is Apply and term.name == "internal.member_2" and term.name not in self.program.mocked:
+            container = self.folded(term.args[1])
+            keys = member_keys(container.value) if type(container) is Const else None
+            if keys is not None:
+                return key_test(self.value(term.args[0]), keys)
             return member_test(self.value(term.args[0]), self.value(term.args[1]))
         return truth(self.value(term))
 
@@ -188,12 +192,21 @@ class BodyCompiler(TermCompiler):
 
     # --- iterations --------------------------------------------------------------------------------------------------
 
-    def _iteration(self, op: Any, then: TestCode) -> TestCode:
+    def _iteration(self, op: Any, then: TestCode, following: Sequence[Any]) -> TestCode:
+        """Compile an iteration; `following` are the operations behind it, already in `then`."""
         if type(op) is IterOp:
-            return self._iterate(op, then)
+            return self._joined(op, then, following) or self._iterate(op, then)
         if type(op) is WalkOp:
             return self._walk(op, then)
         return self._with(op, then)
+
+    def _joined(self, op: IterOp, then: TestCode, following: Sequence[Any]) -> TestCode | None:
+        """Code for an iteration over base data that a test behind it narrows to the entries of an index."""
+        join = join_of(self.program, op, following) if self.program.hook is None else None
+        table = None if join is None else join.table(pairs_of(join.container, in_order=self.in_order))
+        if join is None or table is None:
+            return None
+        return indexed_loop(table, self.value(join.probe), op.ref.path[-1].slot, op.out, then)
 
     def _iterate(self, op: IterOp, then: TestCode) -> TestCode:
         path = op.ref.path

@@ -16,6 +16,7 @@ from typing import Any
 from policies.rego.compile_bodies import BodyCompiler
 from policies.rego.compile_calls import Frame, TestCode, ValueCode
 from policies.rego.errors import EvaluationError
+from policies.rego.indexes import FEWEST_RULES, Choose, chooser
 from policies.rego.ir import BranchIR, Const, Local, Match, RuleIR, locals_in
 from policies.rego.loops import enough
 from policies.rego.plan import IterOp, Planner, WalkOp, WithOp
@@ -141,13 +142,26 @@ def _definition(program: Any, rule: RuleIR) -> tuple[Callable[[Context, tuple[An
     return (note(code) if note else code), only
 
 
-def _combine(definitions: list[tuple[Any, Any]], default: Any) -> Callable[[Context, tuple[Any, ...]], Any]:
+def _chooser(program: Any, node: Node, codes: list[Any]) -> Choose:
+    """Return `context -> the definitions that can hold`."""
+    rules = [rule for rule in node.rules if not rule.is_default]
+    plans = []
+    if program.hook is None and len(rules) >= FEWEST_RULES:
+        for rule in rules:
+            branches = plan_rule(rule)[2]
+            # With `else` another branch may hold where the first does not.
+            plans.append(branches[0][1] if len(branches) == 1 else None)
+    everything = tuple(codes)
+    return (chooser(program, plans, codes) if plans else None) or (lambda _context: everything)
+
+
+def _combine(definitions: list[tuple[Any, Any]], default: Any, choose: Choose) -> Callable[[Context, tuple[Any, ...]], Any]:
     """All definitions must agree; with one shared constant the first success is enough."""
     codes = [code for code, _ in definitions]
     same = bool(definitions) and all(only is not UNDEFINED and equal(only, definitions[0][1]) for _, only in definitions)
 
     def first(context: Context, args: tuple[Any, ...]) -> Any:
-        for code in codes:
+        for code in choose(context):
             value = code(context, args)
             if value is not UNDEFINED:
                 return value
@@ -155,7 +169,7 @@ def _combine(definitions: list[tuple[Any, Any]], default: Any) -> Callable[[Cont
 
     def every(context: Context, args: tuple[Any, ...]) -> Any:
         found = UNDEFINED
-        for code in codes:
+        for code in choose(context):
             value = code(context, args)
             if value is UNDEFINED:
                 continue
@@ -174,7 +188,8 @@ def _complete(program: Any, node: Node) -> ValueOfRule:
     if program.hook is None and sum(not rule.is_default for rule in node.rules) == 1:
         return _single(program, node)
     definitions, defaults = _definitions(program, node, lambda rule: _definition(program, rule))
-    run = _combine(definitions, defaults[0][0] if defaults else None)
+    choose = _chooser(program, node, [code for code, _ in definitions])
+    run = _combine(definitions, defaults[0][0] if defaults else None, choose)
 
     def extent(context: Context) -> Any:
         return run(context, ())
@@ -219,7 +234,8 @@ def _plain_branches(program: Any, rule: RuleIR) -> tuple[list[BranchCode], int]:
 
 def _function(program: Any, node: Node) -> ValueOfRule:
     definitions, defaults = _definitions(program, node, lambda rule: _definition(program, rule))
-    run = _combine(definitions, defaults[0][0] if defaults else None)
+    choose = _chooser(program, node, [code for code, _ in definitions])
+    run = _combine(definitions, defaults[0][0] if defaults else None, choose)
 
     def function(context: Context, *args: Any) -> Any:
         context.charge(1)
@@ -248,10 +264,11 @@ def _partial(program: Any, node: Node) -> ValueOfRule:
 
 def _partial_set(program: Any, node: Node) -> ValueOfRule:
     runs, _ = _definitions(program, node, lambda rule: _set_rule(program, rule))
+    choose = _chooser(program, node, runs)
 
     def extent(context: Context) -> Any:
         found: list[Any] = []
-        for run in runs:
+        for run in choose(context):
             run(context, found)
         return RegoSet(found)
 

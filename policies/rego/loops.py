@@ -11,7 +11,7 @@ from typing import Any
 from policies.rego.compile_calls import Frame, TestCode, ValueCode, contains, pay_for_search
 from policies.rego.errors import EvaluationError
 from policies.rego.runtime import COMPOSITES
-from policies.rego.values import UNDEFINED, Key, RegoSet, compare, equal, freeze, ordered, thaw
+from policies.rego.values import UNDEFINED, Key, RegoSet, compare, equal, freeze, has_key, ordered, thaw
 
 keys_of = frozenset.__iter__
 PlaceCode = Callable[[Frame, Any], bool]
@@ -153,6 +153,37 @@ def member_test(left: ValueCode, right: ValueCode) -> TestCode:
     return test
 
 
+def key_test(left: ValueCode, keys: RegoSet) -> TestCode:
+    """Code for `left in collection` where the collection is known at load."""
+
+    def test(frame: Frame) -> bool:
+        value = left(frame)
+        if value is UNDEFINED:
+            return False
+        return has_key(keys, frame[0].keyed(value) if type(value) in COMPOSITES else freeze(value))
+
+    return test
+
+
+def indexed_loop(table: dict[Any, list[Any]], probe: ValueCode, slot: int, out: int, then: TestCode) -> TestCode:
+    """The entries of a collection known at load whose field is the probe's value."""
+
+    def code(frame: Frame) -> bool:
+        wanted = probe(frame)
+        if wanted is UNDEFINED:
+            return False
+        found = table.get(frame[0].keyed(wanted) if type(wanted) in COMPOSITES else freeze(wanted), ())
+        frame[0].charge(1 + len(found))
+        for key, value in found:
+            frame[slot] = key
+            frame[out] = value
+            if then(frame):
+                return True
+        return False
+
+    return code
+
+
 def truth(value: ValueCode) -> TestCode:
     def test(frame: Frame) -> bool:
         found = value(frame)
@@ -173,8 +204,8 @@ def unpack_array(slot: int, slots: tuple[int, ...]) -> TestCode:
     return test
 
 
-def _pairs(container: Any, *, in_order: bool) -> Any:
-    """(key, value) pairs of a collection; sorted by key where the order can be seen."""
+def pairs_of(container: Any, *, in_order: bool) -> Any:
+    """Return (key, value) pairs of a collection; sorted by key where the order can be seen."""
     kind = type(container)
     if kind is list:
         return enumerate(container)
@@ -191,7 +222,7 @@ def _pairs(container: Any, *, in_order: bool) -> Any:
 
 def loop_code(slot: int, after: PlaceCode, *, in_order: bool) -> PlaceCode:
     def loop(frame: Frame, place: Any) -> bool:
-        pairs = _pairs(place, in_order=in_order)
+        pairs = pairs_of(place, in_order=in_order)
         if pairs is None:
             return False
         frame[0].charge(len(place))
@@ -218,7 +249,7 @@ def last_loop(slot: int, out: int, then: TestCode, *, in_order: bool) -> PlaceCo
                 if then(frame):
                     return True
             return False
-        pairs = _pairs(place, in_order=in_order)
+        pairs = pairs_of(place, in_order=in_order)
         if pairs is None:
             return False
         frame[0].charge(len(place))

@@ -20,7 +20,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -304,10 +304,10 @@ class TracingCompiler(BodyCompiler):
 
         return test
 
-    def _iteration(self, op: Any, then: TestCode) -> TestCode:
+    def _iteration(self, op: Any, then: TestCode, following: Sequence[Any]) -> TestCode:
         span = self._span(op)
         if span is None:
-            return super()._iteration(op, then)
+            return super()._iteration(op, then, following)
         report = self._reporter(op, span)
         reached: list[int] = [0]
 
@@ -317,7 +317,7 @@ class TracingCompiler(BodyCompiler):
             return then(frame)
 
         self._inside.append(span.start)
-        code = super()._iteration(op, arrived)
+        code = super()._iteration(op, arrived, following)
         self._inside.pop()
 
         def run(frame: Frame) -> bool:
