@@ -82,6 +82,14 @@ def constant_document(program: ProgramView, path: tuple[Any, ...]) -> Any:
     return UNDEFINED
 
 
+def _computed(term: Apply, args: list[Const]) -> Any:
+    """Return arithmetic on constants as a constant, unless it fails: that is for the evaluation to tell."""
+    try:
+        return Const(BUILTINS[str(term.name)].call(*(argument.value for argument in args)), term.pos)
+    except (BuiltinError, LimitError):
+        return term
+
+
 def _walk(value: Any, path: tuple[Any, ...]) -> Any:
     for element in path:
         value = lookup(value, element.value)
@@ -111,10 +119,7 @@ class TermCompiler:
         if kind is Apply and term.name in ARITHMETIC and term.name not in self.program.mocked:
             args = [self.folded(argument) for argument in term.args]
             if all(type(argument) is Const for argument in args):
-                try:
-                    return Const(BUILTINS[term.name].call(*(argument.value for argument in args)), term.pos)
-                except (BuiltinError, LimitError):
-                    return term
+                return _computed(term, args)
         return term
 
     def value(self, term: Any) -> ValueCode:  # noqa: C901, PLR0911 - one flat list of cases
@@ -175,11 +180,9 @@ class TermCompiler:
             node, index = child, index + 1
         rest = path[index:]
         if node.rules and not node.children:
-            if node.is_function:
-                return (lambda _frame: UNDEFINED), (), False
             fixed = constant_rule(self.program, node)
-            if fixed is not UNDEFINED:
-                return (lambda _frame: fixed), rest, False
+            if node.is_function or fixed is not UNDEFINED:
+                return (lambda _frame: fixed), () if node.is_function else rest, False
             return self._extent(node), rest, False
         if not rest and not node.rules and not self.program.replaces_data:
             return self._package(node, self._base_at(path[:index])), (), False

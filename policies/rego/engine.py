@@ -21,6 +21,7 @@ from policies.rego.compile_rules import compile_node
 from policies.rego.errors import EvaluationError, Issue, LimitError, PolicyError, RegoError
 from policies.rego.ir import Const, Doc
 from policies.rego.lexer import Source
+from policies.rego.memo import Remembered
 from policies.rego.parser import parse_module, parse_query
 from policies.rego.plan import Planner
 from policies.rego.program import Linker, Program, module_map, replaced_by, with_targets
@@ -144,6 +145,15 @@ class Engine:
         for ref in refs:
             self._compile(ref)
         return self._runner(all_codes)
+
+    def remembering(self, refs: Sequence[str], limit_bytes: int = 4 << 20) -> Remembered:
+        """Return what `prepare_all` returns, with a memory keyed by what the references can read (`memo`).
+
+        Args:
+            refs: Constant references below `data`.
+            limit_bytes: What the memory may hold, about.
+        """
+        return Remembered(self.prepare_all(refs), frozenset[tuple[Any, ...]]().union(*map(self.reads, refs)), limit_bytes)
 
     def check(self, input_schema: Any = None) -> list[Issue]:
         """Return every finding, strict-mode ones included, errors first.

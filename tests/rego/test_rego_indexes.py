@@ -37,17 +37,20 @@ def tagged(value: Any) -> str:
     return repr(value)
 
 
+def entry(random: Random) -> dict[str, Any]:
+    parts = {
+        "f": random.choice(VALUES),
+        "o": {"g": random.choice(VALUES)},
+        "list": random.sample(VALUES, random.randrange(4)),
+        "n": random.randrange(4),
+    }
+    return {key: value for key, value in parts.items() if random.random() < 0.9}
+
+
 @pytest.mark.parametrize("seed", range(150))
 def test_narrowed_iterations_find_what_plain_ones_find(seed):
     random = Random(seed)  # noqa: S311 - test data, not secrets
-    entry = lambda: {  # noqa: E731 - one line, used below
-        key: value
-        for key, value in {
-            "f": random.choice(VALUES), "o": {"g": random.choice(VALUES)}, "list": random.sample(VALUES, random.randrange(4)), "n": random.randrange(4),
-        }.items()
-        if random.random() < 0.9
-    }  # fmt: skip
-    entries: Any = [entry() for _ in range(random.choice([3, 15, 16, 40]))] + random.sample(VALUES, 2)
+    entries: Any = [entry(random) for _ in range(random.choice([3, 15, 16, 40]))] + random.sample(VALUES, 2)
     if random.random() < 0.5:
         entries = {f"k{index}": item for index, item in enumerate(entries)}
     data = {"entries": entries, "fixed": random.choice(VALUES), "names": random.sample(VALUES * 2, 20)}
