@@ -22,7 +22,7 @@ from hashlib import sha256
 from typing import Literal
 
 from experiments.bucketing import encode_parts
-from experiments.config import AbFile, CanaryFile, LayersFile, MetricsFile, Step
+from experiments.config import AbFile, AnyExperimentFile, CanaryFile, LayersFile, MetricsFile, ShadowFile, Step
 from experiments.document import (
     BreakerDocument,
     ExperimentDocument,
@@ -30,6 +30,8 @@ from experiments.document import (
     LayerDocument,
     MetricDocument,
     OnHarm,
+    PartDocument,
+    ShadowDocument,
     StepDocument,
 )
 from experiments.quantities import MarginValue
@@ -67,7 +69,7 @@ class ModelFacts:
     """Whether the route captures a prediction that labels can be compared with."""
 
 
-def compile_experiment(file: AbFile | CanaryFile, layers: LayersFile = _NO_LAYERS, metrics: MetricsFile = _NO_METRICS) -> ExperimentDocument:
+def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS, metrics: MetricsFile = _NO_METRICS) -> ExperimentDocument:
     """Compile a file that `check` found no fault with.
 
     Raises:
@@ -87,7 +89,7 @@ def compile_experiment(file: AbFile | CanaryFile, layers: LayersFile = _NO_LAYER
         salt=salt_of(file.experiment, file.seed),
         seed=file.seed,
         mode="native",
-        steps=_ab_steps(file) if isinstance(file, AbFile) else tuple(map(_canary_step, file.steps)),
+        steps=_steps(file),
         guardrails=tuple(_metric(name, file.guardrails[name].max_harm, file.guardrails[name].on_harm, metrics) for name in sorted(file.guardrails)),
         goal=goal,
         alpha_ppm=file.analysis.alpha,
@@ -105,6 +107,7 @@ def compile_experiment(file: AbFile | CanaryFile, layers: LayersFile = _NO_LAYER
         layer=_layer(file, layers),
         holdout=_holdout(file, layers),
         start=file.start,
+        shadow=_shadow(file) if isinstance(file, ShadowFile) else None,
     )
 
 
@@ -114,10 +117,10 @@ def salt_of(name: str, seed: str) -> str:
 
 
 def check(
-    file: AbFile | CanaryFile,
+    file: AnyExperimentFile,
     *,
     models: Mapping[str, ModelFacts],
-    others: Iterable[AbFile | CanaryFile] = (),
+    others: Iterable[AnyExperimentFile] = (),
     layers: LayersFile = _NO_LAYERS,
     metrics: MetricsFile = _NO_METRICS,
 ) -> list[Fault]:
@@ -142,6 +145,8 @@ def check(
     faults += _metric_faults(file, model, metrics)
     faults += _time_faults(file)
     faults += _layer_faults(file, layers)
+    if isinstance(file, ShadowFile):
+        return faults + _follower_faults(file, others)
     for other in others:
         faults += _conflicts(file, other)
     return faults
@@ -159,7 +164,7 @@ def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["no
     assigned = ("model", "arms", "control", "sticky", "salt", "mode", "layer", "holdout")
     if any(getattr(old, key) != getattr(new, key) for key in assigned) or _shares(old) != _shares(new):
         return "epoch"
-    judged = ("guardrails", "goal", "alpha_ppm", "alpha_harm_ppm", "deadline_us", "deadline_then", "steps")
+    judged = ("guardrails", "goal", "alpha_ppm", "alpha_harm_ppm", "deadline_us", "deadline_then", "steps", "shadow")
     if any(getattr(old, key) != getattr(new, key) for key in judged):
         return "exploratory"
     return "continue"
@@ -167,6 +172,35 @@ def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["no
 
 def _shares(document: ExperimentDocument) -> list[tuple[int, dict[str, int]]]:
     return [(step.exposure, step.shares) for step in document.steps]
+
+
+def _steps(file: AnyExperimentFile) -> tuple[StepDocument, ...]:
+    if isinstance(file, AbFile):
+        return _ab_steps(file)
+    if isinstance(file, CanaryFile):
+        return tuple(map(_canary_step, file.steps))
+    # Of the calls of everyone the share is mirrored; whoever calls is served by the champion.
+    return (StepDocument(exposure=share_of(file.share), shares={"champion": WHOLE, "shadow": 0}, hold_us=file.hold, min_units=file.min_pairs),)
+
+
+def _shadow(file: ShadowFile) -> ShadowDocument:
+    return ShadowDocument(
+        compare=tuple(
+            PartDocument(
+                name=name,
+                kind=part.kind,
+                at=part.at,
+                tolerance_ppm=0 if part.tolerance is None else part.tolerance.ppm,
+                relative=part.tolerance is not None and part.tolerance.relative,
+                max_disagreement_ppm=part.max_disagreement,
+            )
+            for name, part in sorted(file.compare.items())
+        ),
+        timeout_us=file.timeout,
+        per_second=file.budget.per_second,
+        per_day=file.budget.per_day,
+        then_start=None if file.then is None else file.then.start,
+    )
 
 
 def _ab_steps(file: AbFile) -> tuple[StepDocument, ...]:
@@ -212,7 +246,7 @@ def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFil
     )
 
 
-def _layer(file: AbFile | CanaryFile, layers: LayersFile) -> LayerDocument | None:
+def _layer(file: AnyExperimentFile, layers: LayersFile) -> LayerDocument | None:
     if file.layer is None:
         return None
     if file.layer.name not in layers.layers:
@@ -226,7 +260,7 @@ def _layer(file: AbFile | CanaryFile, layers: LayersFile) -> LayerDocument | Non
     )
 
 
-def _holdout(file: AbFile | CanaryFile, layers: LayersFile) -> HoldoutDocument | None:
+def _holdout(file: AnyExperimentFile, layers: LayersFile) -> HoldoutDocument | None:
     if file.holdout is None:
         return None
     if file.holdout not in layers.holdouts:
@@ -242,7 +276,7 @@ def _holdout(file: AbFile | CanaryFile, layers: LayersFile) -> HoldoutDocument |
     )
 
 
-def _version_faults(file: AbFile | CanaryFile, model: ModelFacts) -> list[Fault]:
+def _version_faults(file: AnyExperimentFile, model: ModelFacts) -> list[Fault]:
     faults = [
         Fault(
             ("arms", name, "version"),
@@ -251,7 +285,8 @@ def _version_faults(file: AbFile | CanaryFile, model: ModelFacts) -> list[Fault]
         for name, arm in file.arms.items()
         if arm.version not in model.versions
     ]
-    if isinstance(file, CanaryFile):
+    if isinstance(file, CanaryFile | ShadowFile):
+        rival = "challenger" if isinstance(file, CanaryFile) else "shadow"
         if file.arms["champion"].version != model.default_version:
             faults.append(
                 Fault(
@@ -259,12 +294,12 @@ def _version_faults(file: AbFile | CanaryFile, model: ModelFacts) -> list[Fault]
                     f"the champion must be the model's `default_version` `{model.default_version}`, which serves everyone who is not exposed",
                 )
             )
-        if file.arms["champion"].version == file.arms["challenger"].version:
-            faults.append(Fault(("arms", "challenger", "version"), "champion and challenger are the same version"))
+        if file.arms["champion"].version == file.arms[rival].version:
+            faults.append(Fault(("arms", rival, "version"), f"champion and {rival} are the same version"))
     return faults
 
 
-def _metric_faults(file: AbFile | CanaryFile, model: ModelFacts | None, metrics: MetricsFile) -> list[Fault]:
+def _metric_faults(file: AnyExperimentFile, model: ModelFacts | None, metrics: MetricsFile) -> list[Fault]:
     used: list[tuple[KeyPath, str, KeyPath, MarginValue]] = [
         (("guardrails", name), name, ("guardrails", name, "max_harm"), guardrail.max_harm) for name, guardrail in file.guardrails.items()
     ]
@@ -290,7 +325,9 @@ def _metric_faults(file: AbFile | CanaryFile, model: ModelFacts | None, metrics:
     return faults
 
 
-def _time_faults(file: AbFile | CanaryFile) -> list[Fault]:
+def _time_faults(file: AnyExperimentFile) -> list[Fault]:
+    if isinstance(file, ShadowFile) and file.deadline.after <= file.hold:
+        return [Fault(("deadline", "after"), f"the deadline passes before the hold of {_hours(file.hold)} is over")]
     if not isinstance(file, CanaryFile):
         return []
     faults = []
@@ -315,7 +352,7 @@ def _time_faults(file: AbFile | CanaryFile) -> list[Fault]:
     return faults
 
 
-def _layer_faults(file: AbFile | CanaryFile, layers: LayersFile) -> list[Fault]:
+def _layer_faults(file: AnyExperimentFile, layers: LayersFile) -> list[Fault]:
     faults = []
     if file.layer is not None:
         declared = layers.layers.get(file.layer.name)
@@ -332,11 +369,24 @@ def _layer_faults(file: AbFile | CanaryFile, layers: LayersFile) -> list[Fault]:
     return faults
 
 
-def _conflicts(file: AbFile | CanaryFile, other: AbFile | CanaryFile) -> list[Fault]:
+def _follower_faults(file: ShadowFile, others: Iterable[AnyExperimentFile]) -> list[Fault]:
+    if file.then is None:
+        return []
+    follower = next((other for other in others if other.experiment == file.then.start), None)
+    if follower is None:
+        return [Fault(("then", "start"), f"there is no experiment `{file.then.start}`")]
+    if follower.model != file.model:
+        return [Fault(("then", "start"), f"experiment `{follower.experiment}` is of model `{follower.model}`, not `{file.model}`")]
+    if follower.start != "manual" or isinstance(follower, ShadowFile):
+        return [Fault(("then", "start"), f"experiment `{follower.experiment}` must be a draft that splits calls: `start: manual`, and not a shadow")]
+    return []
+
+
+def _conflicts(file: AnyExperimentFile, other: AnyExperimentFile) -> list[Fault]:
     if other.experiment == file.experiment:
         return [Fault(("experiment",), f"another file also declares experiment `{file.experiment}`")]
-    if other.model != file.model:
-        return []
+    if other.model != file.model or isinstance(other, ShadowFile):
+        return []  # a shadow splits nothing
     mine, theirs = file.layer, other.layer
     if mine is None or theirs is None or mine.name != theirs.name:
         return [

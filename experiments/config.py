@@ -3,7 +3,7 @@
 Rules: an unknown key is an error; quantities carry their unit (`experiments/quantities.py`); nothing here looks at other files, which is the business
 of `experiments/compiler.py`. One file is one experiment; `_layers.yaml` (layers, holdouts) and `_metrics.yaml` (reward metrics) are shared by all.
 
-Built strategies are `ab` and `canary`; any other is refused by name.
+Built strategies are `ab`, `canary` and `shadow`; any other is refused by name.
 
 Example:
     >>> parse_experiment({"experiment": "credit-ab", "strategy": "ab", ...}).strategy
@@ -12,6 +12,7 @@ Example:
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from fractions import Fraction
 from itertools import pairwise
@@ -20,12 +21,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationInfo, field_validator
 
 from experiments.assignment import RESERVED_ARMS
-from experiments.quantities import Breach, Duration, Margin, Probability, Share, Slots
+from experiments.quantities import Breach, Duration, Margin, Probability, Share, Slots, Tolerance, ToleranceValue
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
-STRATEGIES = ("ab", "canary")
+STRATEGIES = ("ab", "canary", "shadow")
+
+_LATENCY_NAME = re.compile(r"^p([1-9][0-9])_ms$")
 
 
 class Strict(BaseModel):
@@ -202,20 +205,117 @@ class CanaryFile(Experiment):
         return steps
 
 
+class ComparedPart(Strict):
+    """One place of the champion's and the shadow's reply that is compared."""
+
+    kind: Literal["label", "number", "json", "text"] = Field(
+        description="`label`: equal or not. `number`: within `tolerance`, also lists of numbers. `json`: equal in structure and content. "
+        "`text`: the same words, whatever their order and case, up to `tolerance`."
+    )
+    at: str = Field(default="", pattern=r"^(/.*)?$", max_length=512, description="JSON Pointer into both replies; empty is the whole reply.")
+    tolerance: Tolerance | None = Field(
+        default=None, description="Of `number`: `0.01` in the value's unit, or `1%` of the champion's. Of `text`: `10%` of the words."
+    )
+    max_disagreement: Probability = Field(description="Part of the compared calls that may disagree, for example `1%`.")
+
+    @field_validator("tolerance")
+    @classmethod
+    def _tolerance_fits_the_kind(cls, tolerance: ToleranceValue | None, info: ValidationInfo) -> ToleranceValue | None:
+        kind = info.data.get("kind")
+        if tolerance is not None and kind in ("label", "json"):
+            raise ValueError(f"a `{kind}` is equal or not; leave `tolerance` out")
+        if tolerance is not None and kind == "text" and not tolerance.relative:
+            raise ValueError("the tolerance of a `text` is a part of its words: write `10%`")
+        return tolerance
+
+
+class Budget(Strict):
+    """What a shadow may cost, all workers together."""
+
+    per_second: int = Field(default=20, ge=1, le=100_000, description="Mirrored calls a second; what comes above is left out and counted.")
+    per_day: int = Field(default=0, ge=0, le=1_000_000_000, description="Mirrored calls a day (UTC); 0 is unlimited.")
+
+
+class Follow(Strict):
+    """What happens once every limit is proven kept."""
+
+    start: Name = Field(description="An experiment with `start: manual` that is started then.")
+
+
+class ShadowFile(Experiment):
+    """A second version gets copies of calls; nobody gets its replies, which are compared with the champion's."""
+
+    strategy: Literal["shadow"]
+    arms: dict[ArmName, Arm] = Field(description="Exactly `champion` and `shadow`.")
+    unit: Literal["call"] = Field(default="call", description="Which calls are mirrored is drawn for every call by itself.")
+    analysis: Analysis = Field(default_factory=lambda: Analysis(unit="call"))
+    share: Share = Field(description="Part of the champion's calls that is mirrored.")
+    timeout: Duration = Field(default=10_000_000, description="Longest wait for the shadow's reply; longer counts as a failure.")
+    budget: Budget = Field(default_factory=Budget)
+    compare: dict[MetricName, ComparedPart] = Field(description="Name -> what of the replies is compared.", min_length=1, max_length=16)
+    min_pairs: int = Field(default=200, ge=1, le=100_000_000, description="Compared calls before it may end as proven.")
+    hold: Duration = Field(default=0, description="Least time before it may end as proven.")
+    deadline: Deadline = Field(description="A shadow always ends.")
+    then: Follow | None = None
+
+    _named_well = field_validator("arms")(_arms_are_named_well)
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_are_champion_and_shadow(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+        if set(arms) != {"champion", "shadow"}:
+            raise ValueError(f"a shadow has exactly the arms `champion` and `shadow`, not {_list(arms)}")
+        return arms
+
+    @field_validator("share")
+    @classmethod
+    def _mirrors_something(cls, share: Fraction) -> Fraction:
+        if not 0 < share <= 1:
+            raise ValueError("`share` lies above 0% and at most 100%")
+        return share
+
+    @field_validator("timeout")
+    @classmethod
+    def _waits_for_a_bounded_time(cls, timeout_us: int) -> int:
+        if not 1_000 <= timeout_us <= 600_000_000:
+            raise ValueError("`timeout` lies between 1ms and 10m")
+        return timeout_us
+
+    @field_validator("guardrails")
+    @classmethod
+    def _guardrails_are_of_pairs(cls, guardrails: dict[str, Guardrail]) -> dict[str, Guardrail]:
+        for name, guardrail in guardrails.items():
+            if name != "errors" and _LATENCY_NAME.match(name) is None:
+                raise ValueError(f"`{name}` cannot be seen in mirrored calls; a shadow's guardrails are `errors` and latencies such as `p95_ms`")
+            if name == "errors" and guardrail.max_harm.unit != "pp":
+                raise ValueError("`errors` of a shadow are calls that only it failed: write `max_harm` in pp")
+            if name == "errors" and not 0 < guardrail.max_harm.amount < 1_000_000:
+                raise ValueError("`errors.max_harm` lies above 0pp and below 100pp")
+        return guardrails
+
+    @field_validator("goal", "breaker", "layer", "holdout")
+    @classmethod
+    def _splits_nothing(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None:
+            raise ValueError(f"a shadow serves nobody, so it has no `{info.field_name}`")
+        return value
+
+
 def _strategy(data: Any) -> str | None:
     named = data.get("strategy") if isinstance(data, dict) else getattr(data, "strategy", None)
     return named if isinstance(named, str) and named in STRATEGIES else None
 
 
 ExperimentFile = Annotated[
-    Annotated[AbFile, Tag("ab")] | Annotated[CanaryFile, Tag("canary")],
+    Annotated[AbFile, Tag("ab")] | Annotated[CanaryFile, Tag("canary")] | Annotated[ShadowFile, Tag("shadow")],
     Discriminator(
         _strategy,
         custom_error_type="unknown_strategy",
-        custom_error_message="`strategy` must be `ab` or `canary`; no other strategy is built in this version",
+        custom_error_message="`strategy` must be `ab`, `canary` or `shadow`; no other strategy is built in this version",
     ),
 ]
-ADAPTER: TypeAdapter[AbFile | CanaryFile] = TypeAdapter(ExperimentFile)
+AnyExperimentFile = AbFile | CanaryFile | ShadowFile
+ADAPTER: TypeAdapter[AnyExperimentFile] = TypeAdapter(ExperimentFile)
 """Validates a file; its `json_schema()` is the published schema."""
 
 
@@ -255,14 +355,14 @@ class MetricsFile(Strict):
     metrics: dict[MetricName, MetricDeclaration] = Field(default_factory=dict)
 
 
-def parse_experiment(data: Any) -> AbFile | CanaryFile:
+def parse_experiment(data: Any) -> AnyExperimentFile:
     """Read one experiment.
 
     Args:
         data: the parsed YAML.
 
     Raises:
-        pydantic.ValidationError: with one entry per fault; `loc` starts with the strategy's tag (`ab`, `canary`), then the key path.
+        pydantic.ValidationError: with one entry per fault; `loc` starts with the strategy's tag (`ab`, `canary`, `shadow`), then the key path.
     """
     return ADAPTER.validate_python(data)
 

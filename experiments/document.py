@@ -20,7 +20,7 @@ import msgspec
 
 from experiments.shares import WHOLE
 
-Strategy = Literal["ab", "canary"]
+Strategy = Literal["ab", "canary", "shadow"]
 Sticky = Literal["unit", "none"]
 OnHarm = Literal["rollback", "hold"]
 Phase = Literal["draft", "running", "paused", "promoted", "rolled_back", "stopped", "superseded", "archived"]
@@ -94,6 +94,37 @@ class HoldoutDocument(Document, frozen=True, kw_only=True):
     owner: str
 
 
+PartKind = Literal["label", "number", "json", "text"]
+"""What `experiments/replies.py` compares."""
+
+
+class PartDocument(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """One place of two replies that is compared."""
+
+    name: str
+    kind: PartKind
+    at: str
+    """JSON Pointer (RFC 6901) into both replies; empty for the whole."""
+    tolerance_ppm: int = 0
+    """Of `number`: of the value's unit, or of the champion's value where `relative`. Of `text`: share of words."""
+    relative: bool = False
+    max_disagreement_ppm: int
+    """Part of the compared calls that may disagree."""
+
+
+class ShadowDocument(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """What a shadow costs at most, and what of its replies is compared."""
+
+    compare: tuple[PartDocument, ...]
+    timeout_us: int
+    per_second: int
+    """Mirrored calls a second, all workers together."""
+    per_day: int
+    """Mirrored calls a day (UTC), all workers together; 0 = unlimited."""
+    then_start: str | None = None
+    """Draft that starts once every limit is proven kept."""
+
+
 class ExperimentDocument(Document, frozen=True, kw_only=True):
     """One file of `config/experiments/`, compiled."""
 
@@ -123,6 +154,8 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     holdout: HoldoutDocument | None = None
     start: Literal["auto", "manual"] = "auto"
     """Whether it starts when it is configured, or stays a draft until someone starts it."""
+    shadow: ShadowDocument | None = None
+    """Of a `shadow` alone."""
 
 
 class LiveExperiment(Document, frozen=True, kw_only=True):

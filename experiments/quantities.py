@@ -7,9 +7,10 @@
 | `2.5%` | `Probability` | parts per million, above 0 and below 100 % |
 | `0.5pp`, `10%`, `20ms` | `Margin` | how much worse is still acceptable: of the rate, of the control's value, of the latency |
 | `> 5% over 2m` | `Breach` | limit (ppm) and window (microseconds) |
+| `0.01`, `1%` | `Tolerance` | ppm of the value's unit, or of the value compared with |
 | `0-499` | `Slots` | first and last slot, inclusive |
 
-A bare number is refused: nobody can tell `margin: 1` apart from `1%` or `1pp`.
+A bare number is refused, except for a tolerance: nobody can tell `margin: 1` apart from `1%` or `1pp`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,6})?"
 _DURATION_PATTERN = rf"^({_NUMBER})(ms|s|m|h|d)$"
 _MARGIN_PATTERN = rf"^({_NUMBER})(pp|%|ms)$"
 _BREACH_PATTERN = rf"^> ?({_NUMBER})% over ({_NUMBER}(?:ms|s|m|h|d))$"
+_TOLERANCE_PATTERN = rf"^({_NUMBER})(%?)$"
 _SLOTS_PATTERN = r"^([0-9]{1,6})-([0-9]{1,6})$"
 
 
@@ -46,6 +48,14 @@ class BreachValue:
 
     above_ppm: int
     window_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToleranceValue:
+    """How far two values may lie apart: ppm of the unit, or of the value compared with where `relative`."""
+
+    ppm: int
+    relative: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,14 @@ def parse_breach(value: Any) -> BreachValue:
     return BreachValue(ppm, window_us)
 
 
+def parse_tolerance(value: Any) -> ToleranceValue:
+    """`0.01` (in the value's unit, also as a bare number) or `1%` (of the value compared with)."""
+    # YAML files give exact decimals, other callers what they have.
+    shown = f"{Decimal(str(value)):f}" if type(value) in (int, float, Decimal) else value
+    match = _matched(_TOLERANCE_PATTERN, shown, "a tolerance; write `0.01` in the value's unit, or `1%`")
+    return ToleranceValue(_whole(match[1], 10_000 if match[2] else 1_000_000, value), relative=bool(match[2]))
+
+
 def parse_slots(value: Any) -> SlotsValue:
     """`0-499`."""
     match = _matched(_SLOTS_PATTERN, value, "a range of slots; write `0-499`, both ends included")
@@ -124,4 +142,9 @@ Share = Annotated[Fraction, PlainValidator(parse_share), _text(SHARE_PATTERN, "1
 Probability = Annotated[int, PlainValidator(parse_probability_ppm), _text(rf"^({_NUMBER})%$", "5%", "2.5%")]
 Margin = Annotated[MarginValue, PlainValidator(parse_margin), _text(_MARGIN_PATTERN, "0.5pp", "10%", "20ms")]
 Breach = Annotated[BreachValue, PlainValidator(parse_breach), _text(_BREACH_PATTERN, "> 5% over 2m")]
+Tolerance = Annotated[
+    ToleranceValue,
+    PlainValidator(parse_tolerance),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _TOLERANCE_PATTERN}, {"type": "number", "minimum": 0}], "examples": ["1%", 0.01]}),
+]
 Slots = Annotated[SlotsValue, PlainValidator(parse_slots), _text(_SLOTS_PATTERN, "0-499")]

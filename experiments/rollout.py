@@ -10,7 +10,7 @@ While paused nothing is proven forward: only 1 and 3 apply, so that a forgotten 
 Order in which `step` decides while running:
 
 1. breaker tripped, or harm proven on a metric that says so    -> rollback
-2. every guardrail and the goal proven fine on the last step   -> promote (canary only, after hold, units and approval)
+2. every guardrail and the goal proven fine on the last step   -> promote (canary only, after hold, units and approval); a shadow stops, proven
 3. deadline passed                                             -> its declared default
 4. harm that says hold, no data, a sample ratio off            -> hold
 5. hold time not over, too few units, approval missing         -> wait, or hold for the approval
@@ -221,6 +221,8 @@ def _ending(
     promotes = document.strategy == "canary" and state.step + 1 == len(document.steps)
     if promotes and is_ready and verdict.outcome == "fine":
         return "promote", "every guardrail and the goal are proven not worse than their margins"
+    if document.strategy == "shadow" and is_ready and verdict.outcome == "fine":
+        return "stop", "every limit is proven kept"
     if document.deadline_us is not None and now_us - state.started_us >= document.deadline_us:
         # A hold is recorded once for each reason, so its reason must not change with every new call.
         return document.deadline_then, "deadline passed undecided" + ("" if document.deadline_then == "hold" else f": {worst}")
@@ -241,7 +243,7 @@ def _moving(
     obstacle = _obstacle(document, verdict, is_tripped=is_tripped)
     if obstacle:
         return "hold", obstacle
-    if waits or document.strategy == "ab":
+    if waits or document.strategy in ("ab", "shadow"):
         return None, ""
     if needs_approval:
         return "hold", f"waits for approval by `{here.approve}`"

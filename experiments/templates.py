@@ -48,8 +48,25 @@ guardrails:
   p95_ms: {{max_harm: 20%, on_harm: hold}}
 deadline: {{after: 21d, then: stop}}
 """
+_SHADOW: Final = """\
+  champion: {{version: "{champion}"}}
+  shadow: {{version: "{challenger}"}}
+share: 10%                       # of the champion's calls; each is drawn by itself
+timeout: 2s
+budget: {{per_second: 20}}         # what comes above is left out and counted
+
+compare:                         # what of the two replies must agree, and in how many calls it may not
+  decision: {{kind: label, at: /outputs/0/data/0, max_disagreement: 1%}}
+guardrails:
+  errors: {{max_harm: 0.5pp}}      # calls that only the shadow failed
+  p95_ms: {{max_harm: 20%, on_harm: hold}}
+min_pairs: 500
+deadline: {{after: 7d, then: stop}}
+# then: {{start: NAME}} starts a draft of the same model once everything is proven
+"""
 TEMPLATES: Final[Mapping[str, tuple[str, str]]] = {
     "ab": ("An A/B test: a fixed split, read whenever you like, ended by people.", _AB),
+    "shadow": ("A shadow: a second version gets copies of calls, and its replies are compared with the champion's.", _SHADOW),
     "canary": ("A canary: the challenger earns traffic step by step, and is promoted only when it is proven not worse.", _CANARY),
 }
 """Strategy -> title and body."""

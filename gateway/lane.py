@@ -33,6 +33,7 @@ from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
+from gateway.shadows import Shadows
 from gateway.snapshot import Route, Snapshot, Target, Version
 
 WHOLE_BELOW_BYTES: Final = 256 * 1024
@@ -89,6 +90,8 @@ class Lane:
     ids: Identifiers = field(default_factory=Identifiers)
     open: dict[str, Held] = field(default_factory=dict)
     """Calls in flight by id, oldest first."""
+    shadows: Shadows | None = None
+    """Copies of answered calls go there, where a shadow runs."""
     draws: int = 0
     """Decisions of this writer so far; numbers the draws that are not sticky. Changed by the handler alone."""
     ready: Callable[[], str | None] = field(default=lambda: None)
@@ -109,6 +112,8 @@ class Lane:
         self.snapshot = snapshot
         self.live = live
         self.source.install(snapshot.config_digest, live.digest, snapshot.policies.record)
+        if self.shadows is not None:
+            self.shadows.install(snapshot, live, self.pseudonyms)
 
     async def serve(self, exchange: Exchange) -> None:
         """Serve one request."""
@@ -225,6 +230,7 @@ class Lane:
             "",
             "",
         )
+        record.facts = facts
         self.draws += 1
         call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws))
         decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
@@ -252,6 +258,8 @@ class Lane:
             _capture(route, body, record)
         await self.ledger.end(held, route.document)
         exchange.respond(reply.status, _told(route, reply.headers, record), body)
+        if self.shadows is not None and route.model in self.shadows.of and record.code is None:
+            self.shadows.offer(record, route, request, parsed.upstream_target, body)
 
     async def _attempt(self, request: Request, headers: Headers, route: Route, target: bytes, version: Version, deadline_s: float) -> UpstreamReply:
         """Call a replica; try another one within the deadline where that cannot run a model twice unasked."""

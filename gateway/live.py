@@ -88,13 +88,17 @@ class Live:
         self._gates[key] = (now_us, gate)
         return gate
 
+    def experiment(self, name: str) -> LiveExperiment | None:
+        """Return what is in force of one experiment; None where nothing was published of it."""
+        live = self.document.experiments.get(name)
+        return live if live is None or isinstance(live, LiveExperiment) else msgspec.json.decode(live, type=LiveExperiment)
+
     def _in_force(self, model: str) -> tuple[Assigner, ...]:
         """Return the assigners of a model's experiments that route anything, in the order of their names."""
         found = []
         for document in self._snapshot.by_model.get(model, ()):
-            live = self.document.experiments.get(document.experiment)
-            if live is not None:
-                state = live if isinstance(live, LiveExperiment) else msgspec.json.decode(live, type=LiveExperiment)
+            state = self.experiment(document.experiment) if document.shadow is None else None
+            if state is not None:
                 found.append(Assigner(document, state))
         return tuple(assigner for assigner in found if assigner.in_force)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.decide import Decision
+from gateway.gate import Facts
 from gateway.identifiers import Timestamps
 
 Leaf = dict[str, Any]
@@ -58,6 +59,7 @@ class CallRecord:
     subject: str | None = None
     trace: str | None = None
     decision: Decision | None = None
+    facts: Facts | None = None
     committed_in: str | None = None
     committed_out: str | None = None
     prediction: str | None = None

@@ -93,6 +93,8 @@ class Snapshot:
     experiments: Mapping[str, ExperimentDocument]
     by_model: Mapping[str, tuple[ExperimentDocument, ...]]
     """Experiments of each model, in the order of their names."""
+    shadows: Mapping[str, ExperimentDocument]
+    """Those that mirror calls instead of splitting them, by name."""
     targets: Mapping[str, Target]
     """v2 inference path -> where it leads."""
     policies: PolicyBundle
@@ -122,7 +124,8 @@ class Snapshot:
             policies = PolicyBundle.load({path: load(digest).decode() for path, digest in manifest.policies.items()}, settings.modes)
         routes, targets = _routes(manifest, load, previous)
         experiments, by_model = _experiments(manifest, load, previous)
-        return cls(config_digest, manifest, settings, routes, experiments, by_model, targets, policies)
+        shadows = _shadows(manifest, experiments, previous)
+        return cls(config_digest, manifest, settings, routes, experiments, by_model, shadows, targets, policies)
 
 
 def _routes(manifest: Manifest, load: Load, previous: Snapshot | None) -> tuple[dict[str, Route], dict[str, Target]]:
@@ -164,6 +167,18 @@ def _experiments(
         if not names:
             del by_model[model]
     return experiments, by_model
+
+
+def _shadows(manifest: Manifest, experiments: Mapping[str, ExperimentDocument], previous: Snapshot | None) -> dict[str, ExperimentDocument]:
+    """Find the shadows, looking only at what changed."""
+    shadows = {} if previous is None else dict(previous.shadows)
+    old = {} if previous is None else previous.manifest.experiments
+    for name in {name for name, _ in old.items() ^ manifest.experiments.items()}:
+        shadows.pop(name, None)
+        document = experiments.get(name)
+        if document is not None and document.shadow is not None:
+            shadows[name] = document
+    return shadows
 
 
 def compile_route(digest: str, data: bytes) -> Route:

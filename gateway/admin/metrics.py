@@ -74,6 +74,13 @@ class Collector:
         for code, count in sorted(traffic.refused_early.items()):
             early.add_metric([code], count)
         yield early
+        shadows = CounterMetricFamily(
+            "assay_shadow_calls", "Calls drawn for a shadow, by experiment and what became of them.", labels=["experiment", "result"]
+        )
+        for experiment, counts in sorted(traffic.shadows.items()):
+            for result, count in sorted(counts.items()):
+                shadows.add_metric([experiment, result], count)
+        yield shadows
         in_flight = GaugeMetricFamily("assay_in_flight", "Calls being served, by worker.", labels=["node"])
         unconfirmed = GaugeMetricFamily("assay_oldest_unconfirmed_seconds", "Age of the oldest record not yet committed, by worker.", labels=["node"])
         for node, worker in sorted(traffic.workers.items()):

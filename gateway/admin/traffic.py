@@ -71,6 +71,8 @@ class Traffic:
         """Start with nothing seen."""
         self.series: dict[Series, Row] = {}
         self.refused_early: dict[str, int] = {}
+        self.shadows: dict[str, dict[str, int]] = {}
+        """Experiment -> what became of the calls drawn for its shadow."""
         self.workers: dict[str, dict[str, Any]] = {}
         """Latest status by node; what is counted next is counted from there."""
         self.history: deque[Second] = deque(maxlen=HISTORY_S)
@@ -97,7 +99,7 @@ class Traffic:
         last = self.workers.get(node)
         if last is None or epoch > last["epoch"]:
             # Another life of the worker counts from nothing; what its last one counted stays in the totals.
-            before: dict[str, Any] = {"calls": [], "refused_early": {}}
+            before: dict[str, Any] = {"calls": [], "refused_early": {}, "shadows": {}}
         elif epoch == last["epoch"]:
             before = last
         else:
@@ -121,6 +123,11 @@ class Traffic:
             more = count - before["refused_early"].get(code, 0)
             if more > 0:
                 self.refused_early[code] = self.refused_early.get(code, 0) + more
+        for experiment, counts in status.get("shadows", {}).items():
+            kept = self.shadows.setdefault(experiment, {})
+            past = before.get("shadows", {}).get(experiment, {})
+            for what, count in counts.items():
+                kept[what] = kept.get(what, 0) + max(0, count - past.get(what, 0))
 
     def _classes(self) -> tuple[int, int, int]:
         served = sum(row.count for key, row in self.series.items() if key[2] < 400)

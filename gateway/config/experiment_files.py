@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from experiments.compiler import ModelFacts, check, compile_experiment
-from experiments.config import STRATEGIES, AbFile, CanaryFile, LayersFile, MetricsFile
+from experiments.config import STRATEGIES, AbFile, AnyExperimentFile, CanaryFile, LayersFile, MetricsFile, ShadowFile
 from experiments.document import ExperimentDocument
 from gateway.config.issues import Issue, allowed, nearest
 from gateway.config.model_file import Found
@@ -18,10 +18,10 @@ from gateway.config.tree import read_tree
 from gateway.config.validate import validate
 from gateway.documents import RouteDocument
 
-AnyExperiment = AbFile | CanaryFile
+AnyExperiment = AnyExperimentFile
 LAYERS: Final = "experiments/_layers.yaml"
 METRICS: Final = "experiments/_metrics.yaml"
-KINDS: Final[Mapping[str, type[AnyExperiment]]] = {"ab": AbFile, "canary": CanaryFile}
+KINDS: Final[Mapping[str, type[AnyExperiment]]] = {"ab": AbFile, "canary": CanaryFile, "shadow": ShadowFile}
 
 
 def read_experiment(data: bytes, path: str) -> tuple[AnyExperiment | None, list[Issue]]:
@@ -62,12 +62,17 @@ def rivals(experiments: Iterable[AnyExperiment]) -> dict[str, tuple[AnyExperimen
 
     Comparing all pairs of a model would cost 10,000 experiments a minute. Sorted by layer and first slot it is enough to look at the
     experiment of the same layer that reaches furthest so far, and at one outside the layer: if anything clashes, at least one of
-    each clashing pair is told.
+    each clashing pair is told. A shadow splits nothing; it is compared with the experiment that it starts.
     """
     found: dict[str, tuple[AnyExperiment, ...]] = {}
     by_model: dict[str, list[AnyExperiment]] = {}
-    for experiment in experiments:
-        by_model.setdefault(experiment.model, []).append(experiment)
+    by_name = {experiment.experiment: experiment for experiment in experiments}
+    for experiment in by_name.values():
+        if isinstance(experiment, ShadowFile):
+            follower = by_name.get(experiment.then.start) if experiment.then else None
+            found[experiment.experiment] = () if follower is None else (follower,)
+        else:
+            by_model.setdefault(experiment.model, []).append(experiment)
     for group in by_model.values():
         group.sort(key=lambda item: (_layer(item), item.layer.slots.first if item.layer else 0, item.experiment))
         furthest: AnyExperiment | None = None

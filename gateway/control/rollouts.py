@@ -24,6 +24,7 @@ from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.evidence import Fold
 from experiments.judge import judge
 from experiments.lifecycle import Verb
+from experiments.pairs import PairFold, judge_pairs
 from experiments.rollout import Action, RolloutState, apply, initial, live, step
 from experiments.verdict import NO_DATA, Verdict
 from gateway.control.clerk import Clerk
@@ -59,7 +60,7 @@ class Running:
     document: ExperimentDocument
     digest: str
     state: RolloutState
-    fold: Fold
+    fold: Fold | PairFold
     window: Window | None
     verdict: Verdict = field(default=NO_DATA)
     fed: int = 0
@@ -68,6 +69,14 @@ class Running:
     """When time alone may call for a step; until then, and without new evidence, there is nothing to judge."""
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
     """Treatment calls whose `decision` was read and whose `outcome` was not."""
+
+    def judge(self) -> None:
+        """Judge what was fed since the last verdict."""
+        self.fed = 0
+        if isinstance(self.fold, PairFold):
+            self.verdict = judge_pairs(self.document, self.fold.evidence())
+        else:
+            self.verdict = judge(self.document, self.fold.evidence())
 
 
 class Rollouts:
@@ -234,6 +243,11 @@ class Rollouts:
 
     def feed(self, record: dict[str, Any]) -> None:
         """Take one committed record into the evidence of the experiment it concerns."""
+        if record["type"] == "shadow":
+            found = self.running.get(record["experiment"])
+            if found is not None:
+                _take(found, record)
+            return
         experiment = record.get("route", {}).get("experiment")
         if experiment is not None:
             found = self.running.get(experiment)
@@ -276,17 +290,18 @@ class Rollouts:
             if found.state.phase not in ("running", "paused"):
                 # Its page goes on telling what it ended with, also after a restart; nothing moves any more.
                 if found.fed and found.verdict is NO_DATA:
-                    found.fed, found.verdict = 0, judge(found.document, found.fold.evidence())
+                    found.judge()
                 continue
             if not found.fed and now_us < found.due_us:
                 continue
             if found.fed:
-                found.fed = 0
-                found.verdict = judge(found.document, found.fold.evidence())
+                found.judge()
             is_tripped = found.window is not None and found.window.is_tripped(now_us)
             state, actions = step(found.document, found.state, found.verdict, now_us, is_tripped=is_tripped)
             steps += [(found.document, action) for action in actions]
             judged.append((found, state))
+        # What a shadow starts is started before the shadow ends: killed in between, the next controller ends it.
+        await self._start([follower for found, state in judged for follower in self._followers(found, state)], now_us)
         # One wait for all of them: after a start every experiment has a first hold to state.
         if steps:
             await self._commit(steps)
@@ -296,6 +311,17 @@ class Rollouts:
             found.state = state
             found.due_us = _due(found.document, state, now_us)
         return bool(steps)
+
+    def _followers(self, found: Running, after: RolloutState) -> list[Starting]:
+        """Return the draft that a shadow which has just been proven starts, if there is one."""
+        shadow = found.document.shadow
+        if shadow is None or shadow.then_start is None or after.phase != "stopped" or found.verdict.outcome != "fine":
+            return []
+        follower = self.running.get(shadow.then_start)
+        if follower is None or follower.state.phase != "draft":
+            return []
+        reason = f"shadow `{found.document.experiment}` proved every limit kept"
+        return [Starting(follower.document, follower.digest, follower.state.epoch, reason)]
 
     @property
     def has_unread(self) -> bool:
@@ -357,7 +383,8 @@ def _due(document: ExperimentDocument, state: RolloutState, now_us: int) -> int:
 
 def _fresh(document: ExperimentDocument, digest: str, state: RolloutState) -> Running:
     window = Window(document.breaker) if document.breaker is not None else None
-    return Running(document, digest, state, Fold(document, state.epoch), window)
+    fold = Fold(document, state.epoch) if document.shadow is None else PairFold(document, state.epoch)
+    return Running(document, digest, state, fold, window)
 
 
 def _take(found: Running, record: dict[str, Any]) -> None:

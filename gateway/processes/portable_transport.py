@@ -27,6 +27,7 @@ class PortableTransport:
     def __init__(self, _sweep: Sweep) -> None:
         """Start without connections; uvicorn and httpx have timers of their own."""
         self.upstream = PortableUpstream()
+        self.shadow_upstream = PortableUpstream()
         self._server: EmbeddedServer | None = None  # this and the next are set by `listen`
         self._serving: asyncio.Task[None] | None = None
         self._build: Callable[[int], ASGIApp] | None = None  # bound on bodies -> application
@@ -86,3 +87,4 @@ class PortableTransport:
     async def close(self) -> None:
         """Close the connections to models."""
         await self.upstream.aclose()
+        await self.shadow_upstream.aclose()

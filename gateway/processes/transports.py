@@ -35,6 +35,11 @@ class Transport(Protocol):
         """Return what calls models."""
         ...
 
+    @property
+    def shadow_upstream(self) -> Upstream:
+        """Return what calls shadows: connections of their own, so that a slow one takes none from calls that someone waits for."""
+        ...
+
     async def listen(self, serve: Serve, *, render: Render, sock: socket.socket, body_limit_bytes: int) -> None:
         """Accept callers on a bound socket.
 
@@ -71,7 +76,9 @@ class NativeTransport:
         self._sweep = sweep
         self._front: Front | None = None  # set by `listen`
         self.upstream = NativeUpstream(asyncio.get_running_loop(), UpstreamLimits())
+        self.shadow_upstream = NativeUpstream(asyncio.get_running_loop(), UpstreamLimits(connection_limit=32, waiting_limit=64))
         sweep.add(self.upstream.sweep, every_s=0.025)
+        sweep.add(self.shadow_upstream.sweep, every_s=0.025)
 
     async def listen(self, serve: Serve, *, render: Render, sock: socket.socket, body_limit_bytes: int) -> None:
         """Accept callers; see `Transport.listen`."""
@@ -99,6 +106,7 @@ class NativeTransport:
     async def close(self) -> None:
         """Close the connections to models."""
         await self.upstream.close()
+        await self.shadow_upstream.close()
 
 
 def _portable(sweep: Sweep) -> Transport:

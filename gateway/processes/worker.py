@@ -44,6 +44,7 @@ from gateway.processes.transports import TRANSPORTS, Transport
 from gateway.protocols import problem
 from gateway.record import Source
 from gateway.refusals import Refusal
+from gateway.shadows import Shadows
 from gateway.snapshot import Snapshot, Version
 from gateway.standing import Approvals
 
@@ -185,6 +186,7 @@ class Worker:
                 source = Source(clock.boot_id)
                 limits, denied = RateLimits(self._chosen.workers), DeniedBytes(self._chosen.workers)
                 lane = Lane(found[0], found[1], keys[0], keys[1], journal, transport.upstream, limits, source, denied=denied)
+                lane.shadows = Shadows(transport.shadow_upstream, journal, source, lane.ids, workers=self._chosen.workers)
                 lane.on_defect = self._defect
                 lane.on_upstream_fault = self._upstream_faults.tell
                 lane.ready = functools.partial(self._not_ready, lane)
@@ -207,6 +209,8 @@ class Worker:
 
     async def _serve(self, lane: Lane, journal: Journal, transport: Transport, sweep: Sweep) -> None:
         sweep.add(lambda _now: lane.write_late_decisions(LATE_DECISION_S), every_s=0.025)
+        if lane.shadows is not None:
+            sweep.add(lane.shadows.start, every_s=0.025)
         sweep.start()
         await transport.listen(
             lane.serve,
@@ -231,6 +235,8 @@ class Worker:
                 told_s = time.monotonic()
                 self._tell(lane, journal)
         await transport.drain(DRAIN_S)
+        if lane.shadows is not None:
+            await lane.shadows.close()
         self._tell(lane, journal)
         sweep.stop()
         await transport.close()
@@ -245,6 +251,7 @@ class Worker:
             keys = self._in_force.keys_changed()
             if keys is not None:
                 lane.authenticator, lane.pseudonyms = keys
+                lane.install(lane.snapshot, lane.live)
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
             self._log.exception("what the controller published cannot be loaded; the old state stays in force")
 
@@ -258,6 +265,7 @@ class Worker:
             "oldest_unacked_us": int(journal.oldest_unacked_age_s(time.monotonic_ns()) * 1e6),
             "unacked": journal.unacked_count,
             "config_digest": lane.snapshot.config_digest,
+            "shadows": {} if lane.shadows is None else lane.shadows.counts,
             **lane.counters.document(),
         }
         fresh = self._run_dir / f".status-{self._node}.json"

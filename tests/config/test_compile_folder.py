@@ -147,7 +147,7 @@ CASES = [
         "strategy: ab",
         "strategy: bandit",
         "bandit",
-        "strategy: `bandit` is not built in this release; allowed: ab, canary",
+        "strategy: `bandit` is not built in this release; allowed: ab, canary, shadow",
         "",
     ),
     ("experiments/credit-ab.yaml", "slots: 0-499", "slots: 0-500", "0-500", "layer.slots", ""),
@@ -273,7 +273,7 @@ def test_a_changed_model_has_its_experiments_checked_again(config):
     compiler = Compiler(config)
     assert compiler.compile().issues == ()
     edit(config, "models/credit-risk.yaml", '  "4":', '  "5":')
-    assert {issue.file for issue in compiler.compile().issues} == {"experiments/credit-ab.yaml", "experiments/credit-canary.yaml"}
+    assert {issue.file for issue in compiler.compile().issues} == {f"experiments/credit-{name}.yaml" for name in ("ab", "canary", "shadow")}
     edit(config, "models/credit-risk.yaml", '  "5":', '  "4":')
     assert compiler.compile().issues == ()
 

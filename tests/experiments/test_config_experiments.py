@@ -79,9 +79,9 @@ def test_a_fault_within_the_file_is_refused_at_its_key(data, path, value, place,
     assert complaint in error["msg"]
 
 
-@pytest.mark.parametrize("strategy", ["shadow", "blue_green", "bandit", "contextual_bandit", "champion_challenger", "canry", None, 3])
+@pytest.mark.parametrize("strategy", ["blue_green", "bandit", "contextual_bandit", "champion_challenger", "canry", None, 3])
 def test_a_strategy_that_is_not_built_is_refused_with_those_that_are(strategy):
-    with pytest.raises(ValidationError, match="must be `ab` or `canary`; no other strategy is built"):
+    with pytest.raises(ValidationError, match="must be `ab`, `canary` or `shadow`; no other strategy is built"):
         parse_experiment({**AB, "strategy": strategy})
 
 
@@ -198,6 +198,6 @@ def test_the_published_schema_forbids_unknown_keys_and_describes_every_key():
     schema = json_schema()
     for definition in schema["$defs"].values():
         assert definition["additionalProperties"] is False
-    for strategy in ("AbFile", "CanaryFile"):
+    for strategy in ("AbFile", "CanaryFile", "ShadowFile"):
         assert "experiment" in schema["$defs"][strategy]["properties"]
     assert schema["$defs"]["Step"]["properties"]["share"]["pattern"] == r"^\d{1,3}(\.\d{1,6})?%$"

@@ -1,0 +1,184 @@
+"""Evidence of a shadow: pairs of replies to one call folded into counts, and what they prove.
+
+A pair is one `shadow` record: the champion answered the caller, the shadow answered nobody, and the parts of both replies were compared
+(`experiments/replies.py`). Because both saw the same call there is no between-unit noise: what is left is how often they differ.
+
+Rules (semantics.md 4):
+- Which calls are mirrored is drawn for every call by itself, so a call is the unit of analysis (4.1).
+- Each part is a rate with a limit: calls that disagree. So is `errors` (the shadow failed where the champion answered) and each latency guardrail
+  (`p95_ms`: the shadow is slower than the champion's quantile plus the margin in more than 5 % of calls, 4.3; the threshold is the champion's among
+  the first pairs, and only later pairs count).
+- A limit is *kept* when the beta-binomial e-process against "at least the limit" reached 1/alpha, and *broken* when the one against "at most the
+  limit" reached 1/alpha_harm (split over all limits): both hold however often someone looks (`stats.log_binomial_e_value`).
+- No data is a hold. A part that could not be compared disagrees, and a shadow that failed agrees in nothing.
+- The fold does not depend on order and takes a repeated record once. Memory: about 150 bytes a pair for latency thresholds, at most `max_pairs`;
+  pairs past that are counted in `overflow` and not used.
+
+Example:
+    >>> fold = PairFold(document, epoch=1)
+    >>> for record in records: fold.add(record)
+    >>> judge_pairs(document, fold.evidence()).outcome
+    'fine'
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from experiments import stats
+from experiments.document import ExperimentDocument, MetricDocument
+from experiments.verdict import MetricVerdict, Outcome, Verdict
+
+SHADOW: Final = "shadow"
+CHAMPION: Final = "champion"
+LATENCY_BURN_IN_EVENTS: Final = 10
+"""Expected exceedances among the champion's replies that fix a latency threshold: 200 pairs for p95."""
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """Counts of one limit: calls it was looked at in, and calls that broke it."""
+
+    pairs: int
+    broken: int
+    limit_ppm: int
+    threshold_us: int | None = None
+
+
+class PairEvidence(msgspec.Struct, frozen=True):
+    """Sufficient statistics of one shadow and epoch."""
+
+    pairs: int
+    limits: dict[str, Limit]
+    overflow: int = 0
+
+
+class _Pair(msgspec.Struct):
+    """What is kept of one pair. Owned by its `PairFold`."""
+
+    id: str
+    shadow_us: int | None
+    champion_us: int
+
+
+class PairFold:
+    """Folds the `shadow` records of one experiment and epoch. Owned by one task of the controller; not shared."""
+
+    def __init__(self, document: ExperimentDocument, epoch: int, *, max_pairs: int = 500_000) -> None:
+        """Start empty.
+
+        Args:
+            document: the experiment; its `shadow` part says what is compared.
+            epoch: whose records count.
+            max_pairs: bound on pairs kept.
+        """
+        if document.shadow is None:
+            raise ValueError(f"`{document.experiment}` has no shadow to compare")
+        self._document, self._epoch, self._max_pairs = document, epoch, max_pairs
+        self._parts = {part.name: part.max_disagreement_ppm for part in document.shadow.compare}
+        # Mutable state, changed by `add` alone.
+        self._pairs: dict[str, _Pair] = {}
+        self._broken = dict.fromkeys(self._parts, 0)
+        self._failed = 0
+        self._overflow = 0
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in one record of the log; those that do not concern this shadow are passed over."""
+        if record.get("type") != SHADOW or record.get("experiment") != self._document.experiment or record.get("epoch") != self._epoch:
+            return
+        decision = record["parents"][0]
+        if decision in self._pairs:
+            return
+        if len(self._pairs) >= self._max_pairs:
+            self._overflow += 1
+            return
+        outcome = record["outcome"]
+        has_failed = outcome["status"] != record["champion"]["status"] or "code" in outcome
+        self._pairs[decision] = _Pair(decision, None if has_failed else outcome["latency_us"], record["champion"]["latency_us"])
+        self._failed += has_failed
+        compared = {} if has_failed else record["compared"]  # a reply that is none agrees in nothing
+        for name in self._parts:
+            self._broken[name] += not compared.get(name, {}).get("agrees", 0)
+
+    def evidence(self) -> PairEvidence:
+        """Counts at this moment. Cost: one pass over the pairs for each latency guardrail."""
+        limits = {name: Limit(len(self._pairs), self._broken[name], most) for name, most in self._parts.items()}
+        for guardrail in self._document.guardrails:
+            limits[guardrail.metric] = (
+                self._latency(guardrail) if guardrail.kind == "latency" else Limit(len(self._pairs), self._failed, guardrail.margin)
+            )
+        return PairEvidence(len(self._pairs), limits, self._overflow)
+
+    def _latency(self, guardrail: MetricDocument) -> Limit:
+        if guardrail.quantile_ppm is None:
+            raise ValueError(f"metric `{guardrail.metric}` is a latency without a quantile")
+        rest_ppm = 1_000_000 - guardrail.quantile_ppm
+        burn_in = math.ceil(LATENCY_BURN_IN_EVENTS * 1_000_000 / rest_ppm)
+        # By decision id, which as a UUIDv7 is also by time, so that the order of arrival plays no part.
+        ordered = sorted(self._pairs.values(), key=lambda pair: pair.id)
+        if len(ordered) <= burn_in:
+            return Limit(0, 0, rest_ppm)
+        first = sorted(pair.champion_us for pair in ordered[:burn_in])
+        threshold_us = first[math.ceil(burn_in * guardrail.quantile_ppm / 1_000_000) - 1]
+        threshold_us += guardrail.margin if guardrail.margin_unit == "ms" else threshold_us * guardrail.margin // 1_000_000
+        later = [pair.shadow_us for pair in ordered[burn_in:] if pair.shadow_us is not None]
+        return Limit(len(later), sum(latency_us > threshold_us for latency_us in later), rest_ppm, threshold_us)
+
+
+def judge_pairs(document: ExperimentDocument, evidence: PairEvidence) -> Verdict:
+    """Judge a shadow.
+
+    Args:
+        document: the experiment.
+        evidence: of the epoch.
+
+    Returns:
+        `fine`: every limit is proven kept. `harm`: one is proven broken. `hold`: neither, above all without data. Never raises for lack of data.
+    """
+    alpha, alpha_harm = document.alpha_ppm / 1e6, document.alpha_harm_ppm / 1e6 / max(1, len(evidence.limits))
+    on_harm = {guardrail.metric: guardrail.on_harm for guardrail in document.guardrails}
+    verdicts = tuple(_judge_limit(name, limit, alpha, alpha_harm, on_harm.get(name, "rollback")) for name, limit in evidence.limits.items())
+    harmed = [found for found in verdicts if found.outcome == "harm"]
+    outcome: Outcome = "hold"
+    if harmed:
+        outcome = "harm"
+    elif verdicts and all(found.outcome == "fine" for found in verdicts):
+        outcome = "fine"
+    worst_first = sorted(verdicts, key=lambda found: ("harm", "hold", "fine").index(found.outcome))
+    return Verdict(
+        outcome=outcome,
+        on_harm="rollback" if any(found.on_harm == "rollback" for found in harmed) else "hold",
+        may_advance=not harmed and evidence.pairs > 0,
+        units={CHAMPION: evidence.pairs, SHADOW: evidence.pairs},
+        reasons=tuple(found.reason for found in worst_first) or ("no data yet",),
+        metrics=verdicts,
+        evidence=_for_record(evidence),
+    )
+
+
+def _judge_limit(name: str, limit: Limit, alpha: float, alpha_harm: float, on_harm: Any) -> MetricVerdict:
+    if limit.pairs == 0:
+        return MetricVerdict(name, SHADOW, "hold", False, f"{name}: nothing compared yet", False, on_harm)
+    counted = f"{name}: {limit.broken} of {limit.pairs} calls ({limit.broken / limit.pairs:.2%})".replace("%", " %")
+    at_most = f"{limit.limit_ppm / 10_000:g} %"
+    rate = limit.limit_ppm / 1e6
+    # Half an event, at the limit's own rate: limits are small, and a flat prior would bet on disagreement everywhere. Known before the first pair.
+    prior = (0.5, 0.5 * (1 - rate) / rate)
+    kept = float(stats.log_binomial_e_value(limit.broken, limit.pairs, rate, side="less", prior=prior))
+    broken = float(stats.log_binomial_e_value(limit.broken, limit.pairs, rate, side="greater", prior=prior))
+    if broken >= math.log(1 / alpha_harm):
+        return MetricVerdict(name, SHADOW, "harm", False, f"{counted}: more than {at_most} is proven", True, on_harm)
+    if kept >= math.log(1 / alpha):
+        return MetricVerdict(name, SHADOW, "fine", False, f"{counted}: less than {at_most} is proven", True, on_harm)
+    return MetricVerdict(name, SHADOW, "hold", False, f"{counted}: neither more nor less than {at_most} is proven yet", True, on_harm)
+
+
+def _for_record(evidence: PairEvidence) -> dict[str, Any]:
+    record: dict[str, Any] = {"pairs": evidence.pairs}
+    for name, limit in evidence.limits.items():
+        counts = {"pairs": limit.pairs, "broken": limit.broken, "limit_ppm": limit.limit_ppm}
+        record[name] = counts if limit.threshold_us is None else {**counts, "threshold_us": limit.threshold_us}
+    return record
