@@ -32,8 +32,8 @@ from typing import Any, Final
 
 from audit.journal import Journal, JournalError
 from experiments.bucketing import encode_parts
-from experiments.replies import Comparison, compile_comparison
 from experiments.document import ExperimentDocument, LiveExperiment, ShadowDocument
+from experiments.replies import Comparison, compile_comparison
 from gateway.endpoints import Replicas
 from gateway.exchange import Fault, Request, Upstream, UpstreamError
 from gateway.framing import for_upstream

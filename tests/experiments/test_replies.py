@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.replies import MOST_DIFFERENCE_PPM, PartResult, compile_comparison
 from experiments.document import PartDocument
+from experiments.replies import MOST_DIFFERENCE_PPM, PartResult, compile_comparison
 from gateway.protocols.pointer import compile_pointer
 
 leaves = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
