@@ -138,7 +138,7 @@ def test_a_new_configuration_is_told_only_together_with_rollouts_that_follow_it(
     controller._publish_live()
     after = in_force(controller)
     assert after.manifest == "second"
-    told = msgspec.json.decode(controller._control.get(after.live))["experiments"]["x"]
+    told = msgspec.json.decode(controller._control.get_live(after.live))["experiments"]["x"]
     assert told["epoch"] == 2
 
 
@@ -219,7 +219,7 @@ def test_a_clock_set_back_does_not_make_a_silent_controllers_state_look_fresh(tm
     control.publish(Current("m", "l", time.monotonic_ns() // 1000))
     follower = InForce(control, tmp_path / "v", tmp_path / "k")
     follower._current = control.current()
-    lane = SimpleNamespace(snapshot="s", live=SimpleNamespace(as_of_us=time.time_ns() // 1000))
+    lane = SimpleNamespace(snapshot="s", live=SimpleNamespace(as_of_us=time.time_ns() // 1000), install=lambda *_: None)
     real_ns, hour_us = time.time_ns(), 3_600_000_000
     monkeypatch.setattr(worker_process.time, "time_ns", lambda: real_ns - hour_us * 1000)
     assert follower.look(lane) == (lane.snapshot, lane.live)
@@ -252,7 +252,7 @@ def test_a_worker_whose_records_the_log_refuses_for_good_ends_and_does_not_answe
         def bound_bodies(self, _: int) -> None: ...
 
     settings = SimpleNamespace(body_limit_bytes=1)
-    lane = SimpleNamespace(snapshot=SimpleNamespace(settings=settings, config_digest=""), serve=None, counters=None)
+    lane = SimpleNamespace(snapshot=SimpleNamespace(settings=settings, config_digest=""), serve=None, counters=None, shadows=None)
     sweep = SimpleNamespace(add=lambda *_, **__: None, start=lambda: None, stop=lambda: None)
     journal = SimpleNamespace(failure=ValueError("gap"))
 

@@ -89,6 +89,14 @@ def test_disagreement_above_the_limit_is_proven_harm_that_ends_it():
     assert "50 of 1000 calls (5.00 %)" in verdict.reasons[0]
 
 
+def test_one_limit_that_is_kept_proves_nothing_about_another():
+    strict = PartDocument(name="score", kind="number", at="/score", max_disagreement_ppm=1_000)
+    records = [{**pair(number), "compared": {"label": {"agrees": 1}, "score": {"agrees": 1}}} for number in range(800)]
+    verdict = verdict_of(shadow_of(PART, strict), records)
+    assert {metric.metric: metric.outcome for metric in verdict.metrics} == {"label": "fine", "score": "hold"}
+    assert verdict.outcome == "hold"
+
+
 def test_a_shadow_that_fails_agrees_in_nothing():
     verdict = verdict_of(shadow_of(), (pair(number, status=504) for number in range(100)))
     assert verdict.outcome == "harm"

@@ -1,0 +1,93 @@
+"""What a shadow starts: only when it is proven, before it ends itself, and once whatever is killed in between."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from control_fakes import Broken, experiment
+from test_rollouts_follow import Controller
+
+from experiments.document import PartDocument, ShadowDocument, StepDocument
+from experiments.shares import WHOLE
+
+PART = PartDocument(name="label", kind="label", at="/label", max_disagreement_ppm=10_000)
+STEP = StepDocument(exposure=WHOLE, shares={"champion": WHOLE, "shadow": 0}, hold_us=0, min_units=1)
+MIRROR = experiment(
+    "m",
+    strategy="shadow",
+    arms={"champion": "3", "shadow": "4"},
+    sticky="none",
+    steps=(STEP,),
+    deadline_us=1000,
+    deadline_then="stop",
+    shadow=ShadowDocument(compare=(PART,), timeout_us=1, per_second=1, per_day=0, then_start="x"),
+)
+DRAFT = experiment(start="manual")
+
+
+def pair(number: int, *, agrees: int = 1) -> dict[str, Any]:
+    return {
+        "type": "shadow",
+        "id": f"r{number}",
+        "parents": [f"d{number:06d}"],
+        "experiment": "m",
+        "epoch": 1,
+        "champion": {"status": 200, "latency_us": 5},
+        "outcome": {"status": 200, "latency_us": 5},
+        "compared": {"label": {"agrees": agrees}},
+    }
+
+
+def fed(pairs: int, agrees: int = 1) -> Controller:
+    controller = Controller()
+    controller.align(m=MIRROR, x=DRAFT)
+    for number in range(pairs):
+        controller.rollouts.feed(pair(number, agrees=agrees))
+    return controller
+
+
+def phases(controller: Controller) -> tuple[str, str]:
+    return controller.state("m").phase, controller.state("x").phase
+
+
+def test_a_proven_shadow_starts_its_draft_and_then_ends():
+    controller = fed(1000)
+    assert controller.judge(10)
+    assert phases(controller) == ("stopped", "running")
+    assert controller.clerk.kinds()[-3:] == ["experiment.start", "rollout.step", "rollout.step"]
+    assert json.loads(controller.clerk.leaves[-3])["reason"] == "shadow `m` proved every limit kept"
+
+
+@pytest.mark.parametrize(("pairs", "agrees", "now_us", "phase"), [(10, 1, 10, "running"), (10, 1, 5000, "stopped"), (1000, 0, 10, "rolled_back")])
+def test_what_is_not_proven_starts_nothing(pairs: int, agrees: int, now_us: int, phase: str):
+    controller = fed(pairs, agrees)
+    controller.judge(now_us)
+    assert phases(controller) == (phase, "draft")
+
+
+def test_people_who_stop_it_start_nothing():
+    controller = fed(10)
+    controller.take("m", "stop")
+    controller.judge(10)
+    assert phases(controller) == ("stopped", "draft")
+
+
+@pytest.mark.parametrize("dies_after", [1, 2, 3])
+def test_killed_between_the_two_steps_the_next_controller_takes_each_once(dies_after: int):
+    controller = fed(1000)
+    controller.clerk.dies_at = controller.clerk.calls + dies_after
+    controller.clerk.after_commit = True
+    with pytest.raises(Broken):
+        controller.judge(10)
+    again = controller.again()
+    again.align(m=MIRROR, x=DRAFT)
+    for number in range(1000):
+        again.rollouts.feed(pair(number))
+    again.judge(20)
+    again.judge(30)
+    assert phases(again) == ("stopped", "running")
+    starts = [json.loads(leaf) for leaf in again.clerk.leaves if json.loads(leaf)["type"] == "rollout.step"]
+    assert [record["action"] for record in starts if record["experiment"] == "m"] == ["start", "stop"]
+    assert [record["action"] for record in starts if record["experiment"] == "x"].count("start") == 1
