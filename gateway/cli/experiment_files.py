@@ -126,30 +126,43 @@ def _show(result: dict[str, Any]) -> None:
 
     from gateway.cli.intervals import bar, scale  # noqa: PLC0415 - only when a person reads
 
-    columns = ["metric", "arm", "units", "mean", "control's", "difference", f"{100 - 100 * result['alpha']:g} % interval", "verdict"]
-    # The picture needs a wide terminal; everything it shows is in the numbers too.
+    # Numbers go first: what a narrow terminal has no room for is below the table, and the picture shows nothing that is not in numbers too.
     is_wide = out.width >= 140
-    table = Table(*columns, *(["basis", "0 is |"] if is_wide else []))
+    interval_of = f"{100 - 100 * result['alpha']:g} % interval"
+    table = Table("metric", "arm", *(["units", "mean", "control's"] if is_wide else []), "difference", interval_of, "verdict")
+    if is_wide:
+        table.add_column("basis")
+        table.add_column("0 is |")
     spans = {name: scale([found for found in result["comparisons"] if found["metric"] == name]) for name in _names(result)}
     for found in result["comparisons"]:
         interval = "-" if found["lower"] is None else f"{found['lower']:+.4g} to {found['upper']:+.4g}"
-        means = ["-" if mean is None else f"{mean:.4g}" for mean in found["means"]]
         gap = "-" if found["difference"] is None else f"{found['difference']:+.4g}"
-        units = f"{found['n'][0]} / {found['n'][1]}"
-        picture = [found["basis"], bar(found, spans[found["metric"]])] if is_wide else []
-        table.add_row(found["metric"], found["arm"], units, *means, gap, interval, found["verdict"], *picture)
+        row = [gap, interval, found["verdict"]]
+        if is_wide:
+            row = [_counted(found), *map(_mean, found["means"]), *row, found["basis"], bar(found, spans[found["metric"]])]
+        table.add_row(found["metric"], found["arm"], *row)
     out.print(table)
-    for line in _footnotes(result):
+    for line in _footnotes(result, with_means=not is_wide):
         out.print(line, markup=False, soft_wrap=True)
 
 
-def _footnotes(result: dict[str, Any]) -> list[str]:
+def _counted(found: dict[str, Any]) -> str:
+    return f"{found['n'][0]} / {found['n'][1]}"
+
+
+def _mean(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _footnotes(result: dict[str, Any], *, with_means: bool) -> list[str]:
     units = ", ".join(f"{name} {count}" for name, count in result["units"].items())
     lines = [f"{result['method']}; units: {units}; left out, seen in two arms: {result['in_two_arms']}; shares: {result['srm']['shares']}"]
     if result["planned_units"] is None and result["method"] == "always_valid":
         lines.append(f"intervals are tightest near {result['tuned_for_units']} units; --planned-units, fixed beforehand, tunes them")
     for found in result["comparisons"]:
-        said = [found["note"]] if found["note"] else []
+        said = [f"{' / '.join(map(_mean, found['means']))} of {_counted(found)} units, {found['basis']}"] if with_means else []
+        if found["note"]:
+            said.append(found["note"])
         if found.get("cuped") and found["cuped"]["variance_factor"] < 0.995:
             said.append(f"covariate removes {1 - found['cuped']['variance_factor']:.0%} of the variance")
         if found.get("posterior"):
