@@ -132,7 +132,7 @@ class RangeFile:
             return
         with translated(path):
             schema = [sql for (sql,) in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")]
-            aside = _clean_aside(path)
+            aside = clean_aside(path)
             with contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as connection:
                 connection.execute("BEGIN")
                 for sql in schema:
@@ -155,15 +155,15 @@ def prepare_file(data_dir: Path, number: int) -> None:
         with contextlib.closing(open_writer(path)) as connection:
             settle_wal(connection, path)
         return
-    aside = _clean_aside(path)
+    aside = clean_aside(path)
     ensure_schema(aside, RANGES)
     with translated(path):
         aside.rename(path)
         sync_directory(path.parent)
 
 
-def _clean_aside(path: Path) -> Path:
-    """Return the name under which a range file is made, free of what a crash left there."""
+def clean_aside(path: Path) -> Path:
+    """Return the name under which a store file is made, free of what a crash left there."""
     aside = path.with_suffix(".new")
     for suffix in ("", "-wal", "-shm", "-journal"):
         aside.with_name(aside.name + suffix).unlink(missing_ok=True)

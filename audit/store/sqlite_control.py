@@ -17,6 +17,7 @@ from audit.store import layout
 from audit.store.control import ControlStore, Head
 from audit.store.errors import CheckpointRefused, StoreInUse, TermLost
 from audit.store.migrate import CONTROL, ensure_schema
+from audit.store.ranges import clean_aside
 from audit.store.sqlite import checkpoint_wal, open_reader, open_writer, sync_directory, transaction, translated
 
 
@@ -40,10 +41,14 @@ class SqliteControlStore(ControlStore):
         """
         path = layout.control_path(data_dir)
         data_dir.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        ensure_schema(path, CONTROL)
-        if is_new:
+        if path.exists():
+            ensure_schema(path, CONTROL)
+        else:
+            # Made aside: the recorder reads this file, and a first migration cut short is nothing that a reader could roll back.
+            aside = clean_aside(path)
+            ensure_schema(aside, CONTROL)
             with translated(path):
+                aside.rename(path)
                 sync_directory(data_dir)
         return cls(data_dir, open_writer(path))
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from audit.highwater import HighWater
@@ -49,16 +50,25 @@ class RecorderProcess:
         self._listener.bind(str(self.socket_path))
         self._listener.listen(128)
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_traced = False
+        self.trace_path = data_dir / "run" / "strace"  # what was injected is marked there
         self.peers: list[socket.socket] = []  # closed with the recorder
 
-    def start(self, *, faults: str = "") -> None:
-        """Start a recorder; `faults` is Python run in it before its main, to break something it stands on."""
+    def start(self, *, faults: str = "", inject: Sequence[str] = ()) -> None:
+        """Start a recorder.
+
+        Args:
+            faults: Python run in it before its main, to break something it stands on.
+            inject: what strace does to its system calls (`fdatasync:error=EIO:when=3`); every call it names is traced.
+        """
         fd = self._listener.fileno()
         call = f"main(Path({str(self.data_dir)!r}), {fd}, {self.node!r})"
         program = f"{faults}\nimport sys; from pathlib import Path; from audit.recorder import main\nsys.exit({call})"
         command = ["-c", program] if faults else ["-m", "audit.recorder", str(self.data_dir), str(fd), self.node]
+        under = ["strace", "-qq", "-o", str(self.trace_path), *(word for each in inject for word in ("-e", f"inject={each}"))] if inject else []
+        self._is_traced = bool(inject)
         self._process = subprocess.Popen(
-            [sys.executable, *command],
+            [*under, sys.executable, *command],
             pass_fds=[fd],
             cwd=ROOT,
             env=child_environment(),
@@ -75,8 +85,14 @@ class RecorderProcess:
 
     def kill(self) -> None:
         assert self._process is not None
-        self._process.kill()
+        self._signal(signal.SIGKILL)
         self._process.communicate()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to the recorder; where it is traced it is strace's child, and strace would keep the signal to itself."""
+        traced = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split() if self._is_traced else [str(self.pid)]
+        for pid in traced:
+            os.kill(int(pid), number)
 
     def end(self, timeout_s: float = 30) -> tuple[int, str]:
         """Wait for the end; return exit code and stderr."""
@@ -86,7 +102,7 @@ class RecorderProcess:
 
     def terminate(self) -> tuple[int, str]:
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         return self.end()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from deployment import Deployment, free_port, is_alive, wait_until
 from gateway_load import Load
@@ -71,6 +73,24 @@ def keep_mark(gateway: Deployment, node: str, folder: Path) -> Path:
 
     found: Path = wait_until(link, f"the mark of `{node}`")
     return found
+
+
+def numbered(mark: Path) -> int:
+    """Return the last number a writer has given out, from its kept high-water mark."""
+    assigned: int = struct.unpack_from("=8sq", mark.read_bytes())[1]
+    return assigned
+
+
+def number_more(gateway: Deployment, mark: Path) -> None:
+    """Make calls on connections of their own until the worker of `mark` has numbered one that nobody reads."""
+    before = numbered(mark)
+
+    def called() -> bool:
+        with httpx.Client() as alone, contextlib.suppress(httpx.TimeoutException):
+            gateway.infer("batch", client=alone, timeout_s=0.2)
+        return numbered(mark) > before
+
+    wait_until(called, "the worker to number a record that nobody reads")
 
 
 # --- the controller -----------------------------------------------------------------------------------------------------------------------
@@ -180,14 +200,20 @@ def test_a_killed_recorder_loses_nothing_and_callers_wait_or_are_told_to_come_ba
 def test_a_killed_worker_refuses_no_new_connection_and_the_log_says_exactly_what_it_lost(gateway: Deployment, tmp_path: Path):
     marks: list[Path] = []
     with Load(gateway, {"batch": 4, "sync": 2}) as load:
-        for _ in range(3):
+        for life in range(3):
             kept = keep_mark(gateway, "t.w0", tmp_path)
             load.wait_for(50)
+            if life == 1:
+                # One loss without luck: the recorder stands, and dies with what the worker has handed over and it has not read.
+                recorder = gateway.signal("recorder", signal.SIGSTOP)
+                number_more(gateway, kept)
             killed = gateway.signal("worker 0", signal.SIGKILL)
+            if life == 1:
+                os.kill(recorder, signal.SIGKILL)
             marks.append(kept)
             wait_until(lambda killed=killed: gateway.pids().get("worker 0", killed) != killed, "a new worker")
-    assert {answer.trouble for answer in load.failed} <= {"broken"}, "what the dead worker served breaks off; nobody is refused"
-    assert len(load.failed) <= 3 * 6
+    assert {answer.trouble for answer in load.failed} <= {"broken", "audit_unavailable"}, "what the dead worker served breaks off; nobody is refused"
+    assert len([answer for answer in load.failed if answer.trouble == "broken"]) <= 3 * 6
     lost = set(missing(gateway, load))
     assert not [answer for answer in load.acknowledged if answer.model == "sync" and answer.decision in lost]
     stated = 0
@@ -207,6 +233,7 @@ def test_a_killed_worker_refuses_no_new_connection_and_the_log_says_exactly_what
         else:
             assert end["last"] == assigned == len(committed) - 1
     assert len(lost) <= stated
+    assert stated > 0, "one of the deaths took records with it, and the log says how many"
 
 
 def test_a_reload_under_load_fails_no_call_and_every_call_saw_one_configuration(gateway: Deployment, one: Model, two: Model):
