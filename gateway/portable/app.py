@@ -161,7 +161,10 @@ class Lane:
 
     async def _read(self, scope: Scope, receive: Receive) -> Request:
         headers = [(bytes(name), bytes(value).strip(b" \t")) for name, value in scope["headers"]]
-        raw_path: bytes = scope.get("raw_path") or scope["path"].encode("ascii", "replace")
+        raw_path: bytes | None = scope.get("raw_path")
+        if not raw_path:
+            # The decoded path is another one: `%2F` in it is a slash, and nobody can tell any more.
+            raise malformed("the server in front does not tell the path as it was sent", "serve with one that gives `raw_path`, as uvicorn does", 500)
         query: bytes = scope["query_string"]
         check_head_size(headers, len(raw_path) + len(query))
         check_characters(headers)

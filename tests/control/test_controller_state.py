@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import socket
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from gateway import apikeys, pseudonyms
 from gateway.control import rollouts as module
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
+from gateway.processes import controller as controller_process
 from gateway.processes import worker as worker_process
 from gateway.processes.control import ControlDirectory, Current
 from gateway.processes.controller import CannotStart, Controller
@@ -182,6 +184,62 @@ def test_between_two_verdicts_the_loop_goes_round_so_that_the_tick_is_never_held
     asyncio.run(main())
     assert len(ticks) == 8
     assert sorted(set(ticks)) == ticks, "no two verdicts in one round"
+
+
+class Changes:
+    """What the folders' watch says, one after another; `quiet` is a look that found nothing."""
+
+    def __init__(self, *told: str) -> None:
+        self.told = told
+
+    def awatch(self, *_: Any, **__: Any) -> AsyncIterator[set[str]]:
+        async def changes() -> AsyncIterator[set[str]]:
+            for one in self.told:
+                yield set() if one == "quiet" else {one}
+
+        return changes()
+
+
+def watching(controller: Controller, monkeypatch: pytest.MonkeyPatch, *told: str) -> list[str]:
+    """A controller whose watch says this; returns the list of what it will do, in order."""
+    done: list[str] = []
+
+    async def take_in() -> bool:
+        done.append("take in")
+        return True
+
+    async def reload() -> bool:
+        done.append("reload")
+        return True
+
+    async def align() -> None:
+        done.append("align")
+
+    controller._chosen = argparse.Namespace(keys=Path("keys") / "api-keys.json")
+    controller._layout.approvals, controller._layout.config = controller._layout.trust_root.parent, Path("config")
+    controller._inbox = SimpleNamespace(take_in=take_in, has_unread=False)
+    controller._configuration = SimpleNamespace(reload=reload)
+    controller._align = align
+    controller._publish_live = lambda: done.append("publish")
+    controller._keys = SimpleNamespace(read=lambda _: done.append("keys"))
+    monkeypatch.setattr(controller_process, "watchfiles", Changes(*told))
+    return done
+
+
+def test_a_revocation_does_not_wait_for_the_compiler(controller: Controller, monkeypatch: pytest.MonkeyPatch):
+    done = watching(controller, monkeypatch, "approvals/r.json and config/models/m.yaml")
+    asyncio.run(controller._watch())
+    assert done == ["keys", "take in", "publish", "reload", "align", "publish"]
+
+
+def test_a_quiet_folder_is_read_once_and_again_only_while_an_envelope_could_not_be_read(controller: Controller, monkeypatch: pytest.MonkeyPatch):
+    done = watching(controller, monkeypatch, "quiet", "quiet", "quiet")
+    asyncio.run(controller._watch())
+    assert done.count("take in") == 1
+    done = watching(controller, monkeypatch, "quiet", "quiet", "quiet")
+    controller._inbox.has_unread = True
+    asyncio.run(controller._watch())
+    assert (done.count("take in"), done.count("reload")) == (3, 1)
 
 
 # --- what a worker follows

@@ -286,6 +286,21 @@ def assert_invariants(controller: Controller, configured: dict[str, Any]) -> Non
             epochs[record["experiment"]] = record["epoch"]
 
 
+def test_what_was_paused_and_edited_is_begun_by_nobody_but_a_person_whatever_restarts_or_edits_follow():
+    controller = Controller()
+    controller.align(x=FIRST)
+    controller.take("x", "pause")
+    controller.align(x=VARIANTS["epoch"])
+    assert controller.state().phase == "draft"
+    restarted = controller.again()
+    restarted.align(x=VARIANTS["epoch"])
+    assert (restarted.state().phase, restarted.told()["live"]["x"]["exposure"]) == ("draft", controller.told()["live"]["x"]["exposure"])
+    restarted.align(x=VARIANTS["ab"])
+    assert restarted.state().phase == "draft"
+    restarted.take("x", "start")
+    assert restarted.state().phase == "running"
+
+
 @pytest.mark.parametrize(("dies_at", "after_commit"), [(at, after) for at in (1, 2) for after in (False, True)])
 def test_a_controller_killed_while_an_epoch_begins_begins_it_whole_or_leaves_the_one_before(dies_at, after_commit):
     controller = Controller()
@@ -391,6 +406,33 @@ def test_the_breaker_counts_no_champion_no_other_epoch_and_no_outcome_of_another
     assert not is_tripped(fed([call(number, epoch=9, status=502) for number in range(20)]))
     assert not is_tripped(fed([outcome(number, status=504) for number in range(20)]))
     assert not is_tripped(fed([r for n in range(20) for r in (call(n, kind="decision", arm="champion"), outcome(n, 504))]))
+
+
+@pytest.mark.parametrize(
+    ("outcome_told", "trips"),
+    [
+        ({"status": 503, "code": "audit_unavailable"}, False),
+        ({"status": 500, "code": "internal"}, False),
+        ({"status": 499, "code": "caller_gone"}, False),
+        ({"status": 200, "code": "reply_unreadable"}, True),
+        ({"status": 200, "code": "upstream_broken", "streamed": True}, True),
+    ],
+    ids=lambda value: value.get("code") if isinstance(value, dict) else "",
+)
+def test_the_breaker_counts_what_the_version_did_and_not_what_befell_the_gateway(outcome_told, trips):
+    records = [{**call(number), "outcome": {"latency_us": 5, **outcome_told}} for number in range(20)]
+    assert is_tripped(fed(records)) is trips
+
+
+def test_answers_to_calls_nobody_has_seen_are_bounded_however_many_are_sent():
+    controller = Controller()
+    controller.align(x=BREAKER)
+    for number in range(6000):
+        for copy in range(20 if number < 50 else 1):
+            controller.rollouts.feed({"type": "label", "id": f"{number}-{copy}", "decision": f"made up {number}", "label": "1"})
+        if number < 50:
+            assert len(controller.rollouts._early[f"made up {number}"]) == 16
+    assert len(controller.rollouts._early) == 4096
 
 
 def test_a_tripped_breaker_rolls_back():
