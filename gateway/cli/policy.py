@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -226,6 +227,52 @@ def explain(
         from policies.rego.resultset import pretty  # noqa: PLC0415 - as above
 
         out.print(f"\n{query} = {pretty(as_json(found)['result'])}", markup=False, soft_wrap=True)
+
+
+@app.command("bench")
+def bench(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="For example `data.policy.approval.allow`.")],
+    policies: PoliciesArgument = None,
+    data: DataOption = None,
+    inputs: Annotated[list[Path] | None, typer.Option("--input", "-i", metavar="FILE", help="An input document; several take turns.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1_000_000, help="Evaluations to time.")] = 5_000,
+    now_ns: NowOption = None,
+    *,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Time a query: microseconds per evaluation, with nothing remembered in between.
+
+    Example: assay policy bench data.policy.approval.allow config/policies --input call.json
+    """
+    from policies.bench import QUANTILES, as_json  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.bench import bench as measure  # noqa: PLC0415 - as above
+    from policies.rego import RegoError  # noqa: PLC0415 - as above
+
+    sources, documents = _sources(policies, data), [_input(path) for path in inputs or ()] or [_input(None)]
+    try:
+        found = measure(sources, query, documents, count=count, now_ns=_now(now_ns))
+    except RegoError as error:
+        err.print(str(error), markup=False, soft_wrap=True)
+        raise typer.Exit(int(Exit.USAGE)) from None
+    told = as_json(found)
+    if json_flag:
+        emit_json(told)
+        return
+    out.print(f"{query}: {count:,} evaluations, {_count(found.inputs if inputs else 0, 'input')}", markup=False)
+    for share in QUANTILES:
+        out.print(f"  {share * 100:>5g} % within {found.quantile_ns(share) / 1000:>10,.1f} µs", markup=False)
+    out.print(f"  the slowest    {found.times_ns[-1] / 1000:>10,.1f} µs", markup=False)
+    out.print(f"  {_count(found.modules, 'module')} compiled in {found.compile_ns / 1e6:,.1f} ms", markup=False)
+    out.print(f"  answer: {_short_answer(told)}", markup=False, soft_wrap=True)
+    if found.reads:
+        out.print(f"  reads: {', '.join(found.reads)}", markup=False, soft_wrap=True)
+        remembered = "no, it reads the clock" if found.reads_clock else "yes, while what it reads stays the same"
+        out.print(f"  remembered by the gateway: {remembered}", markup=False)
+
+
+def _short_answer(told: dict[str, Any]) -> str:
+    text = json.dumps(told["answer"], ensure_ascii=False, default=str) if "answer" in told else "undefined"
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def _suite(sources: Sources, *, lenient: bool) -> Suite:
