@@ -121,6 +121,13 @@ def parse_document(text: str, name: str) -> Any:
         raise SourceError(f"{name}: nested too deep") from error
 
 
+def item_lines(text: str, key: str) -> list[int]:
+    """Return the 1-based lines where the items of the top-level list `key` of a YAML text begin."""
+    node = yaml.compose(text, Loader=_Loader)
+    found = [value for name, value in node.value if name.value == key] if isinstance(node, yaml.MappingNode) else []
+    return [item.start_mark.line + 1 for item in found[0].value] if found else []
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as JSON has it: `yes` and dates stay text, numbers are JSON's, keys are texts and occur once, aliases are refused."""
 

@@ -277,9 +277,12 @@ def _short_answer(told: dict[str, Any]) -> str:
 
 def _suite(sources: Sources, *, lenient: bool) -> Suite:
     from policies.check import with_shipped  # noqa: PLC0415 - the engine, only when it is asked
+    from policies.testing.cases import load_cases  # noqa: PLC0415 - as above
     from policies.testing.run import Suite  # noqa: PLC0415 - as above
 
-    return Suite(with_shipped(sources.modules), sources.data, lenient=lenient, now_ns=time.time_ns())
+    with _files_named():
+        cases = [case for file, text in sources.cases.items() for case in load_cases(file, text)]
+    return Suite(with_shipped(sources.modules), sources.data, cases, own=sources.modules, lenient=lenient, now_ns=time.time_ns())
 
 
 def _write(path: Path, text: str) -> None:

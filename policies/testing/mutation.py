@@ -9,7 +9,7 @@ A hint, not a verdict: `default allow := false` beside tests of `not allow` is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -58,12 +58,16 @@ class Hint:
 
 
 def hint(
-    modules: Mapping[str, Module], reached: Mapping[Any, frozenset[Reached]], survives: Callable[[Mapping[str, Module], list[Any]], bool]
+    modules: Mapping[str, Module],
+    own: Collection[str],
+    reached: Mapping[Any, frozenset[Reached]],
+    survives: Callable[[Mapping[str, Module], list[Any]], bool],
 ) -> Hint:
     """Take every part away in turn.
 
     Args:
         modules: All modules, tests among them.
+        own: Names of those that are taken apart.
         reached: What each test reached; only tests that pass.
         survives: Tells whether the named tests still pass on other modules.
 
@@ -73,7 +77,7 @@ def hint(
     found: list[Unnoticed] = []
     judged = left_out = 0
     for module in sorted(modules.values(), key=lambda module: module.source.name):
-        for removal in removals(module) if not holds_tests(module) else ():
+        for removal in removals(module) if module.source.name in own and not holds_tests(module) else ():
             if judged >= MOST:
                 left_out += 1
                 continue

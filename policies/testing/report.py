@@ -16,10 +16,10 @@ from typing import Any
 
 from policies.rego.syntax import Module
 from policies.rego.trace import Reached
+from policies.testing.cases import Case
 from policies.testing.coverage import Coverage, measure
-from policies.testing.discover import RegoTest
 from policies.testing.mutation import Hint, hint
-from policies.testing.run import Result, Suite
+from policies.testing.run import Result, Suite, Test
 
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters XML 1.0 cannot hold (section 2.2)."""
@@ -79,18 +79,19 @@ def run_tests(
         results.append(result)
         on_result(result)
     reached = suite.reached
-    measured = measure(suite.modules.values(), frozenset[Reached]().union(*reached.values())) if coverage else None
+    measured = measure(suite.policies, frozenset[Reached]().union(*reached.values())) if coverage else None
     all_pass = bool(results) and all(result.outcome in {"pass", "todo"} for result in results)
-    found = hint(suite.modules, reached, _survivor(suite)) if mutation and all_pass and not only else None
+    found = hint(suite.modules, suite.own, reached, _survivor(suite)) if mutation and all_pass and not only else None
     return Report(tuple(results), measured, found, threshold)
 
 
 def _survivor(suite: Suite) -> Callable[[Mapping[str, Module], list[Any]], bool]:
     """Return what tells whether tests still pass on other modules."""
-    tests: dict[Any, RegoTest] = {test.path: test for test in suite.tests}
+    tests: dict[Any, Test] = {test.path: test for test in suite.tests}
+    cases = [test for test in suite.tests if isinstance(test, Case)]
 
     def survives(modules: Mapping[str, Module], concerned: list[Any]) -> bool:
-        changed = Suite(modules, suite.data, lenient=suite.lenient, now_ns=suite.now_ns)
+        changed = Suite(modules, suite.data, cases, own=suite.own, lenient=suite.lenient, now_ns=suite.now_ns)
         return all(changed.holds(tests[path]) for path in concerned)
 
     return survives

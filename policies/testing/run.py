@@ -1,7 +1,8 @@
-"""Runs tests written in Rego.
+"""Runs tests: rules written in Rego, and cases in YAML.
 
 A test passes when its document is `true`, fails when it is anything else or undefined, and errs when its evaluation does. A test with cases passes
-when every case does: the cases are all values that the head's variables take, found by the body up to where they are bound.
+when every case does: the cases are all values that the head's variables take, found by the body up to where they are bound. A case in YAML passes
+when packages say what it expects of them.
 
 Errors of built-ins are errors, as in the gateway (which denies on them); `lenient` makes them undefined, as `opa test` does.
 
@@ -14,19 +15,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from policies.bundle import PREFIX
 from policies.rego import UNDEFINED, Engine, PolicyError, RegoError, to_json
 from policies.rego.names import split_head
 from policies.rego.parser import parse_module
-from policies.rego.render import rego
+from policies.rego.render import json_text, rego
 from policies.rego.syntax import Array, Branch, Module, Rule, Var
 from policies.rego.trace import Reached, TracedEngine
+from policies.rego.values import import_value
+from policies.sources import SourceError
+from policies.testing.cases import Case, with_params
 from policies.testing.discover import RegoTest, discover
+from policies.testing.judge import ask, deciding, differences
 
 Outcome = Literal["pass", "fail", "error", "todo"]
+Test = RegoTest | Case
 _CASES: Final = "cases_of_"
 
 
@@ -55,24 +62,51 @@ class Result:
 class Suite:
     """Modules with their tests, compiled. One test at a time; owns `reached`, what each test reached."""
 
-    def __init__(self, modules: Mapping[str, str | Module], data: Any = None, *, lenient: bool = False, now_ns: int = 0) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, str | Module],
+        data: Mapping[str, Any] | None = None,
+        cases: Sequence[Case] = (),
+        *,
+        own: Collection[str] | None = None,
+        lenient: bool = False,
+        now_ns: int = 0,
+    ) -> None:
         """Compile.
+
+        Args:
+            modules: Policies and tests, the shipped policies among them where they are needed.
+            data: The base document.
+            cases: Cases in YAML.
+            own: Files of the policies under test; coverage counts them, and cases that name no package are about theirs. None for all.
+            lenient: Errors of built-ins are undefined.
+            now_ns: What the clock says.
 
         Raises:
             PolicyError: a module is refused.
         """
         self.modules = {name: parse_module(name, text) if isinstance(text, str) else text for name, text in modules.items()}
-        self.tests = discover(self.modules.values())
-        self.data = data
+        self.tests: list[Test] = [*discover(self.modules.values()), *cases]
+        self.data = dict(data or {})
+        self.deciding = deciding(self.modules.values())
+        self.own = frozenset(self.modules if own is None else own)
+        self._judged = frozenset(deciding(self.policies))
         self.lenient = lenient
         self.now_ns = now_ns
         self.engine = self._engine(self.modules)
         self.reached: dict[tuple[str, ...], frozenset[Reached]] = {}
-        self._traced: TracedEngine | None = None
+        self._engines: dict[str, Engine] = {"{}": self.engine}
+        self._traced: dict[str, TracedEngine] = {}
 
-    def run(self, test: RegoTest, *, clock: Callable[[], int] = time.perf_counter_ns) -> Result:
+    @property
+    def policies(self) -> list[Module]:
+        """The modules under test."""
+        return [module for name, module in self.modules.items() if name in self.own]
+
+    def run(self, test: Test, *, clock: Callable[[], int] = time.perf_counter_ns) -> Result:
         """Run one test."""
-        result = Result(".".join(test.package), test.name, test.title, test.file, test.line, "todo")
+        suite, title = (test.file, test.name) if isinstance(test, Case) else (".".join(test.package), test.title)
+        result = Result(suite, test.name, title, test.file, test.line, "todo")
         if test.is_todo:
             return result
         begun = clock()
@@ -80,20 +114,33 @@ class Suite:
         result = replace(result, outcome=outcome, message=message, cases=cases, duration_us=(clock() - begun) // 1000)
         return result if outcome == "pass" else replace(result, explanation=self.trace(test))
 
-    def holds(self, test: RegoTest) -> bool:
+    def holds(self, test: Test) -> bool:
         """Tell whether a test passes, nothing more."""
         return test.is_todo or self._judge(test)[0] == "pass"
 
-    def trace(self, test: RegoTest) -> str:
+    def trace(self, test: Test) -> str:
         """Run a test once more, recording what it reaches; return its explanation."""
-        if self._traced is None:
-            self._traced = self.engine.traced()
-        with contextlib.suppress(Exception):  # what an evaluation raises is told by `run`; here its trace is wanted
-            self._traced.value(test.path, now_ns=self.now_ns)
-        self.reached[test.path] = self._traced.reached
-        return self._traced.explain()
+        key, engine = self._engine_of(test)
+        traced = self._traced.get(key) or self._traced.setdefault(key, engine.traced())
+        if isinstance(test, Case):
+            asked: list[tuple[str, ...]] = [(PREFIX, name, rule) for name, rules in self._packages(test).items() for rule in rules]
+            asked += [tuple(ref.split(".")[1:]) for ref in test.expect.values]
+            document, now_ns = test.document, self._now(test)
+        else:
+            asked, document, now_ns = [test.path], UNDEFINED, self.now_ns
+        reached: set[Reached] = set()
+        told: list[str] = []
+        for path in asked:
+            with contextlib.suppress(Exception):  # what an evaluation raises is told by `run`; here its trace is wanted
+                traced.value(path, document, now_ns)
+            reached |= traced.reached
+            told.append(traced.explain())
+        self.reached[test.path] = frozenset(reached)
+        return "\n".join(text for text in told if text)
 
-    def _judge(self, test: RegoTest) -> tuple[Outcome, str, tuple[tuple[str, bool], ...]]:
+    def _judge(self, test: Test) -> tuple[Outcome, str, tuple[tuple[str, bool], ...]]:
+        if isinstance(test, Case):
+            return self._judge_case(test)
         try:
             value = self._value(self.engine, test.path)
             cases = self._cases(test, value) if test.has_cases else ()
@@ -108,6 +155,34 @@ class Suite:
             return "pass", "", ()
         said = "an expression of the test does not hold" if value is UNDEFINED else f"the test is `{rego(value)}`, not `true`"
         return "fail", said, ()
+
+    def _judge_case(self, case: Case) -> tuple[Outcome, str, tuple[tuple[str, bool], ...]]:
+        packages = self._packages(case)
+        unknown = [name for name in case.packages if name not in self.deciding]
+        if unknown or not packages:
+            return "error", f"there is no package `{PREFIX}.{unknown[0]}`" if unknown else "no package that decides is among the policies", ()
+        try:
+            _, engine = self._engine_of(case)
+            said = ask(engine, packages, case.document, self._now(case))
+            found = differences(case, said, engine, self._now(case))
+        except (RegoError, SourceError) as error:
+            return "error", str(error).splitlines()[0], ()
+        return ("fail", "; ".join(found), ()) if found else ("pass", "", ())
+
+    def _packages(self, case: Case) -> dict[str, tuple[str, ...]]:
+        wanted = case.packages or self._judged
+        return {name: rules for name, rules in self.deciding.items() if name in wanted}
+
+    def _now(self, case: Case) -> int:
+        return self.now_ns if case.now_ns is None else case.now_ns
+
+    def _engine_of(self, test: Test) -> tuple[str, Engine]:
+        """Return the engine with the parameters of a case, and its key."""
+        params = test.params if isinstance(test, Case) else {}
+        key = json_text(import_value(dict(params)))
+        if key not in self._engines:
+            self._engines[key] = self._engine(self.modules, with_params(self.data, params))
+        return key, self._engines[key]
 
     def _value(self, engine: Engine, path: tuple[str, ...]) -> Any:
         return engine.value("data" + "".join(f"[{rego(part)}]" for part in path), now_ns=self.now_ns)
@@ -140,8 +215,8 @@ class Suite:
             return to_json(value) if value is not UNDEFINED else []
         return []
 
-    def _engine(self, modules: Mapping[str, Module]) -> Engine:
-        return Engine(modules, self.data, strict_builtin_errors=not self.lenient)
+    def _engine(self, modules: Mapping[str, Module], data: Any = None) -> Engine:
+        return Engine(modules, self.data if data is None else data, strict_builtin_errors=not self.lenient)
 
 
 def _at(value: Any, path: list[Any]) -> Any:
