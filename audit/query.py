@@ -16,8 +16,9 @@ import base64
 import binascii
 import dataclasses
 import hashlib
+import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 
 import msgspec
@@ -84,6 +85,10 @@ class Query:
         values = {name: getattr(self, name) for name in _EQUAL_COLUMNS}
         return {name: value for name, value in values.items() if value is not None}
 
+    def stated(self) -> dict[str, str | bool]:
+        """What was asked and nothing else, as a record or a bundle states it."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, False)}
+
     def digest(self) -> str:
         """Short digest of the question, which a cursor carries."""
         return hashlib.sha256(msgspec.json.encode(dataclasses.astuple(self))).hexdigest()[:16]
@@ -102,6 +107,34 @@ class Query:
 _EQUAL_COLUMNS = (
     "type", "id", "tenant", "actor", "decision", "subject", "model", "version", "policy", "rule", "experiment", "code",
 )  # fmt: skip
+
+
+CONDITIONS = tuple(field.name for field in dataclasses.fields(Query) if field.name != "oldest_first")
+"""Names of the conditions a question may have."""
+
+
+_CONDITION_CHARS = 200
+_PSEUDONYM = re.compile(r"[0-9a-f]{32}")
+
+
+def question(given: Mapping[str, str | None], *, oldest_first: bool = False) -> Query:
+    """The question with these conditions, as a person or a program gives them; None asks nothing.
+
+    Raises:
+        QueryError: when there is no condition of a name, or a time is not one.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    for name, value in values.items():
+        if name not in CONDITIONS:
+            raise QueryError(f"`{name[:40]}` is no condition", f"conditions: {', '.join(CONDITIONS)}")
+        if len(value) > _CONDITION_CHARS or not value.isprintable():
+            raise QueryError(f"the value of `{name}` is longer than {_CONDITION_CHARS} characters or not printable", "shorten it")
+    # What is asked becomes a record for ever: a person's own id has no place in it, their pseudonym has.
+    if "subject" in values and _PSEUDONYM.fullmatch(values["subject"]) is None:
+        raise QueryError("a subject is asked for by pseudonym, 32 hexadecimal digits", "whoever may read the vault can tell it")
+    for name in {"since", "until"} & set(values):
+        values[name] = normal_time(values[name])
+    return Query(**values, oldest_first=oldest_first)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ CODES: Final[dict[str, Code]] = {
     # the caller's to mend
     "malformed_request": Code(400, "caller", "send a well-formed HTTP/1.1 request"),
     "malformed_body": Code(400, "caller", "send one JSON document as the protocol describes"),
+    "malformed_query": Code(400, "caller", "see the conditions a question may have in docs/http.md"),
     "no_credentials": Code(401, "caller", "send `Authorization: Bearer KEY`; `assay key create` makes a key"),
     "bad_credentials": Code(401, "caller", "check the key; a revoked or expired key has to be replaced with `assay key create`"),
     "not_found": Code(404, "caller", "see the list of paths in the README"),

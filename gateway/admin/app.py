@@ -27,6 +27,7 @@ from gateway.admin.access import COOKIE, SESSION_S, Access
 from gateway.admin.charts import traffic_chart
 from gateway.admin.experiments_api import Act, ExperimentsApi
 from gateway.admin.metrics import Collector
+from gateway.admin.records import RecordsApi
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import HISTORY_S
 from gateway.authenticate import Principal
@@ -49,7 +50,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 def create_app(state: AdminState, act: Act) -> Starlette:
     """Return the admin port's application; `act` takes a step of an experiment that someone asks for."""
     pages = Pages(state)
-    return Starlette(routes=[*ExperimentsApi(state, pages.access, act).routes(), *pages.routes()], exception_handlers={Refusal: _refused})
+    records = RecordsApi(state.reading, state.clerk, pages.access, pages.render)
+    routes = [*ExperimentsApi(state, pages.access, act).routes(), *records.routes(), *pages.routes()]
+    return Starlette(routes=routes, exception_handlers={Refusal: _refused})
 
 
 class Pages:
@@ -103,7 +106,7 @@ class Pages:
             context = handler(request)
             if context is None:
                 raise Refusal("not_found", f"there is nothing at `{request.url.path}`")
-            return self._render(context.pop("template"), principal=principal, **context)
+            return self.render(context.pop("template"), principal=principal, **context)
 
         return page
 
@@ -118,7 +121,7 @@ class Pages:
                 answer = RedirectResponse("/", status_code=303)
                 answer.set_cookie(COOKIE, session, max_age=SESSION_S, httponly=True, samesite="strict", secure=request.url.scheme == "https")
                 return answer
-        return self._render("login.html", principal=None, wrong=wrong, status=403 if wrong else 200)
+        return self.render("login.html", principal=None, wrong=wrong, status=403 if wrong else 200)
 
     async def _logout(self, request: Request) -> Response:
         self.access.sign_out(request)
@@ -174,7 +177,8 @@ class Pages:
             "data": str(state.data_dir),
         }
 
-    def _render(self, template: str, *, principal: Principal | None, status: int = 200, **context: Any) -> HTMLResponse:
+    def render(self, template: str, *, principal: Principal | None, status: int = 200, **context: Any) -> HTMLResponse:
+        """Return a page of the console."""
         who = None if principal is None else {"id": principal.id, "roles": [scope for scope in principal.scopes if ":" in scope]}
         text = self._templates.get_template(template).render(**{"who": who, "here": "", "refresh": False, **context})
         return HTMLResponse(text, status, headers=_HEADERS)

@@ -15,8 +15,10 @@ from audit.store.layout import checkpoint_path
 from experiments.lifecycle import STAGE, may_be_asked
 from experiments.shares import WHOLE, format_share
 from gateway.admin.metrics import LogHead
+from gateway.admin.reading import Reading
 from gateway.admin.traffic import Traffic
 from gateway.authenticate import Authenticator
+from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry
@@ -38,6 +40,8 @@ class AdminState:
     inbox: Inbox
     publisher: Publisher
     witnesses: Witnesses
+    reading: Reading
+    clerk: Clerk
     authenticator: Callable[[], Authenticator]
 
     def head(self) -> LogHead | None:

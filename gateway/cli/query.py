@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,21 +20,21 @@ from rich.table import Table
 
 from audit.explain import Explanation, explain
 from audit.follow import Follower, follow
+from audit.formats import FORMATS, Format, FormatUnavailable, render_rows, require
 from audit.index import Indexer, IndexUnavailable
-from audit.query import Page, Query, QueryError, Row, full_scan, normal_time
+from audit.query import Page, QueryError, Row, full_scan, question
 from audit.store.errors import StoreError
 from experiments.assignment import recompute
+from gateway.cli.recorded import record_read
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
+from gateway.inquiry import Ask, index_of, related_rows
 
 DataOption = Annotated[Path, typer.Option("--data", help="Data directory.", show_default=True)]
 DEFAULT_DATA = Path("data")
-MOST_RELATED = 1000
 TABLE_WIDTH = 168
 """Columns when the output is no terminal."""
 _MIN_WIDTHS = {"#": 4, "decision or record": 36}
 """Ids are never cut, however narrow the terminal: they are what `show` is called with."""
-
-Ask = Callable[[Query, int, str | None], Page]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,34 +62,73 @@ def query(
     cursor: Annotated[str | None, typer.Option(help="Cursor printed by the page before.")] = None,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Walk forwards; the default is newest first.")] = False,  # noqa: FBT002 - typer reads it as a flag
     full: Annotated[bool, typer.Option("--full-scan", help="Read every leaf instead of the index.")] = False,  # noqa: FBT002 - typer reads it as a flag
+    form: Annotated[str | None, typer.Option("--format", help="Write the rows as `jsonl`, `csv` or `parquet` instead of a table.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write them; default: standard output.")] = None,
     data: DataOption = DEFAULT_DATA,
     as_json: JsonFlag = False,  # noqa: FBT002 - typer reads it as a flag
 ) -> None:
-    """Find records. Example: `assay audit query --model credit-risk --policy deny --since 2026-11-20`."""
-    with _errors():
-        question = Query(
-            since=normal_time(since) if since else None,
-            until=normal_time(until) if until else None,
-            type=type_,
-            model=model,
-            version=version,
-            subject=subject,
-            decision=decision,
-            policy=policy,
-            rule=rule,
-            code=code,
-            experiment=experiment,
-            arm=arm,
-            tenant=tenant,
-            actor=actor,
+    """Find records. What is read, and by whom, is a record of its own.
+
+    Example: `assay audit query --model credit-risk --policy deny --since 2026-11-20 --format csv -o refused.csv`.
+    """
+    chosen = _format(form, output, as_json=as_json)
+    with told_errors():
+        asked = question(
+            {
+                "since": since,
+                "until": until,
+                "type": type_,
+                "model": model,
+                "version": version,
+                "subject": subject,
+                "decision": decision,
+                "policy": policy,
+                "rule": rule,
+                "code": code,
+                "experiment": experiment,
+                "arm": arm,
+                "tenant": tenant,
+                "actor": actor,
+            },
             oldest_first=oldest_first,
         )
         with opened(data, full=full) as ask:
-            page = ask(question, limit, cursor)
-    if as_json:
+            page = ask(asked, limit, cursor)
+    record_read(data, "query", question=asked.stated(), size=page.size, rows=len(page.rows), full_scan=full)
+    if chosen is not None:
+        _write_rows(chosen, page, output)
+    elif as_json:
         emit_json({"size": page.size, "cursor": page.cursor, "rows": [msgspec.structs.asdict(row) for row in page.rows]})
     else:
         _print_page(page)
+
+
+def _format(name: str | None, output: Path | None, *, as_json: bool) -> Format | None:
+    """Return the format asked for, before anything is read."""
+    if name is None:
+        if output is not None:
+            fail("`--output` needs a format", hint=f"--format {'|'.join(FORMATS)}")
+        return None
+    found = next((one for one in FORMATS if one == name), None)
+    if found is None or as_json:
+        fail(f"`--format {name}` is not possible here", hint=f"one of {', '.join(FORMATS)}, without `--json`")
+    if found == "parquet" and output is None:
+        fail("Parquet is no text for a terminal", hint="name a file with `-o`")
+    try:
+        require(found)
+    except FormatUnavailable as error:
+        fail(str(error))
+    return found
+
+
+def _write_rows(form: Format, page: Page, output: Path | None) -> None:
+    data = render_rows(form, page.rows)
+    if output is None:
+        typer.echo(data, nl=False)
+    else:
+        output.write_bytes(data)
+    more = f"; more: --cursor {page.cursor}" if page.cursor else ""
+    err.print(f"[dim]{len(page.rows)} rows, pinned to size {page.size}{more}[/]", soft_wrap=True)
 
 
 def show(
@@ -102,10 +141,11 @@ def show(
 
     Exit code 1 when the record contradicts itself.
     """
-    with _errors(), opened(data, full=full) as ask:
+    with told_errors(), opened(data, full=full) as ask:
         idx = _find(ask, record_id, data)
         record = read_record(data, idx)
-        related = {row.idx: read_record(data, row.idx) for row in _related_rows(ask, record, idx)}
+        related = {row.idx: read_record(data, row.idx) for row in related_rows(ask, record, idx)}
+    record_read(data, "query", question={"id": record_id}, size=idx + 1, rows=1 + len(related), full_scan=full)
     explanation = explain(record, list(related.values()), recompute)
     if as_json:
         rest = [{"index": index, "record": one} for index, one in related.items()]
@@ -124,10 +164,10 @@ def opened(data: Path, *, full: bool) -> Iterator[Ask]:
     if indexer is None:
         with Follower(data) as follower:
             size = follower.end()
-        yield lambda question, limit, cursor: full_scan(follow(data, 0), question, size=size, limit=limit, cursor=cursor)
+        yield lambda asked, limit, cursor: full_scan(follow(data, 0), asked, size=size, limit=limit, cursor=cursor)
         return
     with indexer:
-        yield lambda question, limit, cursor: indexer.page(question, limit=limit, cursor=cursor)
+        yield lambda asked, limit, cursor: indexer.page(asked, limit=limit, cursor=cursor)
 
 
 def check_data(data: Path) -> None:
@@ -160,35 +200,15 @@ def _index(data: Path) -> Indexer | None:
 
 
 def _find(ask: Ask, record_id: str, data: Path) -> int:
-    if record_id.startswith("#") and record_id[1:].isdigit():
-        return int(record_id[1:])
-    for question in (Query(decision=record_id, oldest_first=True), Query(id=record_id, oldest_first=True)):
-        rows = ask(question, 1, None).rows
-        if rows:
-            return rows[0].idx
-    return fail(f"no record with id `{record_id}` in `{data}`", hint="a call's id is in its `Assay-Decision` header; `assay audit query` lists them")
-
-
-def _related_rows(ask: Ask, record: dict[str, Any], idx: int) -> list[Row]:
-    """Outcome and feedback of the decision, its approvals, and the start of its experiment before it."""
-    found: dict[int, Row] = {}
-    decision = record.get("id") if record.get("type") in {"call", "decision"} else record.get("decision")
-    if isinstance(decision, str):
-        found |= {row.idx: row for row in ask(Query(decision=decision, oldest_first=True), MOST_RELATED, None).rows}
-    model, approval = record.get("model"), record.get("approval")
-    if isinstance(model, dict) and approval:
-        granted = Query(type="approval.granted", model=model.get("name"), version=model.get("version"))
-        found |= {row.idx: row for row in ask(granted, MOST_RELATED, None).rows}
-    route = record.get("route")
-    if isinstance(route, dict) and route.get("experiment"):
-        starts = ask(Query(type="experiment.start", experiment=route["experiment"]), MOST_RELATED, None).rows
-        found |= {row.idx: row for row in [row for row in starts if row.idx < idx][:1]}
-    found.pop(idx, None)
-    return [found[index] for index in sorted(found)]
+    idx = index_of(ask, record_id)
+    if idx is None:
+        fail(f"no record with id `{record_id}` in `{data}`", hint="a call's id is in its `Assay-Decision` header; `assay audit query` lists them")
+    return idx
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def told_errors() -> Iterator[None]:
+    """Print what cannot be asked or read, and exit."""
     try:
         yield
     except QueryError as error:

@@ -36,6 +36,7 @@ from experiments.rollout import Action
 from gateway import apikeys, logs
 from gateway import live as live_state
 from gateway.admin.app import create_app
+from gateway.admin.reading import Reading
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import Traffic
 from gateway.authenticate import Principal
@@ -370,6 +371,8 @@ class Controller:
         self._control.collect_live(time.monotonic())
 
     def _admin_server(self) -> EmbeddedServer:
+        reading = Reading(self._data, [self._key.verifier], self._witnesses.keys)
+        self._after_journal.callback(reading.close)
         state = AdminState(
             environment=self._gateway.environment,
             data_dir=self._data,
@@ -381,6 +384,8 @@ class Controller:
             inbox=self._inbox,
             publisher=self._publishing.publisher,
             witnesses=self._witnesses,
+            reading=reading,
+            clerk=self._clerk,
             authenticator=lambda: self._keys.authenticator,
         )
         return EmbeddedServer(

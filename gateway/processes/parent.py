@@ -139,8 +139,11 @@ def hold(run_dir: Path) -> int:
 def listen_unix(run_dir: Path) -> tuple[socket.socket, Path]:
     """Bind the recorder's Unix socket under `run_dir`, or in a private temporary folder where that path is too long for a socket."""
     path = run_dir / "recorder.sock"
+    told = run_dir / "recorder.path"  # where commands look for a socket that is not in `run_dir`
+    told.unlink(missing_ok=True)
     if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
         path = Path(tempfile.mkdtemp(prefix="assay-")) / "recorder.sock"
+        told.write_text(str(path), encoding="utf-8")
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(os.fsencode(path))

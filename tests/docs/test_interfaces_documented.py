@@ -19,7 +19,7 @@ FRONT, ADMIN = HTTP.split("\n## Admin port\n")
 def admin_routes():
     """First arguments of Route(...) and Mount(...) in the admin port."""
     return {
-        re.sub(r":path}", "}", path)
+        re.sub(r":(path|int)}", "}", path)
         for name, call in calls("gateway/admin")
         if name in ("Route", "Mount") and call.args
         for path in texts(call.args[0])
@@ -96,7 +96,7 @@ def test_alerts_name_metrics_that_exist():
 
 def written_types():
     """Record types that the code writes: what is given to the functions that begin a record."""
-    place = {"statement": 0, "record": 0, "_decided": 0, "_write": 0, "Event": 0, "head": 1}
+    place = {"statement": 0, "record": 0, "_decided": 0, "_write": 0, "Event": 0, "head": 1, "record_read": 1}
     found = set()
     for name, call in calls("gateway", "audit"):
         if name in place and len(call.args) > place[name]:

@@ -1,0 +1,132 @@
+"""Reads the log for the admin port, beside the controller's loop: one thread with its own view of the index, so that no question holds up a tick.
+
+The index is the controller's to fill; here it is only asked. Answers carry the tree size they are pinned to; how far behind the log that is, is told.
+An index that was rebuilt meanwhile is opened again; while none can be asked, every leaf is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy.exc import DatabaseError
+
+from audit.bundle import make_bundle
+from audit.explain import Explanation, explain
+from audit.follow import Follower, follow
+from audit.index import FILE_NAME, Indexer
+from audit.keyring import LogKey
+from audit.keys import VerifierKey
+from audit.note import SignedCheckpoint, open_checkpoint
+from audit.proof import LeafProof, make_proof
+from audit.query import Page, Query, full_scan
+from audit.source import CHECKPOINT, LogSource, open_directory
+from audit.store.errors import StoreError
+from experiments.assignment import recompute
+from gateway.inquiry import related_rows
+
+T = TypeVar("T")
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """One record with what belongs to it. `proof` is None while no signed head covers the record."""
+
+    index: int
+    leaf: bytes
+    record: dict[str, Any]
+    related: dict[int, dict[str, Any]]
+    explanation: Explanation
+    proof: LeafProof | None
+
+
+class Reading:
+    """One thread that reads. `_indexer` and `_inode` belong to that thread."""
+
+    def __init__(self, data_dir: Path, keys: Sequence[LogKey], witnesses: Sequence[VerifierKey]) -> None:
+        """Read the log in `data_dir`, whose keys are `keys`; nothing is opened yet."""
+        self._data_dir = data_dir
+        self._keys = tuple(keys)
+        self._witnesses = tuple(witnesses)
+        self._source: LogSource = open_directory(data_dir)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._indexer: Indexer | None = None
+        self._inode = 0  # of the file it was opened on
+
+    def close(self) -> None:
+        """End the thread once the question under way is answered."""
+        self._thread.submit(self._forget)
+        self._thread.shutdown(wait=True)
+
+    async def page(self, question: Query, limit: int, cursor: str | None = None, *, full: bool = False) -> Page:
+        """Answer a question; from the leaves themselves with `full`, or where there is no index. Raises `audit.query.QueryError`."""
+        return await self._run(lambda: self._ask(question, limit, cursor, full=full))
+
+    async def show(self, index: int) -> Shown | None:
+        """Return one record, proven where the signed head covers it; None when there is no such record."""
+        return await self._run(lambda: self._show(index))
+
+    async def bundle(self, indices: Sequence[int], question: dict[str, Any], made: str, span: tuple[int, int] | None) -> bytes:
+        """Return an evidence bundle; raises what `audit.bundle.make_bundle` raises."""
+        return await self._run(
+            lambda: make_bundle(self._source, self._keys, indices, question=question, made=made, span=span, witnesses=self._witnesses)
+        )
+
+    def head(self) -> SignedCheckpoint | None:
+        """Return the published head, verified."""
+        data = self._source.read(CHECKPOINT)
+        return None if data is None else open_checkpoint(data, self._keys, self._witnesses)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _ask(self, question: Query, limit: int, cursor: str | None, *, full: bool = False) -> Page:
+        if not full:
+            for _ in (0, 1):  # a second time where the file was replaced since the last question
+                try:
+                    return self._index().page(question, limit=limit, cursor=cursor)
+                except (StoreError, DatabaseError, OSError):
+                    self._forget()
+        with Follower(self._data_dir) as follower:
+            size = follower.end()
+        return full_scan(follow(self._data_dir, 0), question, size=size, limit=limit, cursor=cursor)
+
+    def _index(self) -> Indexer:
+        path = self._data_dir / FILE_NAME
+        if self._indexer is not None and (not path.exists() or path.stat().st_ino != self._inode):
+            self._forget()
+        if self._indexer is None:
+            self._indexer = Indexer(self._data_dir, follow)
+            self._indexer.catch_up()
+            self._inode = path.stat().st_ino
+        return self._indexer
+
+    def _forget(self) -> None:
+        if self._indexer is not None:
+            self._indexer.close()
+            self._indexer = None
+
+    def _leaf(self, index: int) -> bytes | None:
+        return next((leaf for _, leaf in follow(self._data_dir, index, until=index + 1)), None)
+
+    def _show(self, index: int) -> Shown | None:
+        leaf = self._leaf(index)
+        if leaf is None:
+            return None
+        record = _decoded(leaf)
+        rows = related_rows(self._ask, record, index)
+        related = {row.idx: _decoded(self._leaf(row.idx) or b"{}") for row in rows}
+        head = self.head()
+        proof = make_proof(self._source, index, self._keys) if head is not None and index < head.checkpoint.size else None
+        return Shown(index, leaf, record, related, explain(record, list(related.values()), recompute), proof)
+
+
+def _decoded(leaf: bytes) -> dict[str, Any]:
+    try:
+        record = msgspec.json.decode(leaf)
+    except msgspec.DecodeError:
+        record = None
+    return record if isinstance(record, dict) else {"type": "unreadable"}
