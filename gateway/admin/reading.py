@@ -7,6 +7,7 @@ An index that was rebuilt meanwhile is opened again; while none can be asked, ev
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DatabaseError
 from audit.bundle import make_bundle
 from audit.explain import Explanation, explain
 from audit.follow import Follower, follow
-from audit.index import FILE_NAME, Indexer
+from audit.index import FILE_NAME, GapError, Indexer
 from audit.keyring import LogKey
 from audit.keys import VerifierKey
 from audit.note import SignedCheckpoint, open_checkpoint
@@ -88,7 +89,7 @@ class Reading:
             for _ in (0, 1):  # a second time where the file was replaced since the last question
                 try:
                     return self._index().page(question, limit=limit, cursor=cursor)
-                except (StoreError, DatabaseError, OSError):
+                except (StoreError, GapError, sqlite3.Error, DatabaseError, OSError):
                     self._forget()
         with Follower(self._data_dir) as follower:
             size = follower.end()
