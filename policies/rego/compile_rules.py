@@ -64,6 +64,8 @@ def plan_rule(rule: RuleIR) -> tuple[Planner, list[int], list[tuple[BranchIR, li
         for part in (branch.value, branch.key, *branch.path):
             for slot in sorted(locals_in(part) - inside):
                 planner.unsafe.append((slot, branch.pos))
+            # For what comprehensions and templates in it leave unbound; the plan itself is made again where the code is.
+            planner.value(part, set(inside))
         branches.append((branch, ops, inside))
     return planner, slots, branches
 

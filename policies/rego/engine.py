@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from policies.rego.builtins import load
-from policies.rego.check import STRICT, check_input, check_linked
+from policies.rego.check import STRICT, check_linked
 from policies.rego.compile_rules import compile_node
 from policies.rego.errors import EvaluationError, Issue, LimitError, PolicyError, RegoError
 from policies.rego.ir import Const, Doc
@@ -50,6 +50,7 @@ class Engine:
         limits: Bounds of every evaluation.
         strict: Refuse the findings of strict mode too, see `check`.
         strict_builtin_errors: A built-in's error is an `EvaluationError` instead of undefined.
+        input_schema: JSON Schema of the input, for the checks.
         clock: Monotonic seconds, for `Limits.wall_s`.
 
     Raises:
@@ -64,6 +65,7 @@ class Engine:
         *,
         strict: bool = False,
         strict_builtin_errors: bool = False,
+        input_schema: Any = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.limits = limits or Limits()
@@ -76,7 +78,7 @@ class Engine:
             self._linked = self._linker.link()
             mocked, replaces = with_targets(self._linked)
             self._program = Program(self._linked, self.data, mocked=mocked, replaces_data=replaces)
-            self._issues = check_linked(self._linked, self._program)
+            self._issues = check_linked(self._linked, self._program, input_schema)
         except RecursionError as error:
             issue = Issue("too-long", "an expression is too long or too deep", parsed[0].source.name, 1, 1, "split it over several rules")
             raise PolicyError([issue]) from error
@@ -159,9 +161,10 @@ class Engine:
         """Return every finding, strict-mode ones included, errors first.
 
         Args:
-            input_schema: JSON Schema of the input; paths it does not know become findings.
+            input_schema: JSON Schema of the input: paths it does not know become findings, fields it requires are not optional. Left out: the one
+                given at construction, if any.
         """
-        return [*self._issues, *(check_input(self._linked, input_schema) if input_schema is not None else [])]
+        return list(self._issues) if input_schema is None else check_linked(self._linked, self._program, input_schema)
 
     def reads(self, ref: str) -> frozenset[tuple[Any, ...]]:
         """Return the paths that a document can read: `("input", "user", "name")`, `("data", "params")`, `("now",)`."""

@@ -103,6 +103,8 @@ class Lowering:
                     if self._global(var) is None or type(argument) is Var:
                         arg_scope.names.setdefault(var.name, self.new_slot(var.name))
                         arg_scope.declared.setdefault(var.name, var.pos)
+                    if var.name in {"input", "data"} and type(argument) is Var:
+                        self.report("shadowing", f"`{var.name}` may not be an argument", var.pos, "choose another name")
             sink: list[Any] = []
             args = tuple(self.term(argument, arg_scope, sink) for argument in rule.args)
         prefix, dynamic = split_head(rule)
@@ -111,6 +113,9 @@ class Lowering:
         for var, slot in self.unused:
             if slot not in self.used:
                 self.report("unused-local", f"`{var.name}` is assigned but never used", var.pos, "remove it, or name it `_`")
+        for name, pos in () if rule.is_default else arg_scope.declared.items():
+            if not name.startswith("_#") and arg_scope.names[name] not in self.used:
+                self.report("unused-local", f"argument `{name}` is never used", pos, "name it `_`")
         return RuleIR(
             (*self.package, *prefix), len(dynamic), kind, args, branches, rule.is_default, len(self.slots), tuple(self.slots),
             module, rule.pos, rule.end,
