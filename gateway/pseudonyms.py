@@ -60,8 +60,10 @@ def commitment(salt: bytes, payload: bytes) -> str:
     return hashlib.sha256(salt + payload).hexdigest()
 
 
-def rotate(keys: Mapping[str, list[EpochKey]], tenants: set[str], now_us: int) -> dict[str, list[EpochKey]]:
+def rotate(keys: Mapping[str, list[EpochKey]], tenants: set[str], now_us: int, *, may_destroy: bool = True) -> dict[str, list[EpochKey]]:
     """Return the keys that are to be kept at `now_us`: ended epochs are gone, each tenant has a current one.
+
+    Without `may_destroy` (the clock cannot be believed) no key goes, and one that has ended stays the current one.
 
     A tenant that comes later ends with those that are there, so that all units get new pseudonyms at one moment: sticky experiments, whose arms
     follow the pseudonym, then begin one new epoch and not one for each tenant (docs/decisions/2026-11-21-new-pseudonyms-new-epoch.md).
@@ -69,7 +71,7 @@ def rotate(keys: Mapping[str, list[EpochKey]], tenants: set[str], now_us: int) -
     kept: dict[str, list[EpochKey]] = {}
     together_us = max((key.ends_us for held in keys.values() for key in held if key.ends_us > now_us), default=now_us + EPOCH_DAYS * _DAY_US)
     for tenant in sorted(tenants | set(keys)):
-        alive = [key for key in keys.get(tenant, []) if key.ends_us > now_us]
+        alive = [key for key in keys.get(tenant, []) if key.ends_us > now_us or not may_destroy]
         if not alive:
             last = max((key.epoch for key in keys.get(tenant, [])), default=0)
             alive = [EpochKey(last + 1, secrets.token_bytes(32), now_us, together_us)]

@@ -60,14 +60,17 @@ class KeysFile:
             return
         self._stamp = stamp  # only now: what could not be read is read again at the next look
 
-    def rotate(self, now_us: int) -> int:
-        """Destroy pseudonym keys that have ended, and make those that are missing; returns when known units last got new pseudonyms.
+    def rotate(self, now_us: int, *, may_destroy: bool = False) -> int:
+        """Destroy pseudonym keys that have ended, if the clock may be believed (`gateway/control/vaultclock.py`), and make those that are missing.
+
+        Returns:
+            When known units last got new pseudonyms, in Unix microseconds.
 
         Raises:
             OSError: the vault cannot be written.
         """
         held = pseudonyms.load(self._vault)
-        kept = pseudonyms.rotate(held, set(self.authenticator.tenants), now_us)
+        kept = pseudonyms.rotate(held, set(self.authenticator.tenants), now_us, may_destroy=may_destroy)
         if kept != held:
             pseudonyms.save(self._vault, kept)
         return pseudonyms.renewed_us(kept)

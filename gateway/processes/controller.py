@@ -52,6 +52,7 @@ from gateway.control.publishing import Publishing
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 from gateway.control.tail import ROWS_PER_STEP, Tail, fold_registry
+from gateway.control.vaultclock import VaultClock
 from gateway.control.witnesses import Known, Witnesses
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.embedded import BoundedHttp, EmbeddedServer
@@ -100,6 +101,7 @@ class Controller:
         except StoreError as fault:
             raise CannotStart(str(fault)) from fault
         self._keys = KeysFile(chosen.keys, self._data / "vault" / "epochs.json")
+        self._vault_clock = VaultClock(self._data / "vault" / "clock.json", machine_boot_id())
         self._aligned = ""  # manifest that the rollouts follow; changed by `_align`
         self._published: tuple[str, str] | None = None  # manifest and live state that belong together; changed by `_publish_live`
         self._stop = asyncio.Event()
@@ -311,8 +313,9 @@ class Controller:
 
     async def _vault_loop(self) -> None:
         try:
-            self._keys.read(time.time_ns() // 1000)
-            renewed_us = self._keys.rotate(time.time_ns() // 1000)
+            now_us = time.time_ns() // 1000
+            self._keys.read(now_us)
+            renewed_us = self._keys.rotate(now_us, may_destroy=self._vault_clock.look(now_us, time.monotonic_ns() // 1000))
         except OSError as fault:
             _log.warning("pseudonym keys cannot be looked after", extra={"why": str(fault)})
             return

@@ -98,12 +98,12 @@ class InForce:
         if stamps == self._stamps:
             return None
         authenticator = Authenticator(apikeys.KeyTable.of(apikeys.load(self._keys)))
-        now_us = time.time_ns() // 1000
-        alive = {tenant: [key for key in keys if key.ends_us > now_us] for tenant, keys in pseudonyms.load(self._vault).items()}
-        if any(not alive.get(tenant) for tenant in authenticator.tenants):
+        # A key that has ended is the controller's to destroy, once it believes the clock; until then it is the current one.
+        held = pseudonyms.load(self._vault)
+        if any(not held.get(tenant) for tenant in authenticator.tenants):
             return None
         self._stamps = stamps  # only now: what could not be read, or is not whole yet, is read again at the next look
-        return authenticator, {tenant: pseudonyms.TenantPseudonyms(max(keys, key=lambda key: key.epoch)) for tenant, keys in alive.items() if keys}
+        return authenticator, {tenant: pseudonyms.TenantPseudonyms(max(keys, key=lambda key: key.epoch)) for tenant, keys in held.items() if keys}
 
 
 def _stamp(path: Path) -> int:
