@@ -2,7 +2,12 @@
 
 Rules:
 
-- Every package `policy.<name>` is evaluated. One that defines `allow` is *required*: without `allow == true` it denies. Other packages are libraries.
+- Every package `policy.<name>` is evaluated at the points it declares (`policies/metadata.py`): `config` when a configuration is read, `request` before
+  a call goes anywhere, `response` before its reply leaves. Other packages are libraries.
+- One that defines `allow` is *required*: without `allow == true` it denies. At `request` one has to be in force.
+- `params.yaml` beside the modules is `data.params`.
+- An evaluation has 2 ms of this thread (semantics.md 6.2). What takes longer twice in one evaluation has failed, and a package that fails so
+  three times in a row rests for a second, failing at once: in `enforce` all of these deny.
 - The shipped packages are always there; a module of the deployment may not add to a shipped package.
 - A module that cannot be enforced is a `BundleError`: the gateway refuses to start, or keeps what was in force.
 - An evaluation that fails (a limit, a type error) is a finding with an error, and a package in `enforce` then denies.
@@ -10,33 +15,58 @@ Rules:
 Example:
     bundle = PolicyBundle.load({"policies/office.rego": text}, {"office": "warn"})
     bundle.evaluate(input_document, now_ns).decision        # "allow"
+    bundle.at("response").packages                          # (): nothing looks at replies
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
 
 from audit import canonical
-from policies.rego import UNDEFINED, Engine, Limits, RegoError, RegoSet
+from policies.metadata import POINTS, Declared, InvalidMetadata, Point, declared
+from policies.rego import UNDEFINED, Engine, LimitError, Limits, RegoError, RegoSet
 from policies.rego.parser import parse_module
+from policies.rego.syntax import Module
+from policies.sources import SourceError, parse_document
 from policies.verdict import Finding, Mode, Verdict, combine
 
 PREFIX: Final = "policy"
 """First part of the name of every package that decides."""
 SHIPPED: Final = "default/"
 """Prefix of the names of shipped modules."""
-LIMITS: Final = Limits(wall_s=0.05)
-"""What one evaluation may cost; a policy that needs more denies."""
+PARAMETERS: Final = "policies/params.yaml"
+"""Path of the parameters among the modules of a deployment."""
+LIMITS: Final = Limits(wall_s=0.002)
+"""What one evaluation of a call may cost, in seconds of its thread; a policy that needs more denies."""
+CONFIG_LIMITS: Final = Limits(wall_s=1.0)
+"""What one evaluation of a configuration's file may cost: nobody waits for it on the lane."""
+SLOW_IN_A_ROW: Final = 3
+REST_NS: Final = 1_000_000_000
 _RULES: Final = ("allow", "deny", "warn", "obligations")
 Prepared = Callable[..., Any]
 
 
 class BundleError(Exception):
     """A policy cannot be enforced; the text has every issue with file, line and column."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How often a package was too slow in a row. Owned by the loop that evaluates it; it never makes an answer milder."""
+
+    slow: int = 0
+    rests_until_ns: int = 0
+
+    def note(self, *, was_slow: bool, now_ns: int) -> None:
+        """Count, and begin a rest."""
+        self.slow = self.slow + 1 if was_slow else 0
+        if self.slow >= SLOW_IN_A_ROW:
+            self.slow, self.rests_until_ns = 0, now_ns + REST_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +79,15 @@ class Package:
     """Which of `allow`, `deny`, `warn`, `obligations` it defines."""
     evaluate: Prepared
     """Answers all of them in one evaluation, in this order."""
+    pace: Pace = field(default_factory=Pace, compare=False)
 
     def find(self, document: Mapping[str, Any], now_ns: int) -> Finding:
         """Evaluate the package on an input document."""
         required = "allow" in self.rules
+        if 0 < self.pace.rests_until_ns - now_ns <= REST_NS:
+            return Finding(self.name, self.mode, required=required, allow=False, error="rests after being too slow")
         try:
-            said = dict(zip(self.rules, self.evaluate(document, now_ns=now_ns), strict=True))
+            said = dict(zip(self.rules, self._answers(document, now_ns), strict=True))
             return Finding(
                 self.name,
                 self.mode,
@@ -67,70 +100,41 @@ class Package:
         except RegoError as fault:
             return Finding(self.name, self.mode, required=required, allow=False, error=str(fault).splitlines()[0])
 
+    def _answers(self, document: Mapping[str, Any], now_ns: int) -> Sequence[Any]:
+        """Evaluate; once more where the time was up: a pause of the interpreter (its collector) is not the policy's slowness."""
+        slow = False
+        for is_last in (False, True):
+            try:
+                answers: Sequence[Any] = self.evaluate(document, now_ns=now_ns)
+            except LimitError as fault:
+                slow = fault.limit == "wall_s"
+                if is_last or not slow:
+                    self.pace.note(was_slow=slow, now_ns=now_ns)
+                    raise
+            else:
+                break
+        self.pace.note(was_slow=False, now_ns=now_ns)
+        return answers
 
-class PolicyBundle:
-    """All packages in force. Immutable."""
 
-    __slots__ = ("_reads", "modules", "packages", "reads_clock", "record")
+class PointPolicies:
+    """The packages of one decision point. Immutable but for the pace of its packages."""
 
-    def __init__(
-        self,
-        packages: tuple[Package, ...],
-        reads: frozenset[tuple[str, ...]],
-        record: dict[str, str],
-        *,
-        reads_clock: bool,
-        modules: Mapping[str, str],
-    ) -> None:
-        """Take over compiled packages; use `load`."""
-        self.packages = packages
-        self._reads = reads
-        self.reads_clock = reads_clock
-        """Whether a verdict may change while nothing it reads does: then it must not be remembered."""
-        self.record = record
-        """`digest` and `modes_digest` as records name them."""
-        self.modules = modules
-        """Path -> text of every module in force, the shipped ones first by name: what another engine has to run."""
+    __slots__ = ("_reads", "needs_required", "packages", "reads_clock")
 
-    @classmethod
-    def load(cls, modules: Mapping[str, str], modes: Mapping[str, Mode]) -> PolicyBundle:
-        """Compile the shipped modules and the deployment's.
+    def __init__(self, packages: tuple[Package, ...], reads: frozenset[tuple[Any, ...]], *, needs_required: bool) -> None:
+        """Take over compiled packages.
 
         Args:
-            modules: path -> text of the deployment's modules, without tests.
-            modes: package name (without `policy.`) -> mode; `enforce` where it is not named.
-
-        Raises:
-            BundleError: a module cannot be parsed, checked or enforced.
+            packages: in the order of their names.
+            reads: paths they read, as the engine tells them.
+            needs_required: whether nothing is allowed without a required package.
         """
-        for path in modules:
-            if path.startswith(SHIPPED):
-                raise BundleError(f"{path}: names under `{SHIPPED}` belong to the shipped modules; hint: keep modules in `policies/`")
-        texts = {**shipped_modules(), **modules}
-        try:
-            rules = _deciding_rules(texts)
-            engine = Engine(texts, limits=LIMITS, strict_builtin_errors=True)
-            issues = [issue for issue in engine.check() if issue.severity == "error"]
-            if issues:
-                raise BundleError("\n".join(issue.render() for issue in issues))
-            packages = tuple(
-                Package(
-                    name,
-                    modes.get(name, "enforce"),
-                    tuple(sorted(found)),
-                    engine.prepare_all([f"data.{PREFIX}.{name}.{rule}" for rule in sorted(found)]),
-                )
-                for name, found in sorted(rules.items())
-                if modes.get(name, "enforce") != "off"
-            )
-            reads = frozenset[tuple[Any, ...]]().union(
-                *(engine.reads(f"data.{PREFIX}.{name}.{rule}") for name, found in rules.items() for rule in found)
-            )
-        except RegoError as fault:
-            raise BundleError(str(fault)) from fault
-        record = {"digest": digest_of(texts), "modes_digest": hashlib.sha256(canonical.encode(dict(modes))).hexdigest()}
-        inputs = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
-        return cls(packages, inputs, record, reads_clock=any(path[0] == "now" for path in reads), modules=texts)
+        self.packages = packages
+        self.needs_required = needs_required
+        self._reads = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
+        self.reads_clock = ("now",) in reads
+        """Whether a verdict may change while nothing it reads does: then it must not be remembered."""
 
     def reads(self, path: tuple[str, ...]) -> bool:
         """Say whether any package may read the input at `path`, at a part of it, or at a whole it is part of."""
@@ -138,7 +142,78 @@ class PolicyBundle:
 
     def evaluate(self, document: Mapping[str, Any], now_ns: int) -> Verdict:
         """Return the verdict on an input document (`input/v1`)."""
-        return combine(package.find(document, now_ns) for package in self.packages)
+        return combine([package.find(document, now_ns) for package in self.packages], needs_required=self.needs_required)
+
+
+class PolicyBundle:
+    """All packages in force, by decision point."""
+
+    __slots__ = ("_points", "data", "modes", "modules", "record")
+
+    def __init__(
+        self, points: Mapping[Point, PointPolicies], record: dict[str, str], modules: Mapping[str, str], modes: Mapping[str, Mode], data: Any
+    ) -> None:
+        """Take over what was compiled; use `load`."""
+        self._points = points
+        self.record = record
+        """`digest`, `modes_digest` and, with parameters, `data_digest` as records name them."""
+        self.modules = modules
+        """Path -> text of every module in force, the shipped ones among them."""
+        self.modes = modes
+        """Mode of every package that decides."""
+        self.data = data
+        """The base document."""
+
+    @classmethod
+    def load(cls, modules: Mapping[str, str], modes: Mapping[str, Mode]) -> PolicyBundle:
+        """Compile the shipped modules and the deployment's.
+
+        Args:
+            modules: path -> text of the deployment's modules, without tests; `policies/params.yaml` among them is `data.params`.
+            modes: package name (without `policy.`) -> mode; where it is not named, what the package declares, else `enforce`.
+
+        Raises:
+            BundleError: a module cannot be parsed, checked or enforced.
+        """
+        for path in modules:
+            if path.startswith(SHIPPED):
+                raise BundleError(f"{path}: names under `{SHIPPED}` belong to the shipped modules; hint: keep modules in `policies/`")
+        return cls.compile({**shipped_modules(), **modules}, modes)
+
+    @classmethod
+    def compile(cls, texts: Mapping[str, str], modes: Mapping[str, Mode]) -> PolicyBundle:
+        """Compile a whole bundle, the shipped modules in it: a recorded one, for example. Otherwise as `load`."""
+        rego = {path: text for path, text in texts.items() if path != PARAMETERS}
+        try:
+            found = _deciding(rego)
+            data = {} if PARAMETERS not in texts else {"params": _parameters(texts[PARAMETERS])}
+            engine = Engine(rego, data, limits=LIMITS, strict_builtin_errors=True, clock=time.thread_time)
+            issues = [issue for issue in engine.check() if issue.severity == "error"]
+            if issues:
+                raise BundleError("\n".join(issue.render() for issue in issues))
+            in_force = {name: modes.get(name) or one.said.mode or "enforce" for name, one in found.items()}
+            points = {point: _at_point(point, found, in_force, engine, rego, data) for point in POINTS}
+        except RegoError as fault:
+            raise BundleError(str(fault)) from fault
+        record = {"digest": digest_of(rego), "modes_digest": hashlib.sha256(modes_object(in_force)).hexdigest()}
+        if data:
+            record["data_digest"] = hashlib.sha256(texts[PARAMETERS].encode()).hexdigest()
+        return cls(points, record, rego, in_force, data)
+
+    def at(self, point: Point) -> PointPolicies:
+        """Return the packages asked at a decision point."""
+        return self._points[point]
+
+    def evaluate(self, document: Mapping[str, Any], now_ns: int) -> Verdict:
+        """Return the verdict on an input document (`input/v1`) at the point it names; `request` where it names none."""
+        point = document.get("point")
+        return self._points[point if point in POINTS else "request"].evaluate(document, now_ns)
+
+    def objects(self) -> dict[str, bytes]:
+        """Return what a record's digests stand for, by digest: the list of modules, every text, the modes, the parameters."""
+        listing = listing_of(self.modules)
+        stored = [listing, modes_object(self.modes), *(text.encode() for text in self.modules.values())]
+        return {hashlib.sha256(data).hexdigest(): data for data in stored}
 
 
 def shipped_modules() -> dict[str, str]:
@@ -153,13 +228,60 @@ def shipped_modules() -> dict[str, str]:
 
 def digest_of(texts: Mapping[str, str]) -> str:
     """Return the digest of a bundle: SHA-256 over the sorted (path, SHA-256 of the text) pairs."""
-    listed = [[path, hashlib.sha256(text.encode()).hexdigest()] for path, text in sorted(texts.items())]
-    return hashlib.sha256(canonical.encode(listed)).hexdigest()
+    return hashlib.sha256(listing_of(texts)).hexdigest()
 
 
-def _deciding_rules(texts: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return package name -> which of `allow`, `deny`, `warn`, `obligations` it defines."""
-    found: dict[str, set[str]] = {}
+def listing_of(texts: Mapping[str, str]) -> bytes:
+    """Return what the digest of a bundle is taken of: `[[path, sha256 of the text], ...]`, sorted, as canonical JSON."""
+    return canonical.encode([[path, hashlib.sha256(text.encode()).hexdigest()] for path, text in sorted(texts.items())])
+
+
+def modes_object(modes: Mapping[str, Mode]) -> bytes:
+    """Return what `modes_digest` is taken of: the mode of every package that decides, as canonical JSON."""
+    return canonical.encode(dict(modes))
+
+
+@dataclass(slots=True)
+class _Deciding:
+    """One package that decides, while it is read."""
+
+    rules: set[str] = field(default_factory=set)
+    modules: list[Module] = field(default_factory=list)
+    said: Declared = field(init=False)
+
+
+def _at_point(
+    point: Point, found: Mapping[str, _Deciding], modes: Mapping[str, Mode], engine: Engine, texts: Mapping[str, str], data: Any
+) -> PointPolicies:
+    """Compile the packages asked at a point; those that are off are not."""
+    asked = {name: sorted(one.rules) for name, one in sorted(found.items()) if point in one.said.points and modes[name] != "off"}
+    if asked and point == "config":
+        engine = Engine(texts, data, limits=CONFIG_LIMITS, strict_builtin_errors=True, clock=time.thread_time)
+    packages = []
+    reads = frozenset[tuple[Any, ...]]()
+    for name, rules in asked.items():
+        references = [f"data.{PREFIX}.{name}.{rule}" for rule in rules]
+        packages.append(Package(name, modes[name], tuple(rules), engine.prepare_all(references)))
+        reads = reads.union(*map(engine.reads, references))
+    return PointPolicies(tuple(packages), reads, needs_required=point == "request")
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """Return `data.params`. Raises BundleError."""
+    try:
+        document = parse_document(text, PARAMETERS)
+    except SourceError as fault:
+        raise BundleError(str(fault)) from fault
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise BundleError(f"{PARAMETERS}:1:1: error: parameters are a mapping, such as `max_rows: 10`")
+    return document
+
+
+def _deciding(texts: Mapping[str, str]) -> dict[str, _Deciding]:
+    """Return the packages that decide by name, with the rules they define and what they declare."""
+    found: dict[str, _Deciding] = {}
     shipped: set[str] = set()
     for path, text in sorted(texts.items(), key=lambda item: (not item[0].startswith(SHIPPED), item[0])):
         module = parse_module(path, text)
@@ -175,8 +297,18 @@ def _deciding_rules(texts: Mapping[str, str]) -> dict[str, set[str]]:
             raise BundleError(f"{path}: package `{PREFIX}.{name}` is shipped and cannot be added to; hint: name the package otherwise")
         if len(module.package) > 2:
             continue
-        found.setdefault(name, set()).update({rule.ref[0].name for rule in module.rules} & set(_RULES))
-    return {name: rules for name, rules in found.items() if rules}
+        one = found.setdefault(name, _Deciding())
+        one.rules |= {rule.ref[0].name for rule in module.rules} & set(_RULES)
+        one.modules.append(module)
+    deciding = {name: one for name, one in found.items() if one.rules}
+    for name, one in deciding.items():
+        try:
+            one.said = declared(one.modules)
+        except InvalidMetadata as fault:
+            raise BundleError(str(fault)) from fault
+        if one.said.is_required and "allow" not in one.rules:
+            raise BundleError(f"{one.modules[0].source.name}:1:1: error: package `{PREFIX}.{name}` is required and has no rule `allow`")
+    return deciding
 
 
 def items(value: Any) -> tuple[Mapping[str, Any], ...]:

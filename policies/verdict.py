@@ -4,20 +4,24 @@ Rules (semantics.md 6, design.md 1.5):
 
 - a package in `enforce` denies by its `deny` set, by an undefined or false `allow` where it is *required*, and by any error while it is evaluated;
 - `warn` turns its denials into warnings, `dryrun` only records them, `off` is not evaluated at all;
-- an unknown obligation is a denial: what cannot be carried out must not be promised;
+- obligations bind where their package is in `enforce`; `warn` and `dryrun` only tell that one was asked for;
+- an obligation without a meaning is a denial: what cannot be carried out must not be promised;
 - a denial is answered with the 4xx its reasons agree on, else with 403; what a package writes can be no success and no novel;
-- the verdict does not depend on the order of packages; silence is never consent: with no required package there is no allow.
+- the verdict does not depend on the order of packages; silence is never consent: a request needs a required package that allows. A configuration
+  or a reply stands on a request that was allowed, and is refused by what a package says of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeGuard
+
+from policies.obligations import MOST_OBLIGATIONS, ORDER, InvalidObligation, Obligation, merge, read
 
 Mode = Literal["enforce", "warn", "dryrun", "off"]
 
-OBLIGATIONS: Final = frozenset[str]()
+OBLIGATIONS: Final = frozenset[str](ORDER)
 """Obligations the gateway can carry out."""
 MOST_REASONS: Final = 24
 """Reasons a verdict carries; together with the bounds on their texts a verdict stays well below what a record can hold."""
@@ -50,6 +54,8 @@ class Verdict:
     """`{id, package, msg, mode}` sorted; denials in force first."""
     status: int = 403
     """HTTP status of a denial."""
+    obligations: tuple[Obligation, ...] = ()
+    """What has to be done to the request or its reply, merged; none where the call is denied."""
 
     @property
     def allowed(self) -> bool:
@@ -57,32 +63,60 @@ class Verdict:
         return self.decision != "deny"
 
 
-def combine(findings: Iterable[Finding]) -> Verdict:
-    """Return the verdict of all packages of a decision point."""
-    denials: list[dict[str, Any]] = []
-    notes: list[dict[str, Any]] = []
-    warned, required_seen = False, False
-    statuses: list[int] = []
-    for finding in findings:
-        if finding.mode == "off":
-            continue
-        required_seen = required_seen or (finding.required and finding.mode == "enforce")
-        said = list(_denials(finding))
+@dataclass(slots=True)
+class _Sum:
+    """What the packages have said so far."""
+
+    denials: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    obligations: list[Obligation] = field(default_factory=list)
+    warned: bool = False
+    has_required: bool = False
+
+    def add(self, finding: Finding) -> None:
+        """Take one package in."""
+        self.has_required = self.has_required or (finding.required and finding.mode == "enforce")
+        duties, unread = _duties(finding)
+        said = [*_denials(finding), *unread]
         if finding.mode == "enforce":
-            denials += [_reason(finding, item) for item in said]
-            statuses += [status for item in said if _is_refusal(status := item.get("status"))]
+            self.denials += [_reason(finding, item) for item in said]
+            self.statuses += [status for item in said if _is_refusal(status := item.get("status"))]
+            self.obligations += duties
         else:
-            notes += [_reason(finding, item) for item in said]
-            warned = warned or (finding.mode == "warn" and bool(said))
+            said += [{"id": "OBL-ASKED", "msg": f"asks for `{one.kind}` of `{one.path}`"} for one in duties]
+            self.notes += [_reason(finding, item) for item in said]
+            self.warned = self.warned or (finding.mode == "warn" and bool(said))
         if finding.mode != "dryrun":
-            warned = warned or bool(finding.warn)
-        notes += [_reason(finding, item, as_warning=True) for item in finding.warn]
-    if not required_seen:
-        denials.append({"id": "POLICY-NONE", "package": "-", "msg": "no required policy package is in force", "mode": "enforce"})
-    reasons = _bounded(_sorted(denials) + _sorted(notes))
-    if denials:
-        return Verdict("deny", reasons, statuses[0] if len(set(statuses)) == 1 and len(statuses) == len(denials) else 403)
-    return Verdict("allow_with_warnings" if warned else "allow", reasons)
+            self.warned = self.warned or bool(finding.warn)
+        self.notes += [_reason(finding, item, as_warning=True) for item in finding.warn]
+
+    def deny(self, name: str, message: str) -> None:
+        """Deny in the name of no package."""
+        self.denials.append({"id": name, "package": "-", "msg": message, "mode": "enforce"})
+
+
+def combine(findings: Iterable[Finding], *, needs_required: bool = True) -> Verdict:
+    """Return the verdict of all packages of a decision point.
+
+    Args:
+        findings: one of each package, in any order.
+        needs_required: deny where no required package is in force: silence is not consent.
+    """
+    total = _Sum()
+    for finding in findings:
+        if finding.mode != "off":
+            total.add(finding)
+    if needs_required and not total.has_required:
+        total.deny("POLICY-NONE", "no required policy package is in force")
+    obligations = merge(total.obligations)
+    if len(obligations) > MOST_OBLIGATIONS:
+        total.deny("OBL-MANY", f"policies ask for {len(obligations)} things to be done; at most {MOST_OBLIGATIONS} are")
+    reasons = _bounded(_sorted(total.denials) + _sorted(total.notes))
+    if total.denials:
+        statuses = total.statuses
+        return Verdict("deny", reasons, statuses[0] if len(set(statuses)) == 1 and len(statuses) == len(total.denials) else 403)
+    return Verdict("allow_with_warnings" if total.warned else "allow", reasons, obligations=obligations)
 
 
 def _denials(finding: Finding) -> Iterable[Mapping[str, Any]]:
@@ -92,9 +126,18 @@ def _denials(finding: Finding) -> Iterable[Mapping[str, Any]]:
     yield from finding.deny
     if finding.required and not finding.allow and not finding.deny:
         yield {"id": "NO-ALLOW", "msg": f"package `{finding.package}` is required and did not allow"}
-    for obligation in finding.obligations:
-        if obligation.get("type") not in OBLIGATIONS:
-            yield {"id": "OBL-UNKNOWN", "msg": f"package `{finding.package}` asks for `{obligation.get('type')}`, which cannot be carried out"}
+
+
+def _duties(finding: Finding) -> tuple[list[Obligation], list[Mapping[str, Any]]]:
+    """Return the obligations of a package, and a denial for each that has no meaning."""
+    duties: list[Obligation] = []
+    unread: list[Mapping[str, Any]] = []
+    for item in finding.obligations:
+        try:
+            duties.append(read(item))
+        except InvalidObligation as fault:
+            unread.append({"id": "OBL-UNKNOWN", "msg": f"package `{finding.package}` asks for what cannot be carried out: {fault}"})
+    return duties, unread
 
 
 def _is_refusal(status: Any) -> TypeGuard[int]:

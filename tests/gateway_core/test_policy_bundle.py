@@ -153,16 +153,16 @@ def test_reasons_of_any_content_can_be_recorded():
 
 
 def test_what_is_read_is_known_through_imports_libraries_and_the_whole_input():
-    assert load(office('import input.tenant as t\ndeny contains {"id": "X"} if t == "acme"')).reads(("tenant",))
+    assert load(office('import input.tenant as t\ndeny contains {"id": "X"} if t == "acme"')).at("request").reads(("tenant",))
     modules = {
         "policies/lib.rego": 'package lib\nacme if input.tenant == "acme"',
         "policies/x.rego": office('deny contains {"id": "X"} if data.lib.acme'),
     }
-    assert PolicyBundle.load(modules, {}).reads(("tenant",))
-    assert load(office('deny contains {"id": "X"} if "acme" in input')).reads(("tenant",))
-    assert not SHIPPED.reads(("tenant",))
-    assert SHIPPED.reads(("request", "rows"))
-    assert SHIPPED.reads(("request",))
+    assert PolicyBundle.load(modules, {}).at("request").reads(("tenant",))
+    assert load(office('deny contains {"id": "X"} if "acme" in input')).at("request").reads(("tenant",))
+    assert not SHIPPED.at("request").reads(("tenant",))
+    assert SHIPPED.at("request").reads(("request", "rows"))
+    assert SHIPPED.at("request").reads(("request",))
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_what_is_read_is_known_through_imports_libraries_and_the_whole_input():
     ],
 )
 def test_a_policy_that_can_tell_the_time_is_known_as_one(condition, reads_clock):
-    assert load(office(f'deny contains {{"id": "X"}} if {condition}')).reads_clock is reads_clock
-    assert not SHIPPED.reads_clock
+    assert load(office(f'deny contains {{"id": "X"}} if {condition}')).at("request").reads_clock is reads_clock
+    assert not SHIPPED.at("request").reads_clock
 
 
 def test_every_shipped_module_is_a_package_that_decides():
