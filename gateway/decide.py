@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from experiments.assignment import Assignment
 from experiments.shares import WHOLE
-from gateway.gate import Facts, Judged
+from gateway.facts import Facts
+from gateway.gate import Judged
 from gateway.live import Live
 from gateway.refusals import Refusal
 from gateway.snapshot import Route, Snapshot, Version
@@ -58,6 +59,8 @@ class Decision:
     refusal: Refusal | None = None
     pinned: bool = False
     """The caller named the version; outside experiments."""
+    facts: Facts | None = None
+    """What policies read of the call, where they have a say in its reply."""
 
 
 def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int) -> Decision:

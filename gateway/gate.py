@@ -4,6 +4,10 @@ A gate is built for one (snapshot, live state) pair and one version. Everything 
 `valid_until_us`, when an approval begins or ends; what varies from call to call are the facts in `Facts`. A policy set says which of them
 it reads, and the memo is keyed by exactly those (semantics.md 6.1): equal values on the paths read give equal verdicts. The values have one
 type each by construction, so 1, true and 1.0 cannot meet in one key.
+
+What a record tells of an answer is made with it, once, and remembered with it: the verdict, the facts it rests on that stand nowhere else in the
+record, and a digest of the input by which `assay policy explain` knows that it has put the same input together again. The path of a call is never
+told: it may say whom the call is about.
 """
 
 from __future__ import annotations
@@ -13,44 +17,15 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
+from gateway.facts import PATHS, Facts, facts_read, fixed_digest, input_document, told_input, told_of, warning_of
+from gateway.reply_policy import ReplyGate, ReplyRules
 from policies.bundle import PolicyBundle
+from policies.obligations import Obligation
 from policies.verdict import Verdict
 
 _REMEMBERED_CHARS: Final = 512
 MEMO_ENTRIES: Final = 4096
 """Verdicts one gate remembers; the oldest goes first. An entry is about 300 bytes, so a gate stays under 2 MB."""
-
-
-@dataclass(slots=True)
-class Facts:
-    """What may vary from one call to the next, as policies see it."""
-
-    tenant: str
-    method: str
-    path: str
-    content_type: str
-    kib: int
-    """Length of the body in KiB, rounded up: a policy that bounds sizes then reads the same value for most calls."""
-    rows: int
-    scopes: tuple[str, ...]
-    exhausted: bool
-    experiment: str
-    arm: str
-
-
-_PATHS: Final[Mapping[tuple[str, ...], str]] = {
-    ("tenant",): "tenant",
-    ("request", "method"): "method",
-    ("request", "path"): "path",
-    ("request", "content_type"): "content_type",
-    ("request", "kib"): "kib",
-    ("request", "rows"): "rows",
-    ("subject", "scopes"): "scopes",
-    ("usage", "exhausted"): "exhausted",
-    ("route", "experiment"): "experiment",
-    ("route", "arm"): "arm",
-}
-"""Path of the input document -> field of `Facts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +50,32 @@ class Judged:
     """The first reason's id when not allowed."""
     verdict: Verdict
     approval_ids: tuple[str, ...]
+    told: Mapping[str, Any]
+    """The `policy` part of a record: verdict, reasons, obligations, the facts it rests on and the digest of its input."""
+    warning: bytes | None = None
+    """Value of the header that tells a caller of warnings."""
+    redactions: tuple[Obligation, ...] = ()
+    """What has to be taken out of the request before it goes to the model."""
+    reply_rules: ReplyRules | None = None
+    """What has to be done about the reply; None where nothing has, the usual case."""
 
 
 class Gate:
     """The gate of one version. The memo is its only mutable state, owned by the worker's loop; it never changes an answer."""
 
-    __slots__ = ("_key", "_memo", "_policies", "standing")
+    __slots__ = ("_fixed", "_key", "_memo", "_names", "_policies", "_reply_gate", "standing")
 
     def __init__(self, standing: Standing, policies: PolicyBundle) -> None:
         """Fix what is known of the version and learn which facts the policies read."""
         self.standing = standing
-        self._policies = policies
+        self._policies = policies.at("request")
+        self._names = tuple(name for path, name in PATHS.items() if self._policies.reads(path))
         # Two fields or more, so that the key is a tuple whatever the policies read; `exhausted` costs nothing.
-        self._key = attrgetter("exhausted", "rows", *(name for path, name in _PATHS.items() if policies.reads(path)))
+        self._key = attrgetter("exhausted", "rows", *self._names)
         self._memo: dict[tuple[Any, ...], Judged] = {}
+        self._fixed = ""  # digest of the standing's document; set by the first answer
+        replies = policies.at("response")
+        self._reply_gate = ReplyGate(standing.document, replies) if replies.packages else None
 
     def judge(self, facts: Facts, now_us: int) -> tuple[Judged, bool]:
         """Return the answer for a call, and whether it was remembered.
@@ -100,7 +87,7 @@ class Gate:
         if judged is not None:
             return judged, True
         judged = self._work_out(facts, now_us)
-        is_long = len(facts.path) + len(facts.content_type) > _REMEMBERED_CHARS
+        is_long = len(facts.path) > _REMEMBERED_CHARS
         if self._policies.reads_clock or is_long or any(reason["id"] == "ENGINE-ERR" for reason in judged.verdict.reasons):
             return judged, False
         memo = self._memo
@@ -116,24 +103,19 @@ class Gate:
             reason = {"id": missing, "package": "approval", "msg": "the version is not approved for this use", "mode": "enforce"}
             verdict = Verdict("deny", (reason, *verdict.reasons))
         first = verdict.reasons[0]["id"] if not verdict.allowed else None
-        return Judged(verdict.allowed, first, verdict, self.standing.approval_ids)
+        on_reply = tuple(one for one in verdict.obligations if one.on == "reply")
+        return Judged(
+            verdict.allowed,
+            first,
+            verdict,
+            self.standing.approval_ids,
+            {**told_of(verdict), **self._told_input(facts)},
+            warning_of(verdict),
+            tuple(one for one in verdict.obligations if one.on == "request"),
+            ReplyRules(on_reply, self._reply_gate) if on_reply or self._reply_gate is not None else None,
+        )
 
-
-def input_document(facts: Facts, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the policy input `input/v1` of a call. Built by the gateway only: nothing of it is copied from the caller unread."""
-    return {
-        "schema": "input/v1",
-        "point": "request",
-        "tenant": facts.tenant,
-        "request": {
-            "method": facts.method,
-            "path": facts.path,
-            "content_type": facts.content_type,
-            "kib": facts.kib,
-            "rows": facts.rows,
-        },
-        "subject": {"verified": True, "scopes": list(facts.scopes)},
-        "usage": {"exhausted": facts.exhausted},
-        "route": {"experiment": facts.experiment, "arm": facts.arm} if facts.experiment else {},
-        **fixed,
-    }
+    def _told_input(self, facts: Facts) -> dict[str, Any]:
+        if not self._fixed:
+            self._fixed = fixed_digest(self.standing.document)
+        return told_input(facts_read(facts, self._names), self._fixed)

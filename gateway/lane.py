@@ -20,8 +20,9 @@ from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas
 from gateway.exchange import CallerGone, Exchange, Fault, Headers, Request, Upstream, UpstreamError, UpstreamReply
+from gateway.facts import Facts, media_type
 from gateway.framing import for_upstream
-from gateway.gate import Facts
+from gateway.gate import Judged
 from gateway.identifiers import Identifiers
 from gateway.ledger import Held, Ledger
 from gateway.limits import DeniedBytes, RateLimits
@@ -33,8 +34,10 @@ from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
+from gateway.reply_policy import Governed, govern, redacted, without_old_body
 from gateway.shadows import Shadows
 from gateway.snapshot import Route, Snapshot, Target, Version
+from policies.obligations import NotCarriedOut
 
 WHOLE_BELOW_BYTES: Final = 256 * 1024
 """A reply nothing is captured from is passed on whole below this length, else as it comes."""
@@ -178,7 +181,7 @@ class Lane:
             if document.audit == "sync":
                 await self.ledger.decide_durably(held)
             # 5. Forward, 6. record, 7. reply.
-            await self._forward(exchange, route, parsed, decision.version, held, salt_out)
+            await self._forward(exchange, route, parsed, decision, held, pseudonyms, salt_out)
         except Refusal as refusal:
             await self._refuse(exchange, document.protocol == "v2", route, held, refusal)
         except (CallerGone, asyncio.CancelledError):
@@ -217,12 +220,11 @@ class Lane:
             if fault is not None:
                 raise Refusal("schema_mismatch", fault)
         rate = document.rate_per_s
-        content_type = fields.get(b"content-type")
         facts = Facts(
             principal.tenant,
             request.method,
             request.path,
-            "" if content_type is None else content_type.decode("latin-1"),
+            media_type(fields.get(b"content-type")),
             (len(request.body) + 1023) >> 10,
             parsed.rows,
             principal.scopes,
@@ -234,34 +236,67 @@ class Lane:
         self.draws += 1
         call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws))
         decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
+        if decision.judged is not None and decision.judged.reply_rules is not None:
+            # What policies see of the arm is the one that serves, not the last one that was looked at.
+            facts.arm = decision.served or ""
+            decision.facts = facts
         return decision
 
-    async def _forward(self, exchange: Exchange, route: Route, parsed: Parsed, version: Version, held: Held, salt_out: bytes) -> None:
+    async def _forward(
+        self,
+        exchange: Exchange,
+        route: Route,
+        parsed: Parsed,
+        decision: Decision,
+        held: Held,
+        pseudonyms: TenantPseudonyms,
+        salt_out: bytes,
+    ) -> None:
         request, record = exchange.request, held.record
+        version, judged = decision.version, decision.judged
+        assert version is not None and judged is not None  # noqa: S101, PT018 - decide() gives both, or a refusal
+        body_in = _redacted(judged, request, record, pseudonyms) if judged.redactions else request.body
         deadline_s = held.started_ns / 1e9 + route.deadline_s
+        governed = None
         sent_ns = time.monotonic_ns()
         try:
-            reply = await self._attempt(request, for_upstream(request.headers), route, parsed.upstream_target, version, deadline_s)
-            if not route.reads_reply and not 0 <= reply.content_length < WHOLE_BELOW_BYTES:
-                await self._stream(exchange, route, reply, held, sent_ns)
-                return
-            body = await reply.read(REPLY_LIMIT_BYTES)
+            reply = await self._attempt(request, for_upstream(request.headers), body_in, route, parsed.upstream_target, version, deadline_s)
+            if judged.reply_rules is not None:
+                assert decision.facts is not None  # noqa: S101 - kept where there are rules
+                governed = await govern(judged.reply_rules, decision.facts, reply, record.unix_us, REPLY_LIMIT_BYTES)
+                record.reply_policy = governed.told
+            if governed is None or (governed.body is None and governed.refusal is None):
+                if not route.reads_reply and not 0 <= reply.content_length < WHOLE_BELOW_BYTES:
+                    await self._stream(exchange, route, reply, held, sent_ns, governed)
+                    return
+                body = model_body = await reply.read(REPLY_LIMIT_BYTES)
+            else:
+                model_body, body = governed.model_body or b"", governed.body or b""
         except UpstreamError as fault:
             record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
             self.on_upstream_fault(record.id, version, fault)
             raise _of_fault(fault, version) from None
         record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
+        headers = reply.headers
+        if governed is not None:
+            if governed.is_changed or governed.refusal is not None:
+                record.committed_from_model = commitment(pseudonyms.inner_salts(record.id)[1], model_body)
+                headers = without_old_body(headers)
+            if governed.refusal is not None:
+                raise governed.refusal
         record.status = reply.status
         record.bytes_out = len(body)
         record.committed_out = commitment(salt_out, body)
         if route.reads_reply and reply.status == 200:
-            _capture(route, body, record)
+            _capture(route, model_body, record)
         await self.ledger.end(held, route.document)
-        exchange.respond(reply.status, _told(route, reply.headers, record), body)
+        exchange.respond(reply.status, _told(route, headers, record, judged, governed), body)
         if self.shadows is not None and route.model in self.shadows.of and record.code is None:
-            self.shadows.offer(record, route, request, parsed.upstream_target, body)
+            self.shadows.offer(record, route, request, parsed.upstream_target, model_body)
 
-    async def _attempt(self, request: Request, headers: Headers, route: Route, target: bytes, version: Version, deadline_s: float) -> UpstreamReply:
+    async def _attempt(
+        self, request: Request, headers: Headers, body: bytes, route: Route, target: bytes, version: Version, deadline_s: float
+    ) -> UpstreamReply:
         """Call a replica; try another one within the deadline where that cannot run a model twice unasked."""
         replicas = version.replicas
         document = route.document
@@ -273,7 +308,7 @@ class Lane:
             path = endpoint.base_path.encode() + target if endpoint.base_path else target
             has_failed: bool | None = None  # a caller who leaves, and a full pool, tell nothing about the replica
             try:
-                reply = await self.upstream.send(endpoint, request.method, path, headers, request.body, deadline_s, idempotent=document.idempotent)
+                reply = await self.upstream.send(endpoint, request.method, path, headers, body, deadline_s, idempotent=document.idempotent)
             except UpstreamError as fault:
                 has_failed = True if fault.fault is not Fault.BUSY else None
                 tries -= 1
@@ -286,7 +321,7 @@ class Lane:
             finally:
                 Replicas.give_back(replica, self.monotonic_s(), failed=has_failed)
 
-    async def _stream(self, exchange: Exchange, route: Route, reply: UpstreamReply, held: Held, sent_ns: int) -> None:
+    async def _stream(self, exchange: Exchange, route: Route, reply: UpstreamReply, held: Held, sent_ns: int, governed: Governed | None) -> None:
         """Pass a long reply through as it comes; the outcome is recorded at its end, whole or broken off."""
         record = held.record
         try:
@@ -296,7 +331,8 @@ class Lane:
             raise
         record.streamed = True
         record.status = reply.status
-        exchange.start(reply.status, _told(route, reply.headers, record))
+        judged = None if record.decision is None else record.decision.judged
+        exchange.start(reply.status, _told(route, reply.headers, record, judged, governed))
         try:
             async for chunk in reply.chunks():
                 record.bytes_out += len(chunk)
@@ -439,11 +475,32 @@ def _unit(asserted: bytes | None, route: Route, document: Any, principal: Princi
     return f"key:{principal.id}"
 
 
-def _told(route: Route, headers: Headers, record: CallRecord) -> list[tuple[bytes, bytes]]:
+def _redacted(judged: Judged, request: Request, record: CallRecord, pseudonyms: TenantPseudonyms) -> bytes:
+    """Return the request's body as the model may see it.
+
+    Raises:
+        Refusal: it cannot be redacted; nothing goes to the model.
+    """
+    try:
+        body = redacted(judged.redactions, request.headers, request.body)
+    except NotCarriedOut as why:
+        reason = {"id": "OBL-FAILED", "package": "-", "msg": f"the request cannot be redacted: {why}"[:256], "mode": "enforce"}
+        raise Refusal("policy_denied", f"a policy asks to redact this call, which cannot be done: {why}", reasons=(reason,)) from None
+    if body != request.body:
+        record.committed_to_model = commitment(pseudonyms.inner_salts(record.id)[0], body)
+    return body
+
+
+def _told(
+    route: Route, headers: Headers, record: CallRecord, judged: Judged | None = None, governed: Governed | None = None
+) -> list[tuple[bytes, bytes]]:
     told = [field for field in headers if not field[0].startswith(b"assay-")]
     told.append((b"assay-decision", record.id.encode()))
     if route.document.expose_arm and record.decision is not None and record.decision.served is not None:
         told.append((b"assay-arm", record.decision.served.encode()))
+    warnings = [one for one in (judged.warning if judged else None, governed.warning if governed else None) if one is not None]
+    if warnings:
+        told.append((b"assay-policy-warning", b", ".join(warnings)))
     return told
 
 

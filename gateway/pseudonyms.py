@@ -54,6 +54,14 @@ class TenantPseudonyms:
         salts = hashlib.blake2b(record_id.encode(), key=self._commit_key).digest()
         return salts[:32], salts[32:]
 
+    def inner_salts(self, record_id: str) -> tuple[bytes, bytes]:
+        """Return the salts for what went to the model and what came from it, where policies changed either.
+
+        They are others than those of `salts`: who is given those, to check what they sent and got, learns nothing of what was taken out.
+        """
+        salts = hashlib.blake2b(record_id.encode(), key=self._commit_key, person=b"inner").digest()
+        return salts[:32], salts[32:]
+
 
 def commitment(salt: bytes, payload: bytes) -> str:
     """Return SHA-256(salt || payload) as 64 hex digits."""

@@ -62,6 +62,9 @@ class CallRecord:
     facts: Facts | None = None
     committed_in: str | None = None
     committed_out: str | None = None
+    committed_to_model: str | None = None
+    committed_from_model: str | None = None
+    reply_policy: Leaf | None = None
     prediction: str | None = None
     score_ppm: int | None = None
     status = 0
@@ -126,11 +129,7 @@ class CallRecord:
             leaf["route"] = self._route(decision)
             judged = decision.judged
             if judged is not None:
-                verdict = judged.verdict
-                policy: Leaf = {**self.policy, "decision": verdict.decision, "cached": 1 if decision.cached else 0}
-                if verdict.reasons:
-                    policy["reasons"] = list(verdict.reasons)
-                leaf["policy"] = policy
+                leaf["policy"] = {**self.policy, **judged.told, "cached": 1 if decision.cached else 0}
                 if judged.approval_ids:
                     leaf["approval"] = {"ids": list(judged.approval_ids)}
         if self.committed_in is not None:
@@ -148,6 +147,13 @@ class CallRecord:
                 route["served"] = decision.served or "default"
         return route
 
+    def _changed(self, payload: Leaf) -> None:
+        """Commit to what went to the model and came from it, where policies changed it."""
+        if self.committed_to_model is not None:
+            payload["to_model"] = self.committed_to_model
+        if self.committed_from_model is not None:
+            payload["from_model"] = self.committed_from_model
+
     def _ended(self, leaf: Leaf) -> None:
         stages = {"decide_us": self.decided_us}
         if self.upstream_us:
@@ -159,10 +165,14 @@ class CallRecord:
             outcome["fault"] = self.fault
         if self.streamed:
             outcome["streamed"] = 1
+        if self.reply_policy is not None:
+            outcome["policy"] = self.reply_policy
         leaf["outcome"] = outcome
         leaf["usage"] = {"rows": self.rows, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
         if self.committed_out is not None:
             leaf.setdefault("payload", {})["out"] = self.committed_out
+        if self.committed_to_model is not None or self.committed_from_model is not None:
+            self._changed(leaf.setdefault("payload", {}))
         if self.prediction is not None:
             leaf["prediction"] = self.prediction
         if self.score_ppm is not None:

@@ -52,6 +52,9 @@ CODES: Final[dict[str, Code]] = {
     "policy_denied": Code(403, "governance", "`assay audit show ID` tells which rule and why"),
     "model_killed": Code(403, "governance", "the model's owner has stopped it"),
     "rate_limited": Code(429, "governance", "slow down; the limit is in the model's file or the key", 1),
+    "reply_withheld": Code(
+        502, "governance", "policies ask for a change that cannot be made to this reply; the model's owner and theirs have to agree"
+    ),
     # the model's side failed
     "upstream_unreachable": Code(502, "upstream", "the model server cannot be reached; its owner is named in the model's file", 2),
     "upstream_broken": Code(502, "upstream", "the model server broke its protocol; its owner is named in the model's file", 2),

@@ -2,8 +2,8 @@
 
 Rules:
 
-- Every package `policy.<name>` is evaluated at the points it declares (`policies/metadata.py`): `config` when a configuration is read, `request` before
-  a call goes anywhere, `response` before its reply leaves. Other packages are libraries.
+- Every package `policy.<name>` is evaluated at the points it declares (`policies/metadata.py`): `config` when a configuration is read, `request`
+  before a call goes anywhere, `response` before its reply leaves. Other packages are libraries.
 - One that defines `allow` is *required*: without `allow == true` it denies. At `request` one has to be in force.
 - `params.yaml` beside the modules is `data.params`.
 - An evaluation has 2 ms of this thread (semantics.md 6.2). What takes longer twice in one evaluation has failed, and a package that fails so
@@ -79,6 +79,8 @@ class Package:
     """Which of `allow`, `deny`, `warn`, `obligations` it defines."""
     evaluate: Prepared
     """Answers all of them in one evaluation, in this order."""
+    reads: frozenset[tuple[str, ...]] = frozenset()
+    """Input paths it may read; `("now",)` does not count as one."""
     pace: Pace = field(default_factory=Pace, compare=False)
 
     def find(self, document: Mapping[str, Any], now_ns: int) -> Finding:
@@ -120,25 +122,29 @@ class Package:
 class PointPolicies:
     """The packages of one decision point. Immutable but for the pace of its packages."""
 
-    __slots__ = ("_reads", "needs_required", "packages", "reads_clock")
+    __slots__ = ("needs_required", "packages", "reads_clock")
 
-    def __init__(self, packages: tuple[Package, ...], reads: frozenset[tuple[Any, ...]], *, needs_required: bool) -> None:
+    def __init__(self, packages: tuple[Package, ...], *, reads_clock: bool, needs_required: bool) -> None:
         """Take over compiled packages.
 
         Args:
             packages: in the order of their names.
-            reads: paths they read, as the engine tells them.
+            reads_clock: whether a verdict may change while nothing it reads does: then it must not be remembered.
             needs_required: whether nothing is allowed without a required package.
         """
         self.packages = packages
+        self.reads_clock = reads_clock
         self.needs_required = needs_required
-        self._reads = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
-        self.reads_clock = ("now",) in reads
-        """Whether a verdict may change while nothing it reads does: then it must not be remembered."""
 
-    def reads(self, path: tuple[str, ...]) -> bool:
-        """Say whether any package may read the input at `path`, at a part of it, or at a whole it is part of."""
-        return any(read[: len(path)] == path or path[: len(read)] == read for read in self._reads)
+    def reads(self, path: tuple[str, ...], *, enforced: bool = False) -> bool:
+        """Say whether a package may read the input at `path`, at a part of it, or at a whole it is part of.
+
+        Args:
+            path: steps below `input`.
+            enforced: ask of packages in `enforce` only.
+        """
+        asked = (package for package in self.packages if package.mode == "enforce" or not enforced)
+        return any(read[: len(path)] == path or path[: len(read)] == read for package in asked for read in package.reads)
 
     def evaluate(self, document: Mapping[str, Any], now_ns: int) -> Verdict:
         """Return the verdict on an input document (`input/v1`)."""
@@ -258,12 +264,14 @@ def _at_point(
     if asked and point == "config":
         engine = Engine(texts, data, limits=CONFIG_LIMITS, strict_builtin_errors=True, clock=time.thread_time)
     packages = []
-    reads = frozenset[tuple[Any, ...]]()
+    reads_clock = False
     for name, rules in asked.items():
         references = [f"data.{PREFIX}.{name}.{rule}" for rule in rules]
-        packages.append(Package(name, modes[name], tuple(rules), engine.prepare_all(references)))
-        reads = reads.union(*map(engine.reads, references))
-    return PointPolicies(tuple(packages), reads, needs_required=point == "request")
+        reads = frozenset[tuple[Any, ...]]().union(*map(engine.reads, references))
+        reads_clock = reads_clock or ("now",) in reads
+        inputs = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
+        packages.append(Package(name, modes[name], tuple(rules), engine.prepare_all(references), inputs))
+    return PointPolicies(tuple(packages), reads_clock=reads_clock, needs_required=point == "request")
 
 
 def _parameters(text: str) -> dict[str, Any]:

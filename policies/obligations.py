@@ -9,11 +9,10 @@ Rules:
 - What cannot be carried out is `NotCarriedOut`, never skipped: text where a number is to be rounded, a scalar where a collection is expected.
   A place that is not in the document needs nothing done; null is nothing.
 
-| type | keys | what it does at each place `path` leads to |
-|---|---|---|
-| `redact` | `path` | takes the member out of its object; in an array, `[name=value]` takes the item out, an index or `*` leaves null in its place |
-| `top_k` | `path`, `k`, `by`? | keeps the k largest: members of an object of numbers, numbers of an array (null for the others), or objects of an array by member `by` |
-| `round` | `path`, `digits` | rounds a number, or every number of an array and of arrays in it, to so many decimals |
+- `redact` (`path`) takes the member out of its object. In an array `[name=value]` takes the item out; an index or `*` leaves null in its place.
+- `top_k` (`path`, `k`) keeps the k largest members of an object of numbers, or numbers of an array, with null for the others; with `by`, of an array
+  of objects those whose member `by` is largest.
+- `round` (`path`, `digits`) rounds a number, or every number of an array and of arrays in it, to so many decimals.
 
 A path is a JSON pointer (RFC 6901) with three wider steps: `*` every member or item, `**` any number of steps, `[name=value]` the items of an array
 whose member `name` is the text `value`. What stands at which index is often the caller's to choose (Open Inference Protocol: `outputs` of the
@@ -217,26 +216,28 @@ def _places(container: Any, key: Any, steps: tuple[Step, ...], *, by_name: bool 
     if not steps:
         yield container, key, by_name
         return
-    node = container[key]
-    (kind, name, index), rest = steps[0], steps[1:]
-    if kind == "deep":
+    node, rest = container[key], steps[1:]
+    if steps[0][0] == "deep":
         yield from _places(container, key, rest)
         for member in _keys(node):
             yield from _places(node, member, steps)
-    elif kind == "any":
-        for member in _keys(node):
-            yield from _places(node, member, rest)
-    elif kind == "item":
+    else:
+        for member, is_named in _members(node, steps[0]):
+            yield from _places(node, member, rest, by_name=is_named)
+
+
+def _members(node: Any, step: Step) -> list[tuple[Any, bool]]:
+    """Return the keys or indices one step leads to, and whether each was chosen by `[name=value]`."""
+    kind, name, index = step
+    if kind == "any":
+        return [(member, False) for member in _keys(node)]
+    if kind == "item":
         member, _, value = name.partition("=")
-        if type(node) is list:
-            for position, item in enumerate(node):
-                if type(item) is dict and item.get(member) == value:
-                    yield from _places(node, position, rest, by_name=True)
-    elif type(node) is dict:
-        if name in node:
-            yield from _places(node, name, rest)
-    elif type(node) is list and index is not None and index < len(node):
-        yield from _places(node, index, rest)
+        items = enumerate(node) if type(node) is list else ()
+        return [(position, True) for position, item in items if type(item) is dict and item.get(member) == value]
+    if type(node) is dict:
+        return [(name, False)] if name in node else []
+    return [(index, False)] if type(node) is list and index is not None and index < len(node) else []
 
 
 def _keys(node: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from pages import ROOT, blocks, calls, first_column, page, texts
 
 from gateway.admin.metrics import Collector
 from gateway.admin.traffic import Traffic
-from gateway.gate import Facts, input_document
+from gateway.facts import Facts, input_document
 from policies.bundle import PolicyBundle
 from policies.verdict import MOST_ID, MOST_MESSAGE, MOST_REASONS, OBLIGATIONS
 

@@ -17,7 +17,8 @@ from experiments.assignment import recompute
 from experiments.document import HoldoutDocument, LiveExperiment
 from experiments.shares import WHOLE
 from gateway.decide import Call, decide
-from gateway.gate import MEMO_ENTRIES, Facts, Gate
+from gateway.facts import Facts
+from gateway.gate import MEMO_ENTRIES, Gate
 from gateway.live import Live
 from gateway.record import CallRecord, Source
 from gateway.standing import Approvals
@@ -240,6 +241,7 @@ def test_exposure_only_adds_units_and_those_outside_are_the_controls():
     for exposure in (0, WHOLE // 10, WHOLE // 2, WHOLE):
         live = live_of(
             snapshot,
+            as_of_us=NOW_US,
             experiments={
                 "credit-v4": LiveExperiment(experiment="credit-v4", epoch=1, phase="running", step=0, exposure=exposure, shares=dict(shares))
             },
@@ -268,6 +270,7 @@ def test_an_approval_for_a_part_of_the_traffic_lets_an_arm_have_that_part_and_no
                     experiment="credit-v4", epoch=1, phase="running", step=0, exposure=exposure, shares=dict(EXPERIMENT.steps[0].shares)
                 )
             },
+            as_of_us=NOW_US,
         )
         found = set()
         for unit in range(400):
