@@ -68,13 +68,14 @@ class Gate:
     def __init__(self, standing: Standing, policies: PolicyBundle) -> None:
         """Fix what is known of the version and learn which facts the policies read."""
         self.standing = standing
-        self._policies = policies.at("request")
+        model = standing.document.get("model", {}).get("name", "")
+        self._policies = policies.at("request").about(model)
         self._names = tuple(name for path, name in PATHS.items() if self._policies.reads(path))
         # Two fields or more, so that the key is a tuple whatever the policies read; `exhausted` costs nothing.
         self._key = attrgetter("exhausted", "rows", *self._names)
         self._memo: dict[tuple[Any, ...], Judged] = {}
         self._fixed = ""  # digest of the standing's document; set by the first answer
-        replies = policies.at("response")
+        replies = policies.at("response").about(model)
         self._reply_gate = ReplyGate(standing.document, replies) if replies.packages else None
 
     def judge(self, facts: Facts, now_us: int) -> tuple[Judged, bool]:

@@ -81,6 +81,10 @@ class Package:
     """Answers all of them in one evaluation, in this order."""
     reads: frozenset[tuple[str, ...]] = frozenset()
     """Input paths it may read; `("now",)` does not count as one."""
+    reads_clock: bool = False
+    """Whether its answer may change while nothing it reads does."""
+    models: frozenset[str] | None = None
+    """Models it is asked about; None for all."""
     pace: Pace = field(default_factory=Pace, compare=False)
 
     def find(self, document: Mapping[str, Any], now_ns: int) -> Finding:
@@ -124,17 +128,22 @@ class PointPolicies:
 
     __slots__ = ("needs_required", "packages", "reads_clock")
 
-    def __init__(self, packages: tuple[Package, ...], *, reads_clock: bool, needs_required: bool) -> None:
+    def __init__(self, packages: tuple[Package, ...], *, needs_required: bool) -> None:
         """Take over compiled packages.
 
         Args:
             packages: in the order of their names.
-            reads_clock: whether a verdict may change while nothing it reads does: then it must not be remembered.
             needs_required: whether nothing is allowed without a required package.
         """
         self.packages = packages
-        self.reads_clock = reads_clock
+        self.reads_clock = any(package.reads_clock for package in packages)
+        """Whether a verdict may change while nothing it reads does: then it must not be remembered."""
         self.needs_required = needs_required
+
+    def about(self, model: str) -> PointPolicies:
+        """Return the packages that are asked about one model."""
+        asked = tuple(package for package in self.packages if package.models is None or model in package.models)
+        return self if len(asked) == len(self.packages) else PointPolicies(asked, needs_required=self.needs_required)
 
     def reads(self, path: tuple[str, ...], *, enforced: bool = False) -> bool:
         """Say whether a package may read the input at `path`, at a part of it, or at a whole it is part of.
@@ -206,6 +215,11 @@ class PolicyBundle:
             record["data_digest"] = hashlib.sha256(texts[PARAMETERS].encode()).hexdigest()
         return cls(points, record, rego, in_force, data)
 
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """Return the packages asked at `request`."""
+        return self._points["request"].packages
+
     def at(self, point: Point) -> PointPolicies:
         """Return the packages asked at a decision point."""
         return self._points[point]
@@ -264,14 +278,13 @@ def _at_point(
     if asked and point == "config":
         engine = Engine(texts, data, limits=CONFIG_LIMITS, strict_builtin_errors=True, clock=time.thread_time)
     packages = []
-    reads_clock = False
     for name, rules in asked.items():
         references = [f"data.{PREFIX}.{name}.{rule}" for rule in rules]
         reads = frozenset[tuple[Any, ...]]().union(*map(engine.reads, references))
-        reads_clock = reads_clock or ("now",) in reads
         inputs = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
-        packages.append(Package(name, modes[name], tuple(rules), engine.prepare_all(references), inputs))
-    return PointPolicies(tuple(packages), reads_clock=reads_clock, needs_required=point == "request")
+        answers = engine.prepare_all(references)
+        packages.append(Package(name, modes[name], tuple(rules), answers, inputs, ("now",) in reads, found[name].said.models))
+    return PointPolicies(tuple(packages), needs_required=point == "request")
 
 
 def _parameters(text: str) -> dict[str, Any]:

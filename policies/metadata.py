@@ -3,13 +3,15 @@
 ```rego
 # METADATA
 # title: Scores leave rounded
-# custom: {points: [response], mode: warn}
+# custom: {points: [response], models: [credit-risk], mode: warn}
 package policy.rounding
 ```
 
 Rules:
 - `custom.points` lists `config`, `request` or `response`; without it a package is asked at `request`. `promote` and `audit` are accepted beside
   others, for rules that are asked there too one day; a package only for them would never be asked and is refused.
+- `custom.models` lists the models whose calls the package is asked about; without it, all. A policy that reads the bodies of replies should name
+  them: where it enforces, a reply that cannot be read is withheld.
 - `custom.mode` is the mode where `modes.yaml` names none. `custom.required: true` needs a rule `allow`.
 - Several files of one package: what each says is put together; two modes are refused.
 """
@@ -42,6 +44,8 @@ class Declared:
     points: frozenset[Point]
     mode: Mode | None
     is_required: bool
+    models: frozenset[str] | None
+    """Models it is asked about; None for all."""
 
 
 def declared(modules: Iterable[Module]) -> Declared:
@@ -52,12 +56,15 @@ def declared(modules: Iterable[Module]) -> Declared:
     """
     points: set[Point] = set()
     modes: set[Mode] = set()
+    models: set[str] | None = set()
     required = False
     place = "-"
     for module in modules:
         custom, place = _custom(module)
         points |= _points(custom, place)
         required = required or custom.get("required") is True
+        named = _models(custom, place)
+        models = None if models is None or named is None else models | named
         mode = custom.get("mode")
         if mode is not None:
             if mode not in _MODES:
@@ -65,7 +72,7 @@ def declared(modules: Iterable[Module]) -> Declared:
             modes.add(mode)
     if len(modes) > 1:
         raise InvalidMetadata(f"{place}: error: files of one package name the modes {' and '.join(sorted(modes))}")
-    return Declared(frozenset(points or {"request"}), next(iter(modes), None), required)
+    return Declared(frozenset(points or {"request"}), next(iter(modes), None), required, None if models is None else frozenset(models))
 
 
 def _custom(module: Module) -> tuple[Mapping[str, Any], str]:
@@ -86,6 +93,15 @@ def _custom(module: Module) -> tuple[Mapping[str, Any], str]:
             raise InvalidMetadata(f"{place}: error: `custom` is a mapping, such as `custom: {{points: [response]}}`")
         return custom, place
     return {}, f"{name}:{package_line}:1"
+
+
+def _models(custom: Mapping[str, Any], place: str) -> set[str] | None:
+    if "models" not in custom:
+        return None
+    listed = custom["models"]
+    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
+        raise InvalidMetadata(f"{place}: error: `models` is a list of names of models")
+    return set(listed)
 
 
 def _points(custom: Mapping[str, Any], place: str) -> set[Point]:

@@ -8,8 +8,9 @@ from pages import ROOT, blocks, calls, first_column, page, texts
 
 from gateway.admin.metrics import Collector
 from gateway.admin.traffic import Traffic
-from gateway.facts import Facts, input_document
+from gateway.facts import Facts, ReplyFacts, input_document, reply_document
 from policies.bundle import PolicyBundle
+from policies.obligations import MOST_OBLIGATIONS, MOST_PATH
 from policies.verdict import MOST_ID, MOST_MESSAGE, MOST_REASONS, OBLIGATIONS
 
 HTTP = page("http.md")
@@ -148,7 +149,9 @@ def leaves(document, prefix):
 def test_every_path_of_the_policies_input_is_documented_and_nothing_else_is():
     facts = Facts("t", "POST", "/p", "", 1, 1, ("infer",), exhausted=False, experiment="e", arm="a")
     documented = {name for name in first_column(page("policies.md")) if name.startswith("input.")}
-    assert documented == set(leaves(input_document(facts, fixed_part()), "input"))
+    reply = reply_document(facts, fixed_part(), ReplyFacts(200, "", 1))
+    reply["response"]["body"] = None
+    assert documented == set(leaves(reply, "input"))
 
 
 def test_the_policy_on_the_page_is_enforced_beside_the_shipped_ones():
@@ -163,4 +166,5 @@ def test_the_policy_on_the_page_is_enforced_beside_the_shipped_ones():
 def test_bounds_on_reasons_are_the_documented_ones():
     text = page("policies.md")
     assert f"At most {MOST_ID} and {MOST_MESSAGE} characters; at most {MOST_REASONS} reasons" in text
-    assert not OBLIGATIONS, "obligations can be carried out now: say so on the page"
+    assert f"At most {MOST_OBLIGATIONS} obligations, {MOST_PATH} characters a path" in text
+    assert set(OBLIGATIONS) == {name for name in first_column(text.split("## Obligations")[1].split("\n## ")[0]) if name != "type"}

@@ -5,12 +5,13 @@
 
 Behaviours: `answer` (default), `slow:SECONDS`, `status:CODE`, `close` (not a byte), `half` (less than announced, then the end), `long` (more than
 announced), `twice` (a second reply nobody asked for), `two-lengths`, `garbage`, `unreadable` (200, not JSON), `big:BYTES`, `endless` (chunked
-for ever), `stream:PIECES:PAUSE_S`, `broken-stream`, `bad-chunk`.
+for ever), `stream:PIECES:PAUSE_S`, `broken-stream`, `bad-chunk`, `raw:BASE64` (a whole reply, head and all), `last:BASE64` (the same, then the end).
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import threading
@@ -144,6 +145,14 @@ class Model:
 
     async def _broken_stream(self, writer: asyncio.StreamWriter, _asked: Asked) -> bool:
         writer.write(chunked_head() + chunk(b"a piece and then nothing\n"))
+        return False
+
+    async def _raw(self, writer: asyncio.StreamWriter, _asked: Asked, reply: str) -> bool:
+        writer.write(base64.b64decode(reply))
+        return True
+
+    async def _last(self, writer: asyncio.StreamWriter, _asked: Asked, reply: str) -> bool:
+        writer.write(base64.b64decode(reply))
         return False
 
     async def _bad_chunk(self, writer: asyncio.StreamWriter, _asked: Asked) -> bool:

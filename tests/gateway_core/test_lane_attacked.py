@@ -237,7 +237,10 @@ class ReadsEverything:
         self.packages = ()
 
     def at(self, point: str) -> PointPolicies:
-        return self if point == "request" else PointPolicies((), reads_clock=False, needs_required=False)
+        return self if point == "request" else PointPolicies((), needs_required=False)
+
+    def about(self, _model: str) -> ReadsEverything:
+        return self
 
     def reads(self, _path: tuple[str, ...]) -> bool:
         return True
