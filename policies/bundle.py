@@ -39,8 +39,8 @@ PREFIX: Final = "policy"
 """First part of the name of every package that decides."""
 SHIPPED: Final = "default/"
 """Prefix of the names of shipped modules."""
-PARAMETERS: Final = "policies/params.yaml"
-"""Path of the parameters among the modules of a deployment."""
+PARAMETERS: Final = "policies/params.json"
+"""Path of the parameters among the modules of a deployment: JSON, as `params.yaml` was compiled."""
 LIMITS: Final = Limits(wall_s=0.002)
 """What one evaluation of a call may cost, in seconds of its thread; a policy that needs more denies."""
 CONFIG_LIMITS: Final = Limits(wall_s=1.0)
@@ -184,7 +184,7 @@ class PolicyBundle:
         """Compile the shipped modules and the deployment's.
 
         Args:
-            modules: path -> text of the deployment's modules, without tests; `policies/params.yaml` among them is `data.params`.
+            modules: path -> text of the deployment's modules, without tests; `policies/params.json` among them is `data.params`.
             modes: package name (without `policy.`) -> mode; where it is not named, what the package declares, else `enforce`.
 
         Raises:
@@ -228,6 +228,10 @@ class PolicyBundle:
         """Return the verdict on an input document (`input/v1`) at the point it names; `request` where it names none."""
         point = document.get("point")
         return self._points[point if point in POINTS else "request"].evaluate(document, now_ns)
+
+    def named_models(self) -> dict[str, frozenset[str]]:
+        """Return the models that packages in force name."""
+        return {package.name: package.models for point in self._points.values() for package in point.packages if package.models is not None}
 
     def objects(self) -> dict[str, bytes]:
         """Return what a record's digests stand for, by digest: the list of modules, every text, the modes, the parameters."""

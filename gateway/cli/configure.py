@@ -233,7 +233,11 @@ def _secret_problems(layout: Layout, compiled: Compiled) -> list[str]:
 def _counts(manifest: Manifest | None) -> Mapping[str, int]:
     if manifest is None:
         return {}
-    return {"models": len(manifest.models), "experiments": len(manifest.experiments), "policies": len(manifest.policies)}
+    return {
+        "models": len(manifest.models),
+        "experiments": len(manifest.experiments),
+        "policies": sum(path.endswith(".rego") for path in manifest.policies),
+    }
 
 
 def _reference() -> Path:

@@ -7,7 +7,7 @@ Rules:
   a dot or end with `~` are editors' business and passed over.
 
 Steps of `Compiler.compile`, numbered below: 1. list the folder, refuse what does not belong; 2. read each file that changed;
-3. check and compile what spans files; 4. put the manifest together.
+3. check and compile what spans files, and ask the policies of the folder; 4. put the manifest together.
 
 Example:
     compiler = Compiler(Path("config"))
@@ -23,24 +23,35 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
 
 from experiments.config import LayersFile, MetricsFile
+from experiments.document import ExperimentDocument
 from gateway.config import experiment_files
 from gateway.config.experiment_files import LAYERS, METRICS, AnyExperiment
 from gateway.config.gateway_file import GatewayFile, Mode, ModesFile, compile_settings
 from gateway.config.issues import Issue, KeyPath, allowed, nearest
 from gateway.config.model_file import Found, ModelFile, check_model, compile_model
-from gateway.config.policy_files import check_modules
+from gateway.config.policy_files import CheckedPolicies, check_modules, compile_parameters
+from gateway.config.policy_point import Asked, ConfigPoint, refusals
 from gateway.config.tree import MOST_BYTES, Tree, read_tree
 from gateway.config.validate import validate
 from gateway.documents import Manifest, RouteDocument, digest_of, encode
 
+if TYPE_CHECKING:
+    from policies.bundle import PolicyBundle
+    from policies.verdict import Verdict
+
 _Value = TypeVar("_Value")
 GATEWAY = "gateway.yaml"
 MODES = "policies/modes.yaml"
+PARAMETERS = "policies/params.yaml"
+COMPILED_PARAMETERS = "policies/params.json"
+CASES = "cases.yaml"
 _DEEPEST_FOLDER = 4
 """Below the configuration folder; also ends a loop of symbolic links."""
 
@@ -56,6 +67,10 @@ class Compiled:
     issues: tuple[Issue, ...]
     gateway: GatewayFile | None
     """`gateway.yaml` as read; the parent process takes listeners, store and keys from it."""
+    bundle: PolicyBundle | None = None
+    """The policies, where the folder has any of its own and they hold."""
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """What policies say of each file, where they are asked."""
 
     @property
     def digest(self) -> str:
@@ -111,7 +126,8 @@ class Compiler:
         self._metrics: dict[str, _Read[MetricsFile]] = {}
         self._experiments: dict[str, _Read[AnyExperiment]] = {}
         self._crossed: dict[tuple[str, ...], _Crossed] = {}
-        self._checked_policies: tuple[str, tuple[Issue, ...]] | None = None
+        self._checked_policies: tuple[str, CheckedPolicies] | None = None
+        self._point = ConfigPoint()
 
     def compile(self) -> Compiled:
         """Read the folder and compile what changed. Never raises for what the folder holds: it becomes an issue."""
@@ -127,10 +143,16 @@ class Compiler:
         experiments, found = self._across(files)  # 3
         modes = self._modes[MODES].value if MODES in self._modes else None
         mode_of: Mapping[str, Mode] = modes.modes if modes else {}
-        issues += [*found, *self._check_policies(files, mode_of)]
+        issues += _compile_parameters(files)
+        checked = self._check_policies(files, mode_of)
+        issues += [*found, *checked.issues, *(_located(files.modes, MODES, checked.modes) if checked.modes else ())]
         if issues or gateway is None:
             return Compiled(None, {}, tuple(sorted(set(issues))), gateway)
-        return _assemble(gateway, mode_of, self._models, experiments, files.policies)  # 4
+        verdicts = {} if checked.bundle is None else self._point.judge(checked.bundle, gateway.environment, self._asked(experiments))
+        refused = [Issue(path, 1, 1, "", message) for path, message in refusals(verdicts)]
+        if refused:
+            return Compiled(None, {}, tuple(sorted(set(refused))), gateway)
+        return replace(_assemble(gateway, mode_of, self._models, experiments, files.policies), bundle=checked.bundle, verdicts=verdicts)  # 4
 
     def _read_gateway(self, files: _Files) -> GatewayFile | None:
         if files.gateway is None:
@@ -174,13 +196,25 @@ class Compiler:
         self._crossed = crossed
         return compiled, issues
 
-    def _check_policies(self, files: _Files, modes: Mapping[str, Mode]) -> tuple[Issue, ...]:
-        key = digest_of(b"\0".join(part for path, text in sorted(files.policies.items()) for part in (path.encode(), text)) + repr(modes).encode())
+    def _check_policies(self, files: _Files, modes: Mapping[str, Mode]) -> CheckedPolicies:
+        models = [Path(path).stem for path in self._models]
+        key = digest_of(
+            b"\0".join(part for path, text in sorted(files.policies.items()) for part in (path.encode(), text))
+            + repr((modes, models if files.policies else ())).encode()
+        )
         if self._checked_policies is None or self._checked_policies[0] != key:
-            found, wrong_modes = check_modules(files.policies, modes)
-            located = tuple(_located(files.modes, MODES, wrong_modes)) if files.modes is not None else ()
-            self._checked_policies = (key, (*found, *located))
+            self._checked_policies = (key, check_modules(files.policies, modes, models))
         return self._checked_policies[1]
+
+    def _asked(self, experiments: Mapping[str, _Crossed]) -> dict[str, Asked]:
+        """Return what policies are asked about: every model, every experiment with its model."""
+        routes = {read.value.model: (path, read.value, read.digest) for path, read in self._models.items() if read.value is not None}
+        asked = {path: Asked(route, digest) for path, route, digest in routes.values()}
+        for name, crossed in experiments.items():
+            document = msgspec.json.decode(crossed.data, type=ExperimentDocument)
+            _, route, digest = routes[document.model]
+            asked[f"experiments/{name}.yaml"] = Asked(route, digest_of(f"{digest} {crossed.digest}".encode()), document)
+        return asked
 
 
 def compile_folder(config: Path) -> Compiled:
@@ -203,8 +237,10 @@ def _list(config: Path) -> _Files:
                 files.models[name] = _bytes(path)
             elif folder == "experiments" and is_yaml:
                 files.experiments[name] = _bytes(path)
-            elif folder == "policies" and name.endswith(".rego"):
+            elif folder == "policies" and (name.endswith(".rego") or name == PARAMETERS):
                 files.policies[name] = _bytes(path)
+            elif folder == "policies" and name.endswith(CASES):
+                continue  # cases of `assay policy test`: read there, not in force
             elif name == GATEWAY:
                 files.gateway = _bytes(path)
             elif name == MODES:
@@ -254,11 +290,11 @@ def _stranger(parts: list[str]) -> str:
     if parts[-1].endswith(".yml"):
         return "is not read: name it `.yaml`"
     if parts[0] == "policies":
-        return "is not read; allowed in `policies/`: *.rego, modes.yaml"
+        return "is not read; allowed in `policies/`: *.rego, modes.yaml, params.yaml, *cases.yaml"
     folders = ("models", "experiments", "policies")
     if len(parts) == 2 and parts[0] not in folders:
         return f"folder `{parts[0]}` is not read; {allowed(folders)}{nearest(parts[0], folders)}"
-    return "is not read; allowed: gateway.yaml, models/*.yaml, experiments/*.yaml, policies/*.rego, policies/modes.yaml"
+    return "is not read; allowed: gateway.yaml, models/*.yaml, experiments/*.yaml, policies/*.rego, policies/modes.yaml, policies/params.yaml"
 
 
 # --- 2. one file
@@ -339,6 +375,17 @@ def _located(data: bytes | None, path: str, found: Found) -> list[Issue]:
     """Return what was found in a file with lines and columns; the file is parsed again, as this is rare."""
     tree = read_tree(data, path)[0] if data is not None else Tree(path)
     return [tree.issue(_existing(tree, key), message) for key, message in found]
+
+
+def _compile_parameters(files: _Files) -> list[Issue]:
+    """Put the compiled parameters among the policies in place of their file."""
+    text = files.policies.pop(PARAMETERS, None)
+    if text is None:
+        return []
+    compiled, issues = compile_parameters(text, PARAMETERS)
+    if not issues:
+        files.policies[COMPILED_PARAMETERS] = compiled
+    return issues
 
 
 def _existing(tree: Tree, key: KeyPath) -> KeyPath:

@@ -13,9 +13,12 @@ from collections.abc import Sequence
 
 from audit.store.control import ControlStore
 from gateway.config.compile import Compiled, Compiler
+from gateway.config.policy_point import told
 from gateway.control.clerk import Clerk
-from gateway.documents import Manifest, decode, encode
+from gateway.control.policy_changes import PolicyChanges
+from gateway.documents import Manifest, SettingsDocument, decode, encode
 from gateway.processes.control import ControlDirectory
+from policies.bundle import PolicyBundle
 
 _log = logging.getLogger(__name__)
 
@@ -23,12 +26,16 @@ _log = logging.getLogger(__name__)
 class Configuration:
     """The configuration in force. Owned by the controller's loop."""
 
-    def __init__(self, compiler: Compiler, control: ControlDirectory, store: ControlStore, clerk: Clerk) -> None:
-        """Prepare; nothing is read before `reload`."""
+    def __init__(
+        self, compiler: Compiler, control: ControlDirectory, store: ControlStore, clerk: Clerk, policies: PolicyChanges | None = None
+    ) -> None:
+        """Prepare; nothing is read before `reload`. Without `policies` their changes are not told."""
         self._compiler = compiler
         self._control = control
         self._store = store
         self._clerk = clerk
+        self._policies = policies
+        self._shipped: PolicyBundle | None = None  # for a folder without policies of its own; made when first needed
         self.digest: str | None = None
         self.manifest: Manifest | None = None
         self.issues: tuple[str, ...] = ()
@@ -62,24 +69,53 @@ class Configuration:
             return False
         self.issues = ()
         if compiled.digest == self.digest:
+            await self._tell_policies(compiled.bundle)  # others after an upgrade that brought its own
             return False
         await self._put_in_force(compiled, compiled.manifest)
         return True
 
     async def _put_in_force(self, compiled: Compiled, manifest: Manifest) -> None:
-        """1. Objects durable. 2. The change recorded. 3. Named as in force.
+        """1. Objects durable. 2. The change recorded, of policies first. 3. Named as in force.
 
         A crash in between leaves unused objects, or a record of a change that is made again.
         """
         objects = {**compiled.objects, compiled.digest: encode(manifest)}
         await asyncio.to_thread(self._control.put_many, objects)
         await asyncio.to_thread(self._store.keep_objects, objects)
+        await self._tell_policies(compiled.bundle)
         changed = _changed(self.manifest, manifest)
-        index = await self._clerk.record("config.change", old=self.digest or "", new=compiled.digest, changed=changed[:200], signed=False)
+        verdict = told(compiled.verdicts)
+        said = {} if verdict is None else {"policy": verdict}
+        index = await self._clerk.record("config.change", old=self.digest or "", new=compiled.digest, changed=changed[:200], signed=False, **said)
+        for reason in () if verdict is None else verdict.get("reasons", ()):
+            _log.warning("a policy says of the configuration", extra={"reason": reason})
         self._store.install_bundle(compiled.digest, time.time_ns() // 1000)
         self.digest, self.manifest = compiled.digest, manifest
         self.in_force_since_s = time.monotonic()
         _log.info("configuration in force", extra={"config_digest": compiled.digest, "changed": len(changed), "index": index})
+
+    async def settle_policies(self) -> None:
+        """See that the policies of what was restored hold under this release, and are told.
+
+        Raises:
+            policies.bundle.BundleError: they cannot be enforced; nothing may be served by them.
+        """
+        manifest = self.manifest
+        if manifest is None or self._policies is None:
+            return
+
+        def load() -> PolicyBundle:
+            settings = decode(self._control.get(manifest.settings), SettingsDocument)
+            return PolicyBundle.load({path: self._control.get(digest).decode() for path, digest in manifest.policies.items()}, settings.modes)
+
+        await self._policies.tell(await asyncio.to_thread(load))
+
+    async def _tell_policies(self, bundle: PolicyBundle | None) -> None:
+        if self._policies is None:
+            return
+        if bundle is None:
+            self._shipped = self._shipped or await asyncio.to_thread(PolicyBundle.load, {}, {})
+        await self._policies.tell(bundle or self._shipped or PolicyBundle.load({}, {}))
 
 
 def _changed(old: Manifest | None, new: Manifest) -> list[str]:

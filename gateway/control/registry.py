@@ -14,7 +14,7 @@ from experiments.rollout import RolloutState
 from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
 from policies.trust import TrustRoot
 
-_MARKS: Final = (b'"type":"approval.', b'"type":"rollout.step"', b'"type":"experiment.', b'"type":"trust.pinned"')
+_MARKS: Final = (b'"type":"approval.', b'"type":"rollout.step"', b'"type":"experiment.', b'"type":"trust.pinned"', b'"type":"policy.change"')
 
 
 def concerns(leaf: bytes) -> bool:
@@ -30,6 +30,8 @@ class Registry:
         self._root = root
         self.pinned: dict[str, Any] | None = None
         """The latest `trust.pinned` record: version, digest and text of the root."""
+        self.policies: dict[str, str] | None = None
+        """Digests of the policies in force, by the latest `policy.change`."""
         self.approvals: dict[str, Approval] = {}
         self.revocations: dict[str, Revocation] = {}
         self.rollouts: dict[str, RolloutState] = {}
@@ -50,6 +52,8 @@ class Registry:
             self._fold_approval(record)
         elif kind == "trust.pinned":
             self.pinned = record
+        elif kind == "policy.change":
+            self.policies = record["new"]
         elif kind == "experiment.registered":
             self.registered(index, record)
         elif kind == "experiment.start":

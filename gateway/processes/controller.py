@@ -48,6 +48,7 @@ from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
 from gateway.control.keysfile import KeysFile
 from gateway.control.orders import Asked, admit
+from gateway.control.policy_changes import PolicyChanges
 from gateway.control.publishing import Publishing
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
@@ -58,6 +59,7 @@ from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.embedded import BoundedHttp, EmbeddedServer
 from gateway.processes.parent import Status, end_with_parent
 from gateway.standing import ApprovalsInForce
+from policies.bundle import BundleError
 from policies.trust import InvalidTrust, TrustRoot
 
 _log = logging.getLogger("assay.controller")
@@ -190,13 +192,16 @@ class Controller:
         self._tail = Tail(self._data, self._indexer, self._rollouts)
         self._after_journal.callback(self._tail.close)
         self._traffic = Traffic()
-        self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk)
+        changes = PolicyChanges(self._control, self._clerk, self._registry.policies)
+        self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk, changes)
         restored = self._configuration.restore()
         self._require_pinned_root_or_successor()
         await self._clerk.record("trust.pinned", digest=self._root.digest, version=self._root.version, root=self._root.encode().decode())
         await self._configuration.reload()
         if self._configuration.manifest is None:
             raise CannotStart("\n".join(self._configuration.issues))
+        if self._configuration.issues:
+            await self._settle_policies()
         if restored and self._configuration.issues:
             _log.error("serving the configuration that was in force before; the folder has issues")
         try:
@@ -207,6 +212,14 @@ class Controller:
         await self._align()
         self._publish_live()
         self._server = self._admin_server()
+
+    async def _settle_policies(self) -> None:
+        """Refuse to serve by restored policies that this release cannot enforce: the folder has issues, and nothing else is in force."""
+        try:
+            await self._configuration.settle_policies()
+        except BundleError as fault:
+            told = "\n".join(self._configuration.issues)
+            raise CannotStart(f"the policies that were in force cannot be enforced: {fault}\nand the folder has issues:\n{told}") from fault
 
     def _write_verification_keys(self) -> None:
         """Put beside the log what it is verified with: for a first look; a verifier takes keys from elsewhere."""

@@ -204,7 +204,12 @@ def test_schema_prints_json_schema_of_each_kind(cli):
 
 def test_plan_against_nothing_adds_everything(deployment, cli):
     changes = json.loads(cli("plan", deployment, "--json"))["changes"]
-    assert {(change["kind"], change["action"]) for change in changes} == {("settings", "added"), ("model", "added"), ("experiment", "added")}
+    assert {(change["kind"], change["action"]) for change in changes} == {
+        ("settings", "added"),
+        ("model", "added"),
+        ("experiment", "added"),
+        ("policy", "added"),
+    }
 
 
 def test_plan_says_what_changes_and_who_moves(deployment, cli):

@@ -20,7 +20,9 @@ EMPTY = Manifest(settings="s" * 64, models={}, experiments={}, policies={})
 def compiled(number: int):
     model = b"model %d" % number
     manifest = Manifest(settings="s" * 64, models={"m": digest_of(model)}, experiments={}, policies={})
-    return SimpleNamespace(manifest=manifest, digest=digest_of(encode(manifest)), objects={digest_of(model): model}, issues=())
+    return SimpleNamespace(
+        manifest=manifest, digest=digest_of(encode(manifest)), objects={digest_of(model): model}, issues=(), bundle=None, verdicts={}
+    )
 
 
 BROKEN = SimpleNamespace(manifest=None, digest=None, objects={}, issues=("models/m.yaml:3: `riks` is not a key",))
