@@ -59,8 +59,6 @@ class Decision:
     refusal: Refusal | None = None
     pinned: bool = False
     """The caller named the version; outside experiments."""
-    facts: Facts | None = None
-    """What policies read of the call, where they have a say in its reply."""
 
 
 def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int) -> Decision:

@@ -239,7 +239,6 @@ class Lane:
         if decision.judged is not None and decision.judged.reply_rules is not None:
             # What policies see of the arm is the one that serves, not the last one that was looked at.
             facts.arm = decision.served or ""
-            decision.facts = facts
         return decision
 
     async def _forward(
@@ -262,8 +261,8 @@ class Lane:
         try:
             reply = await self._attempt(request, for_upstream(request.headers), body_in, route, parsed.upstream_target, version, deadline_s)
             if judged.reply_rules is not None:
-                assert decision.facts is not None  # noqa: S101 - kept where there are rules
-                governed = await govern(judged.reply_rules, decision.facts, reply, record.unix_us, REPLY_LIMIT_BYTES)
+                assert record.facts is not None  # noqa: S101 - decided by them
+                governed = await govern(judged.reply_rules, record.facts, reply, record.unix_us, REPLY_LIMIT_BYTES)
                 record.reply_policy = governed.told
             if governed is None or (governed.body is None and governed.refusal is None):
                 if not route.reads_reply and not 0 <= reply.content_length < WHOLE_BELOW_BYTES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.decide import Decision
-from gateway.gate import Facts
+from gateway.facts import Facts
 from gateway.identifiers import Timestamps
 
 Leaf = dict[str, Any]

@@ -44,7 +44,9 @@ from gateway.protocols.pointer import compile_pointer
 from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
+from gateway.reply_policy import redacted
 from gateway.snapshot import Route, Snapshot, Version
+from policies.obligations import NotCarriedOut
 
 QUEUE_CALLS: Final = 256
 QUEUE_BYTES: Final = 16 << 20
@@ -195,14 +197,15 @@ class Shadows:
     async def _mirror(self, copy: _Copy) -> None:
         self._queued_bytes -= copy.size
         shadow = copy.shadow
-        if not self._may_run(copy):
+        sent = self._permitted(copy)
+        if sent is None:
             self._count(shadow, "ineligible")
             return
         started_s = self._clock_s()
         outcome: dict[str, Any]
         body = b""
         try:
-            status, body = await self._ask(copy, started_s + shadow.limits.timeout_us / 1e6)
+            status, body = await self._ask(copy, sent, started_s + shadow.limits.timeout_us / 1e6)
             outcome = {"status": status}
         except UpstreamError as fault:
             outcome = {"status": _STATUS.get(fault.fault, 502), "code": f"upstream_{fault.fault.value}"}
@@ -218,16 +221,25 @@ class Shadows:
         self._count(shadow, "failed" if has_failed else "compared")
         self._write(copy, outcome, compared, body)
 
-    def _may_run(self, copy: _Copy) -> bool:
-        """Judge the shadow like an arm: its approval and the request policies, as they stand now."""
+    def _permitted(self, copy: _Copy) -> bytes | None:
+        """Judge the shadow like an arm: its approval and the request policies, as they stand now.
+
+        Returns:
+            The body it may see, redacted as they ask; None where it may not be called.
+        """
         live, facts = self._live, copy.record.facts
         if live is None or facts is None or copy.route.model in live.killed:
-            return False
+            return None
         facts.experiment, facts.arm = copy.shadow.document.experiment, "shadow"
         judged, _ = live.gate(copy.route, copy.shadow.version, self._unix_ns() // 1000, 1).judge(facts, self._unix_ns() // 1000)
-        return judged.allowed
+        if not judged.allowed:
+            return None
+        try:
+            return redacted(judged.redactions, copy.request.headers, copy.request.body) if judged.redactions else copy.request.body
+        except NotCarriedOut:
+            return None
 
-    async def _ask(self, copy: _Copy, deadline_s: float) -> tuple[int, bytes]:
+    async def _ask(self, copy: _Copy, sent: bytes, deadline_s: float) -> tuple[int, bytes]:
         replicas = copy.shadow.version.replicas
         replica = replicas.take(self._clock_s())
         endpoint = replica.endpoint
@@ -235,7 +247,7 @@ class Shadows:
         headers = [*for_upstream(copy.request.headers), (b"assay-shadow", copy.shadow.document.experiment.encode())]
         has_failed = True
         try:
-            reply = await self._upstream.send(endpoint, copy.request.method, target, headers, copy.request.body, deadline_s)
+            reply = await self._upstream.send(endpoint, copy.request.method, target, headers, sent, deadline_s)
             body = await reply.read(BODY_LIMIT_BYTES)
             has_failed = False
         finally:

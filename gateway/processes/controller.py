@@ -192,7 +192,7 @@ class Controller:
         self._tail = Tail(self._data, self._indexer, self._rollouts)
         self._after_journal.callback(self._tail.close)
         self._traffic = Traffic()
-        changes = PolicyChanges(self._control, self._clerk, self._registry.policies)
+        changes = PolicyChanges(self._control, self._clerk, self._registry.policies, self._store.keep_objects)
         self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk, changes)
         restored = self._configuration.restore()
         self._require_pinned_root_or_successor()
