@@ -3,6 +3,7 @@
 Order for each unit, each with its own salt or purpose (`experiments/bucketing.py` says how parts become bytes):
 
 1. layer     slot = hash * slots / 2**64; outside this experiment's slots the unit is not in it (`None`).
+   who, exclude   rules over the call's context (`experiments/targeting.py`): outside it, or served by the control and recorded as excluded.
 2. holdout   hash / 2**32 < share: the arm is `holdout`, served by the holdout's version.
 3. exposure  hash / 2**32 < exposure, so raising the ramp only adds units; the rest is served by the control and not compared.
 4. arm       weighted rendezvous: argmin of -ln(u_arm) / share_arm. Changing one share moves units only into or out of that arm.
@@ -26,7 +27,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Context, Decimal
+from decimal import Context as DecimalContext
+from decimal import Decimal
 from hashlib import sha256
 from math import inf, log
 from typing import Any
@@ -36,6 +38,7 @@ import msgspec
 from experiments.bucketing import encode_parts
 from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.shares import WHOLE
+from experiments.targeting import EMPTY, Context, excluded_by, matches, segments_of
 
 RESERVED_ARMS = frozenset({"exposure", "holdout", "layer", "default"})
 """Names in `route.hashes` that are not arms, or would be mistaken for one."""
@@ -43,7 +46,7 @@ RESERVED_ARMS = frozenset({"exposure", "holdout", "layer", "default"})
 Draw = tuple[str, int, int]
 """(node, epoch, n) of a draw that is not sticky."""
 
-_DECIMAL = Context(prec=50)
+_DECIMAL = DecimalContext(prec=50)
 _HASH = re.compile(r"[0-9a-f]{16}")
 _ULP = 2.0**-53
 
@@ -68,7 +71,7 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     hashes: Mapping[str, str]
     exposure: int
     extra: Mapping[str, Any]
-    """Further keys of `route` that the arm depends on: `control`, `layer`, `holdout`, `draw`."""
+    """Further keys of `route` that the arm depends on: `control`, `layer`, `holdout`, `draw`, `excluded`, `segments`."""
 
     def route(self) -> dict[str, Any]:
         """The experiment's part of the record's `route`; the gateway adds `served`, `eligible`, `live_digest`."""
@@ -103,6 +106,8 @@ class Assigner:
         "_live",
         "_only",
         "_per_call",
+        "_pick",
+        "_reads_context",
         "in_force",
     )
 
@@ -126,6 +131,7 @@ class Assigner:
         self._exposure_prefix = encode_parts((document.salt, "exposure" + suffix))
         # Sorted, so that the order of arms in a file is irrelevant; an arm without share cannot be drawn.
         self._arms = tuple((arm, share, encode_parts((document.salt, "arm" + suffix, arm))) for arm, share in sorted(live.shares.items()) if share)
+        self._pick = self._drawn_evenly if len({share for _, share, _ in self._arms}) == 1 else self._drawn
         self._only = self._arms[0][0] if len(self._arms) == 1 else None
         self._all_versions = tuple(sorted(document.arms.items()))
         self._control_versions = ((document.control, document.arms[document.control]),)
@@ -133,13 +139,15 @@ class Assigner:
         self._layer_prefix = None if layer is None else encode_parts((layer.salt, "layer"))
         self._holdout_prefix = None if holdout is None or live.holdout_released else encode_parts((holdout.salt, "holdout"))
         self._extra = _constant_extra(document, live)
+        self._reads_context = bool(document.who or document.exclude or document.segments)
 
-    def assign(self, pseudonym: str, draw: Draw | None = None) -> Assignment | None:
+    def assign(self, pseudonym: str, draw: Draw | None = None, context: Context = EMPTY) -> Assignment | None:
         """Assign one unit (or, with `sticky: none`, one call).
 
         Args:
             pseudonym: of the unit, not empty.
             draw: (node, epoch, n), needed if the experiment draws per call.
+            context: what the caller says of the call, for targeting, exclusions and segments.
 
         Returns:
             The assignment; None if the experiment is not in force or the unit lies outside its slots.
@@ -156,9 +164,20 @@ class Assigner:
         hashes: dict[str, str] = {}
         if self._layer_prefix is not None and not self._in_slots(unit, hashes):
             return None
+        extra: Mapping[str, Any] = self._extra
+        if self._reads_context:
+            if not matches(self._document.who, context):
+                return None
+            extra = self._with_context(context)
+            if "excluded" in extra:
+                return self._made(self._document.control, False, self._control_versions, hashes, extra)
+        return self._drawn_for(unit, draw, hashes, extra)
+
+    def _drawn_for(self, unit: bytes, draw: Draw | None, hashes: dict[str, str], extra: Mapping[str, Any]) -> Assignment:
+        """Take a unit that is in the experiment through holdout, exposure and arm."""
         if self._holdout_prefix is not None and self._held_out(unit, hashes):
-            return self._of_holdout(hashes)
-        key, extra = unit, self._extra
+            return self._of_holdout(hashes, extra)
+        key = unit
         if self._per_call:
             if draw is None:
                 raise ValueError(f"experiment `{self._document.experiment}` draws per call and needs (node, epoch, n)")
@@ -169,8 +188,19 @@ class Assigner:
             hashes["exposure"] = hexadecimal
             if int(hexadecimal[:8], 16) >= self._exposure:
                 return self._made(self._document.control, False, self._control_versions, hashes, extra)
-        arm = self._only if self._only is not None else self._drawn(key, hashes)
+        arm = self._only or self._pick(key, hashes)
         return self._made(arm, True, self._all_versions, hashes, extra)
+
+    def _with_context(self, context: Context) -> Mapping[str, Any]:
+        """Return what the record says of a call's context: its segments, and under which name it is excluded, if it is."""
+        document = self._document
+        extra = dict(self._extra)
+        if document.segments:
+            extra["segments"] = segments_of(document.segments, context)
+        name = excluded_by(document.exclude, context)
+        if name is not None:
+            extra |= {"excluded": name, "control": document.control}
+        return extra
 
     def _in_slots(self, unit: bytes, hashes: dict[str, str]) -> bool:
         layer = self._document.layer
@@ -184,10 +214,24 @@ class Assigner:
         hashes["holdout"] = hexadecimal = sha256(self._holdout_prefix + unit).hexdigest()[:16]
         return int(hexadecimal[:8], 16) < holdout.share
 
-    def _of_holdout(self, hashes: dict[str, str]) -> Assignment:
+    def _of_holdout(self, hashes: dict[str, str], extra: Mapping[str, Any]) -> Assignment:
         holdout = self._document.holdout
         assert holdout is not None  # noqa: S101 - called for held-out units alone
-        return self._made("holdout", False, (("holdout", holdout.version),), hashes, self._extra)
+        return self._made("holdout", False, (("holdout", holdout.version),), hashes, extra)
+
+    def _drawn_evenly(self, key: bytes, hashes: dict[str, str]) -> str:
+        """Draw among equal shares: -ln(u) is least where u is largest, and hex of one length sorts as its number does."""
+        best, largest, second = "", "", ""
+        for arm, _, prefix in self._arms:
+            hashes[arm] = hexadecimal = sha256(prefix + key).hexdigest()[:16]
+            if hexadecimal > largest:
+                best, largest, second = arm, hexadecimal, largest
+            elif hexadecimal > second:
+                second = hexadecimal
+        # The draw looks at 53 of the 64 bits: where 13 digits agree, the rest is decided as everywhere else.
+        if largest[:13] == second[:13]:
+            return _exact_rendezvous(((arm, share) for arm, share, _ in self._arms), hashes)
+        return best
 
     def _drawn(self, key: bytes, hashes: dict[str, str]) -> str:
         best, best_score, second, smallest = "", inf, inf, 1.0
@@ -228,9 +272,11 @@ class Assigner:
         )
 
 
-def assign(experiment: ExperimentDocument, pseudonym: str, live: LiveExperiment, draw: Draw | None = None) -> Assignment | None:
+def assign(
+    experiment: ExperimentDocument, pseudonym: str, live: LiveExperiment, draw: Draw | None = None, context: Context = EMPTY
+) -> Assignment | None:
     """Assign one unit once; for many, keep an `Assigner`."""
-    return Assigner(experiment, live).assign(pseudonym, draw)
+    return Assigner(experiment, live).assign(pseudonym, draw, context)
 
 
 def recompute(route: Mapping[str, Any], subject: str | None = None, salt: str | None = None) -> str:
@@ -266,6 +312,9 @@ def _replay(route: Mapping[str, Any]) -> str:
     layer, holdout = route.get("layer"), route.get("holdout")
     if layer is not None and not layer["first"] <= _slot(hashes["layer"], layer["slots"]) <= layer["last"]:
         raise RouteMismatchError("the unit's hash lies outside the slots of the experiment's layer")
+    if route.get("excluded") is not None:
+        # Why is stated: the context it follows from is not in the record.
+        return _agreed(route, route["control"], exposed=False)
     if holdout is not None and int(hashes["holdout"][:8], 16) < holdout["share"]:
         return _agreed(route, "holdout", exposed=False)
     exposure = route.get("exposure", WHOLE)

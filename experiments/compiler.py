@@ -22,9 +22,10 @@ from hashlib import sha256
 from typing import Literal
 
 from experiments.bucketing import encode_parts
-from experiments.config import AbFile, AnyExperimentFile, CanaryFile, LayersFile, MetricsFile, ShadowFile, Step
+from experiments.config import AbFile, AnyExperimentFile, CanaryFile, Condition, LayersFile, MetricsFile, Rules, ShadowFile, Step
 from experiments.document import (
     BreakerDocument,
+    ExclusionDocument,
     ExperimentDocument,
     HoldoutDocument,
     LayerDocument,
@@ -32,10 +33,12 @@ from experiments.document import (
     OnHarm,
     PartDocument,
     ShadowDocument,
+    RuleDocument,
     StepDocument,
 )
 from experiments.quantities import MarginValue
 from experiments.shares import WHOLE, integer_shares, share_of
+from experiments.targeting import spelled
 
 BUILT_IN: Mapping[str, tuple[Literal["errors", "diverted", "label"], Literal["lower", "higher"]]] = {
     "errors": ("errors", "lower"),
@@ -106,9 +109,28 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS,
         deadline_then="stop" if file.deadline is None else file.deadline.then,
         layer=_layer(file, layers),
         holdout=_holdout(file, layers),
+        who=_rules(file.who),
+        exclude=tuple(ExclusionDocument(name=name, rules=_rules(rules)) for name, rules in file.exclude.items()),
+        segments={attribute: tuple(values) for attribute, values in sorted(file.segments.items())},
         start=file.start,
         shadow=_shadow(file) if isinstance(file, ShadowFile) else None,
     )
+
+
+def _rules(rules: Rules) -> tuple[RuleDocument, ...]:
+    return tuple(_rule(attribute, rules[attribute]) for attribute in sorted(rules))
+
+
+def _rule(attribute: str, condition: Condition) -> RuleDocument:
+    if condition.at_least is not None:
+        return RuleDocument(attribute=attribute, op="at_least", bound=condition.at_least)
+    if condition.below is not None:
+        return RuleDocument(attribute=attribute, op="below", bound=condition.below)
+    if condition.not_ is not None:
+        values = condition.not_ if isinstance(condition.not_, list) else [condition.not_]
+        return RuleDocument(attribute=attribute, op="not", values=tuple(sorted(map(spelled, values))))
+    chosen = condition.in_ if condition.in_ is not None else [] if condition.is_ is None else [condition.is_]
+    return RuleDocument(attribute=attribute, op="in", values=tuple(sorted(map(spelled, chosen))))
 
 
 def salt_of(name: str, seed: str) -> str:
@@ -161,10 +183,10 @@ def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["no
     """
     if old == new:
         return "none"
-    assigned = ("model", "arms", "control", "sticky", "salt", "mode", "layer", "holdout")
+    assigned = ("model", "arms", "control", "sticky", "salt", "mode", "layer", "holdout", "who", "exclude")
     if any(getattr(old, key) != getattr(new, key) for key in assigned) or _shares(old) != _shares(new):
         return "epoch"
-    judged = ("guardrails", "goal", "alpha_ppm", "alpha_harm_ppm", "deadline_us", "deadline_then", "steps", "shadow")
+    judged = ("guardrails", "goal", "alpha_ppm", "alpha_harm_ppm", "deadline_us", "deadline_then", "steps", "shadow", "segments")
     if any(getattr(old, key) != getattr(new, key) for key in judged):
         return "exploratory"
     return "continue"

@@ -18,13 +18,14 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from experiments.assignment import RESERVED_ARMS
 from experiments.quantities import Breach, Duration, Margin, Probability, Share, Slots, Tolerance, ToleranceValue
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+Attribute = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 STRATEGIES = ("ab", "canary", "shadow")
 
@@ -97,6 +98,29 @@ class Layer(Strict):
     slots: Slots = Field(description="First and last slot, `0-499`. Slots never move between running experiments.")
 
 
+Value = str | int | bool
+"""What an attribute may be; numbers are whole."""
+
+
+class Condition(Strict):
+    """One rule over an attribute; exactly one key."""
+
+    in_: list[Value] | None = Field(default=None, alias="in", description="One of these values.", min_length=1, max_length=1000)
+    not_: Value | list[Value] | None = Field(default=None, alias="not", description="None of these values; a missing attribute is not enough.")
+    is_: Value | None = Field(default=None, alias="is", description="Exactly this value: text, a whole number, true or false.")
+    at_least: StrictInt | None = Field(default=None, description="A whole number from here on.")
+    below: StrictInt | None = Field(default=None, description="A whole number under this.")
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Condition:
+        if len(self.model_fields_set) != 1 or next(iter(self.model_dump(include=self.model_fields_set).values())) is None:
+            raise ValueError("a rule has exactly one of `in`, `not`, `is`, `at_least`, `below`, with a value")
+        return self
+
+
+Rules = dict[Attribute, Condition]
+
+
 class Analysis(Strict):
     """How evidence is read."""
 
@@ -121,11 +145,36 @@ class Experiment(Strict):
     goal: Goal | None = Field(default=None, description="What promotion rests on beside the guardrails.")
     breaker: Breaker | None = None
     deadline: Deadline | None = None
+    who: Rules = Field(
+        default_factory=dict, description="Whom it is for: rules over attributes of `Assay-Context`, and `tenant`; all must hold.", max_length=16
+    )
+    exclude: dict[Name, Rules] = Field(
+        default_factory=dict, description="Who takes no part, by the name it is recorded under: opt-outs, objections.", max_length=16
+    )
+    segments: dict[Attribute, list[str]] = Field(
+        default_factory=dict, description="Attributes that results are told by, each with the values told apart.", max_length=4
+    )
     layer: Layer | None = None
     holdout: Name | None = Field(default=None, description="A holdout of `_layers.yaml`.")
     seed: str = Field(
         default="1", min_length=1, max_length=64, description="Part of the salt. A new one reshuffles all units: use it to start afresh."
     )
+
+    @field_validator("exclude")
+    @classmethod
+    def _exclusions_say_whom(cls, exclude: dict[str, Rules]) -> dict[str, Rules]:
+        for name, rules in exclude.items():
+            if not rules:
+                raise ValueError(f"the exclusion `{name}` has no rule and would take everyone out")
+        return exclude
+
+    @field_validator("segments")
+    @classmethod
+    def _segments_are_few(cls, segments: dict[str, list[str]]) -> dict[str, list[str]]:
+        for attribute, values in segments.items():
+            if not 0 < len(values) <= 20 or len(set(values)) != len(values) or {"other", "unknown"} & set(values):
+                raise ValueError(f"`{attribute}` names 1 to 20 different values; `other` and `unknown` are told by themselves")
+        return segments
 
     @field_validator("analysis")
     @classmethod

@@ -125,6 +125,24 @@ class ShadowDocument(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Draft that starts once every limit is proven kept."""
 
 
+class RuleDocument(Document, frozen=True, kw_only=True):
+    """One rule over an attribute of a call (`experiments/targeting.py`)."""
+
+    attribute: str
+    op: Literal["in", "not", "at_least", "below"]
+    values: tuple[str, ...] = ()
+    """Of `in` and `not`, with their type: `s:CH`, `i:1`, `b:true`."""
+    bound: int | None = None
+    """Of `at_least` and `below`."""
+
+
+class ExclusionDocument(Document, frozen=True, kw_only=True):
+    """Who takes no part, and under which name that is recorded."""
+
+    name: str
+    rules: tuple[RuleDocument, ...]
+
+
 class ExperimentDocument(Document, frozen=True, kw_only=True):
     """One file of `config/experiments/`, compiled."""
 
@@ -152,6 +170,12 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     deadline_then: Literal["rollback", "hold", "stop"]
     layer: LayerDocument | None = None
     holdout: HoldoutDocument | None = None
+    who: tuple[RuleDocument, ...] = ()
+    """All must hold; units they do not hold for are outside the experiment."""
+    exclude: tuple[ExclusionDocument, ...] = ()
+    """In the order they are tried."""
+    segments: dict[str, tuple[str, ...]] = {}
+    """Attribute -> values that results are told by."""
     start: Literal["auto", "manual"] = "auto"
     """Whether it starts when it is configured, or stays a draft until someone starts it."""
     shadow: ShadowDocument | None = None

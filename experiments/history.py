@@ -60,6 +60,8 @@ class EpochStory:
     looks: list[Look] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     """Assigned arm -> calls that were exposed; `""` -> calls that were not."""
+    excluded: Counter[str] = field(default_factory=Counter)
+    """Exclusion -> calls."""
     diverted: dict[str, Counter[str]] = field(default_factory=dict)
     """Assigned arm -> reason why another version served -> calls."""
     first_call: str = ""
@@ -157,6 +159,8 @@ def _count(epoch: EpochStory, record: Record) -> None:
     epoch.last_call = max(epoch.last_call, time)
     if not route.get("exposed"):
         epoch.calls[""] += 1
+        if "excluded" in route:
+            epoch.excluded[route["excluded"]] += 1
         return
     arm = route["assigned"]
     epoch.calls[arm] += 1

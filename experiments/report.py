@@ -208,6 +208,7 @@ def _exposure(epoch: EpochStory, evidence: Evidence) -> dict[str, Any]:
             {"arm": arm, "version": version, "calls": epoch.calls[arm], **{stage: evidence.stages[stage][arm] for stage in STAGES}}
             for arm, version in sorted(epoch.document.arms.items())
         ],
+        "excluded": [{"name": name, "calls": calls} for name, calls in sorted(epoch.excluded.items())],
         "units_not_kept": evidence.overflow,
     }
 

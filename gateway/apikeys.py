@@ -30,6 +30,7 @@ from gateway.hmac256 import Hmac256
 SCOPES: Final = {
     "infer": "call models",
     "unit:assert": "say whom a call is about (Assay-Unit)",
+    "context:assert": "say what a call is like (Assay-Context)",
     "version:pin": "name a version; recorded, and outside experiments",
     "feedback:write": "send labels and rewards",
     "feedback:correct": "correct labels that another key sent",

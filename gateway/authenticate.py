@@ -6,7 +6,8 @@ of the table tells a key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gateway.apikeys import KeyTable, StoredKey
 from gateway.refusals import Refusal
@@ -26,6 +27,8 @@ class Principal:
     actor: dict[str, str]
     """The `actor` of records."""
     expires_us: int | None
+    context: Mapping[str, str | int | bool] = field(default_factory=dict)
+    """What is known of every call it makes: its tenant."""
 
 
 class Authenticator:
@@ -80,4 +83,5 @@ def _principal(key: StoredKey) -> Principal:
         may_assert_unit="unit:assert" in key.scopes,
         actor={"kind": "key", "id": key.id},
         expires_us=key.expires_us,
+        context={"tenant": key.tenant},
     )

@@ -14,10 +14,11 @@ Example::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from experiments.assignment import Assignment
 from experiments.shares import WHOLE
+from experiments.targeting import Context
 from gateway.facts import Facts
 from gateway.gate import Judged
 from gateway.live import Live
@@ -41,6 +42,8 @@ class Call:
     may_pin: bool
     draw: tuple[str, int, int]
     """Writer's node and epoch and the number of this draw in it: the seed of draws that are not sticky."""
+    context: Context = field(default_factory=dict)
+    """What the caller says of the call, for experiments that ask for it."""
 
 
 @dataclass(slots=True)
@@ -83,7 +86,7 @@ def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
         refusal = None if judged.allowed else _denied(version, judged)
         return Decision(version, judged, cached, None, None, _told(version.name, judged), refusal, pinned=True)
-    assignment = live.assign(route.document.model, call.subject, call.draw)
+    assignment = live.assign(route.document.model, call.subject, call.draw, call.context)
     if assignment is None:
         version = route.default
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from audit.journal import Journal
-from gateway import service
+from gateway import context, service
 from gateway.authenticate import Authenticator, Principal
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
@@ -59,7 +59,7 @@ _TOLD: Final = {
     Fault.TOO_LARGE: f"the reply is longer than the {REPLY_LIMIT_BYTES >> 20} MiB that are read whole",
     Fault.BUSY: "all connections to the model server are in use",
 }
-_ONCE: Final = frozenset((b"authorization", b"assay-unit", b"content-type", b"traceparent"))
+_ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-unit", b"content-type", b"traceparent"))
 """Fields the gateway reads: two of one name would be two calls in one."""
 Fields = Mapping[bytes, bytes]
 
@@ -234,7 +234,9 @@ class Lane:
         )
         record.facts = facts
         self.draws += 1
-        call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws))
+        stated = fields.get(b"assay-context")
+        known = principal.context if stated is None else context.read(stated, principal)
+        call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws), known)
         decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
         if decision.judged is not None and decision.judged.reply_rules is not None:
             # What policies see of the arm is the one that serves, not the last one that was looked at.

@@ -11,6 +11,7 @@ import msgspec
 from experiments.assignment import Assigner, Assignment, Draw
 from experiments.document import LiveExperiment
 from experiments.shares import WHOLE
+from experiments.targeting import EMPTY, Context
 from gateway.gate import Gate
 from gateway.snapshot import Route, Snapshot, Version
 from gateway.standing import Approvals, ApprovalsInForce
@@ -65,13 +66,13 @@ class Live:
         self._gates: dict[tuple[str, str, int], tuple[int, Gate]] = {}  # with the time each was built at; changed by `gate` alone
         self._assigners: dict[str, tuple[Assigner, ...]] = {}  # of the models that were asked for; changed by `assign` alone
 
-    def assign(self, model: str, subject: str, draw: Draw) -> Assignment | None:
+    def assign(self, model: str, subject: str, draw: Draw, context: Context = EMPTY) -> Assignment | None:
         """Return where a call to `model` goes, or None where no experiment of it has the unit."""
         assigners = self._assigners.get(model)
         if assigners is None:
             assigners = self._assigners[model] = self._in_force(model)
         for assigner in assigners:
-            assignment = assigner.assign(subject, draw)
+            assignment = assigner.assign(subject, draw, context)
             if assignment is not None:
                 return assignment
         return None
