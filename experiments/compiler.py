@@ -32,8 +32,8 @@ from experiments.document import (
     MetricDocument,
     OnHarm,
     PartDocument,
-    ShadowDocument,
     RuleDocument,
+    ShadowDocument,
     StepDocument,
 )
 from experiments.quantities import MarginValue
