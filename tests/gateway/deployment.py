@@ -443,3 +443,16 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in {"Z", "X"}
+
+
+def sockets_of(pid: int) -> set[str]:
+    """Inodes of the sockets a process holds."""
+    found = set()
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(handle.readlink())
+        except FileNotFoundError:  # closed since it was listed
+            continue
+        if target.startswith("socket:["):
+            found.add(target[8:-1])
+    return found

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from contextlib import closing
+from typing import Any
 
 import pytest
 from deployment import BODY, Deployment, wait_until
@@ -22,14 +23,31 @@ def early(deployment: Deployment, code: str) -> int:
     return sum(record["count"] for record in deployment.log.of_type("denial.count") if record["reason"] == code)
 
 
+def says_what_and_what_to_do(told: dict[str, Any], code: str) -> bool:
+    """Whether an error names its code, says what is wrong and where, and what to do."""
+    return told["code"] == code and len(told["detail"].split()) > 3 and len(told["hint"].split()) > 2
+
+
 def is_v2_error(reply, code: str) -> bool:
     told = reply.json()
-    return reply.headers["content-type"] == "application/json" and told["error"].startswith(f"{code}: ") and {"code", "detail", "hint"} <= told.keys()
+    is_shaped = reply.headers["content-type"] == "application/json" and told["error"] == f"{code}: {told['detail']}"
+    return is_shaped and says_what_and_what_to_do(told, code)
 
 
 def is_problem(reply, code: str) -> bool:
     told = reply.json()
-    return reply.headers["content-type"] == "application/problem+json" and (told["code"], told["status"]) == (code, reply.status_code)
+    is_shaped = reply.headers["content-type"] == "application/problem+json" and told["status"] == reply.status_code
+    return is_shaped and says_what_and_what_to_do(told, code)
+
+
+def is_raw_problem(told: bytes, status: int, code: str) -> bool:
+    """The same of an answer as it came over the wire, after which the connection was closed."""
+    head, _, body = told.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), told[:300]
+    fields = head.lower()
+    assert b"content-type: application/problem+json" in fields
+    assert b"connection: close" in fields
+    return says_what_and_what_to_do(json.loads(body), code)
 
 
 def raw(deployment: Deployment, data: bytes, *, half_close: bool = False, timeout_s: float = 5.0) -> bytes:
@@ -201,41 +219,55 @@ AMBIGUOUS = {
     "an upgrade": (("host: h", LENGTH, "connection: upgrade", "upgrade: h2c"), 400),
     "a coded body": (("host: h", LENGTH, "content-encoding: gzip"), 415),
     "an expectation": (("host: h", LENGTH, "expect: tea"), 417),
+    "more fields than anyone needs": (("host: h", LENGTH, *(f"x-{number}: 1" for number in range(120))), 431),
+    "a connection that names a field of meaning": (("host: h", LENGTH, "connection: content-type"), 400),
 }
 
 
 @pytest.mark.parametrize(("fields", "status"), AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
 def test_an_ambiguous_message_is_refused_the_connection_closed_and_nothing_smuggled(gateway: Deployment, one: Model, fields, status):
     asked = len(one.asked)
+    code = "unsupported_media" if status == 415 else "malformed_request"
     smuggled = request(gateway, "host: h", LENGTH, body=ONE)
     told = raw(gateway, request(gateway, *fields, body=ONE) + smuggled)
-    assert told.startswith(b"HTTP/1.1 %d " % status), told[:200]
+    assert is_raw_problem(told, status, code)
     assert len(re.findall(rb"HTTP/1\.1 \d{3} ", told)) == 1, "one answer, then the end of the connection"
     assert len(one.asked) == asked, "nothing reached the model"
 
 
+def test_ambiguous_messages_are_counted_one_by_one_and_nothing_of_them_is_recorded(gateway: Deployment):
+    calls = gateway.settled_calls()
+    codes = ("malformed_request", "unsupported_media")
+    time.sleep(1.2)  # what earlier messages added is told by now
+    before = [early(gateway, code) for code in codes]
+    for fields, _ in AMBIGUOUS.values():
+        raw(gateway, request(gateway, *fields, body=ONE))
+    expected = [before[0] + len(AMBIGUOUS) - 1, before[1] + 1]
+    wait_until(lambda: [early(gateway, code) for code in codes] == expected, "the counts of refused messages in the log")
+    assert gateway.settled_calls() == calls + 1
+
+
 def test_chunks_on_http_1_0_are_refused(gateway: Deployment):
     told = raw(gateway, request(gateway, "host: h", "transfer-encoding: chunked", body=b"0\r\n\r\n", version="HTTP/1.0"))
-    assert told.startswith(b"HTTP/1.1 400 ")
+    assert is_raw_problem(told, 400, "malformed_request")
 
 
 @pytest.mark.parametrize("target", ["/v2/models/plain%2Finfer", "/v2/../../etc/passwd", "/v2/models/%zz/infer", "/v2/models/plain%00/infer"])
 def test_a_path_with_two_readings_is_a_400(gateway: Deployment, target: str):
     told = raw(gateway, request(gateway, "host: h", LENGTH, body=ONE, target=target))
-    assert told.startswith(b"HTTP/1.1 400 ")
+    assert is_raw_problem(told, 400, "malformed_request")
 
 
 def test_bytes_that_are_no_http_are_a_400_and_counted(gateway: Deployment):
     counted = early(gateway, "malformed_request")
     told = raw(gateway, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-    assert told.startswith(b"HTTP/1.1 400 ")
-    assert b"application/problem+json" in told
+    assert is_raw_problem(told, 400, "malformed_request")
     wait_until(lambda: early(gateway, "malformed_request") > counted, "the count of malformed requests in the log")
 
 
 def test_a_head_over_32_KiB_is_a_431(gateway: Deployment):  # noqa: N802 - a unit
     told = raw(gateway, request(gateway, "host: h", "x-long: " + "a" * 40_000, LENGTH, body=ONE))
-    assert told.startswith(b"HTTP/1.1 431 ")
+    assert is_raw_problem(told, 431, "malformed_request")
 
 
 def test_pipelined_calls_are_answered_in_order_each_with_its_own(gateway: Deployment):
@@ -267,10 +299,17 @@ def test_callers_who_never_finish_their_head_hold_up_nobody_and_get_a_408(gatewa
         started_s = time.monotonic()
         assert gateway.infer("plain").status_code == 200
         assert time.monotonic() - started_s < 1
-        assert idle[0].recv(4096).startswith(b"HTTP/1.1 408 ")
+        assert is_raw_problem(idle[0].recv(4096), 408, "malformed_request")
     finally:
         for connection in idle:
             connection.close()
+
+
+def test_a_caller_who_never_finishes_its_body_gets_a_408_and_no_model_is_called(gateway: Deployment, one: Model):
+    asked = len(one.asked)
+    told = raw(gateway, request(gateway, "host: h", LENGTH, body=ONE[:10]), timeout_s=15)
+    assert is_raw_problem(told, 408, "malformed_request")
+    assert len(one.asked) == asked
 
 
 def test_a_caller_who_goes_away_before_its_head_is_whole_leaves_nothing_behind(gateway: Deployment):
@@ -286,12 +325,16 @@ def test_a_half_closed_connection_before_a_whole_call_gets_no_model_call(gateway
     assert len(one.asked) == asked
 
 
-def test_a_caller_who_goes_away_while_being_served_is_recorded_as_gone(gateway: Deployment):
+@pytest.mark.parametrize("leaves", ["whole", "half"])
+def test_a_caller_who_goes_away_while_being_served_is_recorded_as_gone(gateway: Deployment, leaves: str):
     gateway.wait_idle()
     known = {record["id"] for record in gateway.log.refresh()}
     with closing(socket.create_connection(("127.0.0.1", gateway.front_port), timeout=5)) as connection:
         connection.sendall(request(gateway, "host: h", "x-behave: slow:5", LENGTH, body=ONE))
         time.sleep(0.3)
+        if leaves == "half":  # it reads no more than it writes: nginx's rule
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(4096) == b""
     decision = wait_until(
         lambda: next((r for r in gateway.log.of_type("decision") if r["id"] not in known and gateway.log.children.get(r["id"])), None),
         "the record of the call whose caller went away",

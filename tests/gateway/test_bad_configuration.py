@@ -62,6 +62,13 @@ MISTAKES = {
         "experiments/bad.yaml:3:8: ",
         "split",
     ),
+    "a second model of the same name": ("models/another.yaml", lambda text: text, "models/another.yaml:1:8: ", "another"),
+    "a share over the whole": (
+        "experiments/bad.yaml",
+        lambda _: EXPERIMENT.replace("control: 50%", "control: 150%"),
+        "experiments/bad.yaml:8:",
+        "",
+    ),
     "an experiment under another name": (
         "experiments/bad.yaml",
         lambda _: EXPERIMENT.replace("experiment: bad", "experiment: half"),

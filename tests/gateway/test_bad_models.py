@@ -23,7 +23,9 @@ def ask(gateway: Deployment, behave: str, *, model: str = "captured", value: int
 def is_fault(gateway: Deployment, reply: httpx.Response, status: int, code: str, fault: str) -> bool:
     """Whether reply and record tell the same fault of the model."""
     told, outcome = reply.json(), gateway.outcome(reply.headers["assay-decision"])["outcome"]
-    assert told["error"].startswith(f"{code}: "), told
+    assert told["error"] == f"{code}: {told['detail']}", told
+    assert "`1`" in told["detail"], "which version"
+    assert len(told["hint"].split()) > 3, "what to do"
     assert told["decision_id"] == reply.headers["assay-decision"]
     assert (reply.status_code, outcome["status"], outcome["code"], outcome["fault"]) == (status, status, code, fault)
     return True

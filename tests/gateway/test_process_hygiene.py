@@ -11,24 +11,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from deployment import CHECKOUT, ENVIRONMENT, Deployment, wait_until
+from deployment import CHECKOUT, ENVIRONMENT, Deployment, sockets_of, wait_until
 
 from gateway.processes.embedded import MOST_CONNECTIONS
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
-
-
-def sockets_of(pid: int) -> set[str]:
-    """Inodes of the sockets a process holds."""
-    found = set()
-    for handle in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            target = str(handle.readlink())
-        except FileNotFoundError:  # closed since it was listed
-            continue
-        if target.startswith("socket:["):
-            found.add(target[8:-1])
-    return found
 
 
 def listening(gateway: Deployment) -> dict[str, str]:
