@@ -80,11 +80,16 @@ def test_a_tree_gives_the_root_of_every_earlier_size():
     assert [BIG.root(size) for size in range(300)] == [_naive_root(HASHES[:size]) for size in range(300)]
 
 
-def test_every_inclusion_proof_up_to_70_leaves_verifies():
+def test_every_inclusion_proof_up_to_70_leaves_verifies_and_no_other_leaf_by_it():
+    refused = 0
     for size in range(1, 71):
         for index in range(size):
             proof = inclusion_proof(index, size, BIG.hash_at)
             verify_inclusion(index, size, HASHES[index], proof, BIG.root(size))
+            with pytest.raises(ProofError):
+                verify_inclusion(index, size, HASHES[index + 1], proof, BIG.root(size))
+            refused += 1
+    assert refused == 70 * 71 // 2
 
 
 def test_every_consistency_proof_up_to_70_leaves_verifies_and_only_with_its_own_roots():

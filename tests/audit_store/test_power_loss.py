@@ -130,6 +130,7 @@ def test_a_power_cut_after_any_write_keeps_what_was_promised(tmp_path):
 def test_a_power_cut_after_every_single_write_of_a_longer_life_keeps_what_was_promised(tmp_path):
     operations = trace(tmp_path, rounds=25, lives=3)
     cuts = cut_everywhere(tmp_path, operations, every=1)
+    assert cuts == 3 * len(operations), "three ways to lose after every single call"
     print(f"{len(operations)} calls that changed the disk, {cuts} power cuts")  # noqa: T201 - as above
 
 

@@ -55,15 +55,21 @@ SECOND = ROOT.next(people=[person for person in ROOT.people if person.name == "a
 
 
 def test_the_first_root_and_the_same_again_are_taken(controller: Controller):
+    assert controller._registry.pinned is None
     controller._require_pinned_root_or_successor()
     pin(controller, ROOT)
     controller._require_pinned_root_or_successor()
+    assert controller._registry.pinned["digest"] == controller._root.digest
 
 
 def test_a_successor_that_the_people_of_the_root_in_force_signed_is_taken(controller: Controller):
     pin(controller, ROOT)
     controller._root = SECOND
     controller._require_pinned_root_or_successor()
+    controller._root = ROOT
+    pin(controller, SECOND)
+    with pytest.raises(CannotStart):
+        controller._require_pinned_root_or_successor()
 
 
 @pytest.mark.parametrize(

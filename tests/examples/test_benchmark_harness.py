@@ -41,9 +41,9 @@ def test_requests_are_about_300_bytes_of_json_of_constant_length(traffic):
 
 
 def test_every_request_body_is_json():
-    for traffic in (v2_traffic(), chat_traffic("m")):
+    for traffic, key in ((v2_traffic(), "inputs"), (chat_traffic("m"), "messages")):
         for number in (0, 1, 99_999_999):
-            json.loads(request_example(traffic, number))
+            assert json.loads(request_example(traffic, number))[key]
 
 
 def test_script_announces_the_true_length_and_carries_the_headers():

@@ -247,6 +247,10 @@ def test_an_arm_of_one_unit_breaks_nothing():
     for method in ("always_valid", "fixed", "bayesian"):
         found = analyzed(rows_of({"a": (3, 500), "b": (1, 1)}), [BOUGHT, SPENT], method=method)
         json.dumps(found, allow_nan=False)
+        rate, mean = found["comparisons"]
+        assert -1 <= rate["lower"] < rate["upper"] <= 1, method
+        assert (mean["lower"], mean["upper"]) == (None, None), "one unit has no spread, so there is no interval"
+        assert mean["verdict"] in {"not shown", "too few"}
 
 
 def test_a_column_of_many_arms_is_refused():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from deployment import Deployment, free_port, sockets_of, wait_until
+from deployment import Deployment, free_port, orphans, wait_until
 from upstreams import Model, Models
 
 
@@ -73,12 +72,3 @@ def nothing_leaks(spine: Deployment) -> Iterator[None]:
     yield
     spine.wait_idle()
     wait_until(lambda: not orphans(spine), f"connections of callers who are gone to be closed: {orphans(spine)}")
-
-
-def orphans(deployment: Deployment) -> list[str]:
-    """Connections to the front door that a worker still holds although nobody is at their other end."""
-    held = {inode for name, pid in deployment.pids().items() if name.startswith("worker") for inode in sockets_of(pid)}
-    port = f":{deployment.front_port:04X}"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    theirs = {(words[2], words[1]) for words in lines if words[2].endswith(port) and words[3] == "01"}
-    return [words[2] for words in lines if words[1].endswith(port) and words[9] in held and words[3] != "0A" and (words[1], words[2]) not in theirs]

@@ -456,3 +456,12 @@ def sockets_of(pid: int) -> set[str]:
         if target.startswith("socket:["):
             found.add(target[8:-1])
     return found
+
+
+def orphans(deployment: Deployment) -> list[str]:
+    """Connections to the front door that a worker still holds although nobody is at their other end."""
+    held = {inode for name, pid in deployment.pids().items() if name.startswith("worker") for inode in sockets_of(pid)}
+    port = f":{deployment.front_port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    theirs = {(words[2], words[1]) for words in lines if words[2].endswith(port) and words[3] == "01"}
+    return [words[2] for words in lines if words[1].endswith(port) and words[9] in held and words[3] != "0A" and (words[1], words[2]) not in theirs]

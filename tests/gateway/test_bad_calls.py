@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from deployment import BODY, Deployment, wait_until
+from deployment import BODY, Deployment, orphans, wait_until
 from upstreams import Model
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -316,6 +316,8 @@ def test_a_caller_who_goes_away_before_its_head_is_whole_leaves_nothing_behind(g
     for data in (b"", b"POST", request(gateway, "host: h", LENGTH), request(gateway, "host: h", LENGTH, body=ONE[:10])):
         with closing(socket.create_connection(("127.0.0.1", gateway.front_port), timeout=5)) as connection:
             connection.sendall(data)
+    wait_until(lambda: not orphans(gateway), "their connections to be closed", 5)
+    assert all(status["in_flight"] == 0 for status in gateway.statuses())
 
 
 def test_a_half_closed_connection_before_a_whole_call_gets_no_model_call(gateway: Deployment, one: Model):
