@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import logging
 import math
@@ -212,6 +213,9 @@ class Worker:
         if lane.shadows is not None:
             sweep.add(lane.shadows.start, every_s=0.025)
         sweep.start()
+        # Modules and configuration live as long as the process: the collector need not walk them again while calls wait.
+        gc.collect()
+        gc.freeze()
         await transport.listen(
             lane.serve,
             render=functools.partial(render, lane.counters),
