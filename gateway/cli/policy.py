@@ -192,19 +192,28 @@ def evaluate(
 
 @app.command("explain")
 def explain(
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="For example `data.policy.approval.allow`.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY|DECISION_ID", help="`data.policy.approval.allow`, or the id of a recorded decision.")],
     policies: PoliciesArgument = None,
     data: DataOption = None,
     input_file: InputOption = None,
     now_ns: NowOption = None,
+    log: Annotated[Path, typer.Option("--log", metavar="DIR", help="Data directory of the gateway that recorded the decision.")] = Path("data"),
+    path: Annotated[str | None, typer.Option("--path", help="Path of the call, where a policy read it: records do not tell it.")] = None,
     *,
     full: Annotated[bool, typer.Option("--full", help="Show what held too, with its values.")] = False,
     json_flag: JsonFlag = False,
 ) -> None:
-    """Say why a query has the answer it has: rules, their expressions, the values they saw.
+    """Say why a query has the answer it has, or a recorded decision: rules, their expressions, the values they saw.
+
+    A decision is run again on the bundle that decided it: exit code 1 where the record contradicts itself, 3 where it cannot be put together again.
 
     Example: assay policy explain data.policy.office.allow config/policies --input call.json
     """
+    from gateway.cli.policy_decision import explain_decision, is_decision  # noqa: PLC0415 - the log, only when it is asked
+
+    if is_decision(query):
+        explain_decision(query, log, path, full=full, as_json=json_flag)
+        return
     from policies.explanation import as_json  # noqa: PLC0415 - the engine, only when it is asked
     from policies.explanation import explain as trace  # noqa: PLC0415 - as above
     from policies.rego import UNDEFINED, PolicyError  # noqa: PLC0415 - as above
