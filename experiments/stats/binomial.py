@@ -69,7 +69,9 @@ def _log_tail(a: Array, b: Array, cut: Array, side: Side) -> Array:
         return np.asarray(np.where(tail > 1e-290, np.log(tail), first_term))
 
 
-def bernoulli_bound(events: ArrayLike, n: ArrayLike, alpha: float, *, side: Literal["upper", "lower"], prior: float = 0.5) -> Array:
+def bernoulli_bound(
+    events: ArrayLike, n: ArrayLike, alpha: float, *, side: Literal["upper", "lower"], prior: float = 0.5, n_star: float | None = None
+) -> Array:
     """One-sided confidence sequence of a Bernoulli probability: the nulls that `log_binomial_e_value` does not reject.
 
     Assumes that given the past each observation has the same probability (units enter once; a drifting rate needs the conditional test).
@@ -80,6 +82,7 @@ def bernoulli_bound(events: ArrayLike, n: ArrayLike, alpha: float, *, side: Lite
         alpha: probability that the bound is ever wrong.
         side: which bound.
         prior: a = b of the mixing Beta.
+        n_star: observations at which it should be tightest, instead of `prior` (`tuned_prior`, for the two-sided level 2 alpha).
 
     Returns:
         Bound in [0, 1], broadcast shape; 1 (upper) or 0 (lower) without data.
@@ -88,7 +91,7 @@ def bernoulli_bound(events: ArrayLike, n: ArrayLike, alpha: float, *, side: Lite
     """
     k, total = np.broadcast_arrays(np.asarray(events, dtype=float), np.asarray(n, dtype=float))
     if side == "lower":
-        return np.asarray(1.0 - bernoulli_bound(total - k, total, alpha, side="upper", prior=prior))
+        return np.asarray(1.0 - bernoulli_bound(total - k, total, alpha, side="upper", prior=prior, n_star=n_star))
     inside = np.divide(k, total, out=np.zeros(k.shape), where=total > 0)
     outside = np.ones(k.shape)
     threshold = math.log(1 / alpha)
@@ -96,7 +99,8 @@ def bernoulli_bound(events: ArrayLike, n: ArrayLike, alpha: float, *, side: Lite
         middle = (inside + outside) / 2
         # Nulls of exactly 0 or 1 are not in the open interval; stay a hair inside.
         probe = np.clip(middle, 1e-300, 1 - 1e-16)
-        rejected = log_binomial_e_value(k, total, probe, side="less", prior=(prior, prior)) >= threshold
+        mixing = (prior, prior) if n_star is None else tuned_prior(probe, n_star, min(0.5, 2 * alpha))
+        rejected = log_binomial_e_value(k, total, probe, side="less", prior=mixing) >= threshold
         outside = np.where(rejected, middle, outside)
         inside = np.where(rejected, inside, middle)
     return np.asarray(np.where((total == 0) | (k == total), 1.0, outside))
