@@ -22,7 +22,19 @@ from hashlib import sha256
 from typing import Literal
 
 from experiments.bucketing import encode_parts
-from experiments.config import AbFile, AnyExperimentFile, CanaryFile, Condition, LayersFile, MetricsFile, Rules, ShadowFile, Step
+from experiments.config import (
+    AbFile,
+    AnyExperimentFile,
+    BlueGreenFile,
+    CanaryFile,
+    ChampionChallengerFile,
+    Condition,
+    LayersFile,
+    MetricsFile,
+    Rules,
+    ShadowFile,
+    Step,
+)
 from experiments.document import (
     BreakerDocument,
     ExclusionDocument,
@@ -78,7 +90,7 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS,
     Raises:
         ValueError: a metric, layer or holdout is unknown; `check` says so with its place.
     """
-    control = file.control if isinstance(file, AbFile) else "champion"
+    control = file.control if isinstance(file, AbFile) else "blue" if isinstance(file, BlueGreenFile) else "champion"
     goal = None if file.goal is None else _metric(file.goal.metric, file.goal.margin, "rollback", metrics)
     return ExperimentDocument(
         experiment=file.experiment,
@@ -114,6 +126,8 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS,
         segments={attribute: tuple(values) for attribute, values in sorted(file.segments.items())},
         start=file.start,
         shadow=_shadow(file) if isinstance(file, ShadowFile) else None,
+        verify_shadow=file.verify.shadow if isinstance(file, BlueGreenFile) and file.verify is not None else None,
+        keep_warm_us=file.keep_blue_warm if isinstance(file, BlueGreenFile) else 0,
     )
 
 
@@ -169,8 +183,11 @@ def check(
     faults += _layer_faults(file, layers)
     if isinstance(file, ShadowFile):
         return faults + _follower_faults(file, others)
+    if isinstance(file, BlueGreenFile):
+        faults += _verify_faults(file, others)
     for other in others:
-        faults += _conflicts(file, other)
+        if not isinstance(other, ShadowFile):
+            faults += _conflicts(file, other)
     return faults
 
 
@@ -183,7 +200,7 @@ def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["no
     """
     if old == new:
         return "none"
-    assigned = ("model", "arms", "control", "sticky", "salt", "mode", "layer", "holdout", "who", "exclude")
+    assigned = ("model", "arms", "control", "sticky", "salt", "mode", "layer", "holdout", "who", "exclude", "verify_shadow", "keep_warm_us")
     if any(getattr(old, key) != getattr(new, key) for key in assigned) or _shares(old) != _shares(new):
         return "epoch"
     judged = ("guardrails", "goal", "alpha_ppm", "alpha_harm_ppm", "deadline_us", "deadline_then", "steps", "shadow", "segments")
@@ -201,6 +218,10 @@ def _steps(file: AnyExperimentFile) -> tuple[StepDocument, ...]:
         return _ab_steps(file)
     if isinstance(file, CanaryFile):
         return tuple(map(_canary_step, file.steps))
+    if isinstance(file, ChampionChallengerFile):
+        return (_canary_step(Step.model_construct(share=file.share, hold=file.hold, min_units=file.min_units, approve=file.approve)),)
+    if isinstance(file, BlueGreenFile):
+        return (StepDocument(exposure=0, shares={"blue": WHOLE, "green": 0}, hold_us=0, min_units=0),)
     # Of the calls of everyone the share is mirrored; whoever calls is served by the champion.
     return (StepDocument(exposure=share_of(file.share), shares={"champion": WHOLE, "shadow": 0}, hold_us=file.hold, min_units=file.min_pairs),)
 
@@ -307,8 +328,14 @@ def _version_faults(file: AnyExperimentFile, model: ModelFacts) -> list[Fault]:
         for name, arm in file.arms.items()
         if arm.version not in model.versions
     ]
-    if isinstance(file, CanaryFile | ShadowFile):
-        rival = "challenger" if isinstance(file, CanaryFile) else "shadow"
+    if isinstance(file, BlueGreenFile):
+        if file.arms["blue"].version != model.default_version:
+            said = f"blue must be the model's `default_version` `{model.default_version}`, which serves everyone before the switch"
+            faults.append(Fault(("arms", "blue", "version"), said))
+        if file.arms["blue"].version == file.arms["green"].version:
+            faults.append(Fault(("arms", "green", "version"), "blue and green are the same version"))
+    if isinstance(file, CanaryFile | ChampionChallengerFile | ShadowFile):
+        rival = "shadow" if isinstance(file, ShadowFile) else "challenger"
         if file.arms["champion"].version != model.default_version:
             faults.append(
                 Fault(
@@ -401,6 +428,18 @@ def _follower_faults(file: ShadowFile, others: Iterable[AnyExperimentFile]) -> l
         return [Fault(("then", "start"), f"experiment `{follower.experiment}` is of model `{follower.model}`, not `{file.model}`")]
     if follower.start != "manual" or isinstance(follower, ShadowFile):
         return [Fault(("then", "start"), f"experiment `{follower.experiment}` must be a draft that splits calls: `start: manual`, and not a shadow")]
+    return []
+
+
+def _verify_faults(file: BlueGreenFile, others: Iterable[AnyExperimentFile]) -> list[Fault]:
+    if file.verify is None:
+        return []
+    place = ("verify", "shadow")
+    shadow = next((other for other in others if other.experiment == file.verify.shadow), None)
+    if not isinstance(shadow, ShadowFile) or shadow.model != file.model:
+        return [Fault(place, f"there is no shadow `{file.verify.shadow}` of model `{file.model}`")]
+    if (shadow.arms["champion"].version, shadow.arms["shadow"].version) != (file.arms["blue"].version, file.arms["green"].version):
+        return [Fault(place, f"shadow `{shadow.experiment}` compares other versions than blue and green")]
     return []
 
 

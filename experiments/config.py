@@ -27,7 +27,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
 Attribute = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
-STRATEGIES = ("ab", "canary", "shadow")
+STRATEGIES = ("ab", "canary", "shadow", "blue_green", "champion_challenger")
 
 _LATENCY_NAME = re.compile(r"^p([1-9][0-9])_ms$")
 
@@ -225,6 +225,12 @@ class AbFile(Experiment):
         return control
 
 
+def _arms_are_champion_and_challenger(arms: dict[str, Arm]) -> dict[str, Arm]:
+    if set(arms) != {"champion", "challenger"}:
+        raise ValueError(f"there are exactly the arms `champion` and `challenger`, not {_list(arms)}")
+    return arms
+
+
 class CanaryFile(Experiment):
     """A challenger earns more traffic step by step, against an equally large part of the champion's."""
 
@@ -235,13 +241,7 @@ class CanaryFile(Experiment):
     deadline: Deadline = Field(description="A canary always ends.")
 
     _named_well = field_validator("arms")(_arms_are_named_well)
-
-    @field_validator("arms")
-    @classmethod
-    def _arms_are_champion_and_challenger(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
-        if set(arms) != {"champion", "challenger"}:
-            raise ValueError(f"a canary has exactly the arms `champion` and `challenger`, not {_list(arms)}")
-        return arms
+    _two = field_validator("arms")(_arms_are_champion_and_challenger)
 
     @field_validator("steps")
     @classmethod
@@ -350,20 +350,79 @@ class ShadowFile(Experiment):
         return value
 
 
+class ChampionChallengerFile(Experiment):
+    """A challenger takes over when it is proven better, nothing else proven worse, and no declared segment shown to lose."""
+
+    strategy: Literal["champion_challenger"]
+    arms: dict[ArmName, Arm] = Field(description="Exactly `champion` and `challenger`.")
+    share: Share = Field(description="Part of the units the challenger gets, at most 50%; as much of the champion's is compared with it.")
+    hold: Duration = Field(default=0, description="Least time before it may be promoted.")
+    min_units: int = Field(default=100, ge=1, le=100_000_000, description="Units each arm must have served before it may be promoted.")
+    approve: Name | None = Field(default=None, description="Who must approve before it is promoted: a person of the trust root, or `approver`.")
+    goal: Goal = Field(description="The primary metric: promotion needs proof that the challenger is better.")
+    guardrails: dict[MetricName, Guardrail] = Field(description="Metric -> how much worse it may get; promotion needs proof for each.", min_length=1)
+    deadline: Deadline = Field(description="It always ends.")
+
+    _named_well = field_validator("arms")(_arms_are_named_well)
+    _two = field_validator("arms")(_arms_are_champion_and_challenger)
+
+    @field_validator("share")
+    @classmethod
+    def _is_compared(cls, share: Fraction) -> Fraction:
+        if not 0 < share <= Fraction(1, 2):
+            raise ValueError("`share` lies above 0% and at most 50%: above it arms are not compared")
+        return share
+
+
+class Verify(Strict):
+    """What has to be proven before the switch."""
+
+    shadow: Name = Field(description="A shadow of the same two versions; the switch waits until all its limits are proven kept.")
+
+
+class BlueGreenFile(Experiment):
+    """Everyone switches to green at once, and back in one command; blue stays warm."""
+
+    strategy: Literal["blue_green"]
+    arms: dict[ArmName, Arm] = Field(description="Exactly `blue` (the model's default version) and `green`.")
+    verify: Verify | None = None
+    keep_blue_warm: Duration = Field(default=86_400_000_000, description="How long after the switch the breaker sends everyone back by itself.")
+
+    _named_well = field_validator("arms")(_arms_are_named_well)
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_are_blue_and_green(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+        if set(arms) != {"blue", "green"}:
+            raise ValueError(f"a blue-green switch has exactly the arms `blue` and `green`, not {_list(arms)}")
+        return arms
+
+    @field_validator("goal", "guardrails", "holdout")
+    @classmethod
+    def _compares_nothing(cls, value: Any, info: ValidationInfo) -> Any:
+        if value:
+            raise ValueError(f"a switch compares nothing, so it has no `{info.field_name}`; use a shadow before it, or a canary instead")
+        return value
+
+
 def _strategy(data: Any) -> str | None:
     named = data.get("strategy") if isinstance(data, dict) else getattr(data, "strategy", None)
     return named if isinstance(named, str) and named in STRATEGIES else None
 
 
 ExperimentFile = Annotated[
-    Annotated[AbFile, Tag("ab")] | Annotated[CanaryFile, Tag("canary")] | Annotated[ShadowFile, Tag("shadow")],
+    Annotated[AbFile, Tag("ab")]
+    | Annotated[CanaryFile, Tag("canary")]
+    | Annotated[ShadowFile, Tag("shadow")]
+    | Annotated[BlueGreenFile, Tag("blue_green")]
+    | Annotated[ChampionChallengerFile, Tag("champion_challenger")],
     Discriminator(
         _strategy,
         custom_error_type="unknown_strategy",
-        custom_error_message="`strategy` must be `ab`, `canary` or `shadow`; no other strategy is built in this version",
+        custom_error_message="`strategy` must be `ab`, `canary`, `shadow`, `blue_green` or `champion_challenger`; no other is built in this version",
     ),
 ]
-AnyExperimentFile = AbFile | CanaryFile | ShadowFile
+AnyExperimentFile = AbFile | CanaryFile | ShadowFile | BlueGreenFile | ChampionChallengerFile
 ADAPTER: TypeAdapter[AnyExperimentFile] = TypeAdapter(ExperimentFile)
 """Validates a file; its `json_schema()` is the published schema."""
 

@@ -20,7 +20,7 @@ import msgspec
 
 from experiments.shares import WHOLE
 
-Strategy = Literal["ab", "canary", "shadow"]
+Strategy = Literal["ab", "canary", "shadow", "blue_green", "champion_challenger"]
 Sticky = Literal["unit", "none"]
 OnHarm = Literal["rollback", "hold"]
 Phase = Literal["draft", "running", "paused", "promoted", "rolled_back", "stopped", "superseded", "archived"]
@@ -176,6 +176,10 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     """In the order they are tried."""
     segments: dict[str, tuple[str, ...]] = {}
     """Attribute -> values that results are told by."""
+    verify_shadow: str | None = None
+    """Of `blue_green`: a shadow whose limits have to be proven kept before the switch."""
+    keep_warm_us: int = 0
+    """Of `blue_green`: how long after the switch the breaker sends everyone back."""
     start: Literal["auto", "manual"] = "auto"
     """Whether it starts when it is configured, or stays a draft until someone starts it."""
     shadow: ShadowDocument | None = None

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -93,6 +93,7 @@ class _Unit(msgspec.Struct):
     """What was said, at most `_MOST_LABELS`; `label` is what counts of it."""
     label: str | None = None
     rewards: dict[str, tuple[str, bool]] | None = None
+    segments: dict[str, str] | None = None
 
 
 class Fold:
@@ -134,11 +135,22 @@ class Fold:
         """Return how many units are counted."""
         return len(self._units)
 
-    def evidence(self) -> Evidence:
-        """Counts at this moment. Cost: one pass over the units, about 1 microsecond each and metric."""
-        arms = sorted(self._document.arms)
-        stages: Stages = {stage: dict.fromkeys(arms, 0) for stage in ("assigned", "served", "outcome", "labelled")}
+    def segment_evidence(self) -> dict[str, Evidence]:
+        """Counts of each declared segment, `country=CH`: those that have units, and each declared value."""
+        members: dict[str, list[_Unit]] = {
+            f"{attribute}={value}": [] for attribute, values in self._document.segments.items() for value in (*values, "other", "unknown")
+        }
         for unit in self._units.values():
+            for attribute, value in (unit.segments or {}).items():
+                members.setdefault(f"{attribute}={value}", []).append(unit)
+        return {name: self.evidence(units) for name, units in members.items() if units or not name.endswith(("=other", "=unknown"))}
+
+    def evidence(self, among: Collection[_Unit] | None = None) -> Evidence:
+        """Counts at this moment, of all units or of those given. Cost: one pass over the units, about 1 microsecond each and metric."""
+        arms = sorted(self._document.arms)
+        among = self._units.values() if among is None else among
+        stages: Stages = {stage: dict.fromkeys(arms, 0) for stage in ("assigned", "served", "outcome", "labelled")}
+        for unit in among:
             stages["assigned"][unit.arm] += 1
             stages["served"][unit.arm] += not unit.diverted
             stages["outcome"][unit.arm] += unit.failed is not None
@@ -147,7 +159,7 @@ class Fold:
             experiment=self._document.experiment,
             epoch=self._epoch,
             stages=stages,
-            metrics={metric.metric: self._counts(metric, arms) for metric in self._metrics},
+            metrics={metric.metric: self._counts(metric, arms, among) for metric in self._metrics},
             overflow=len(self._refused_units),
         )
 
@@ -173,6 +185,7 @@ class Fold:
         if known is not None:
             del self._by_decision[known.decision]
         unit = _Unit(decision, route["assigned"], route.get("served") != route["assigned"], record.get("tenant", ""))
+        unit.segments = route.get("segments")
         self._units[key] = self._by_decision[decision] = unit
         if "outcome" in record:
             self._answered(unit, record)
@@ -198,23 +211,23 @@ class Fold:
 
     # --- counts -------------------------------------------------------------------------------------------------------
 
-    def _counts(self, metric: MetricDocument, arms: Iterable[str]) -> MetricEvidence:
+    def _counts(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
         if metric.kind == "latency":
-            return self._latency(metric, arms)
+            return self._latency(metric, arms, among)
         units, events = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
-        for unit in self._units.values():
+        for unit in among:
             bad = _is_bad(unit, metric)
             if bad is not None:
                 units[unit.arm] += 1
                 events[unit.arm] += bad
         return MetricEvidence(units, events)
 
-    def _latency(self, metric: MetricDocument, arms: Iterable[str]) -> MetricEvidence:
+    def _latency(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
         arms = list(arms)
         units, events, past = (dict.fromkeys(arms, 0) for _ in range(3))
         if metric.quantile_ppm is None:
             raise ValueError(f"metric `{metric.metric}` is a latency without a quantile")
-        timed = sorted((unit for unit in self._units.values() if unit.latency_us is not None), key=lambda unit: unit.decision)
+        timed = sorted((unit for unit in among if unit.latency_us is not None), key=lambda unit: unit.decision)
         burn_in = math.ceil(LATENCY_BURN_IN_EVENTS * 1_000_000 / (1_000_000 - metric.quantile_ppm))
         first = [unit for unit in timed if unit.arm == self._document.control][:burn_in]
         if len(first) < burn_in:

@@ -24,6 +24,7 @@ from experiments.judge import SRM_ALPHA, judge, sample_ratio_mismatches
 from experiments.lifecycle import STAGE
 from experiments.outlook import outlook
 from experiments.shares import WHOLE, format_share
+from experiments.slices import slice_findings
 from experiments.verdict import Verdict
 
 STAGES = ("assigned", "served", "outcome", "labelled")
@@ -89,6 +90,7 @@ def _epoch(epoch: EpochStory) -> dict[str, Any]:
         "trail": [
             {"time": look.time, "units": look.units, "effects": [msgspec.to_builtins(effect) for effect in look.effects]} for look in epoch.looks
         ],
+        **_segments(epoch),
         "outlook": [told.words for told in outlook(document, evidence)],
     }
 
@@ -194,7 +196,7 @@ def _planned_actual(epoch: EpochStory, evidence: Evidence) -> list[dict[str, str
         },
         {
             "what": "who decided",
-            "planned": "the evidence" if document.strategy == "canary" else "people",
+            "planned": "the evidence" if document.strategy in ("canary", "champion_challenger") else "people",
             "actual": "nobody yet" if decision is None else decision["by"] or "the evidence and the clock",
         },
     ]
@@ -234,6 +236,22 @@ def _sample_ratio(document: ExperimentDocument, evidence: Evidence) -> list[dict
             }
         )
     return told
+
+
+def _segments(epoch: EpochStory) -> dict[str, Any]:
+    """Return the effects by declared segment, each with what Holm's procedure says of it; nothing where none is declared."""
+    document = epoch.document
+    if not document.segments:
+        return {}
+    by_segment = epoch.fold.segment_evidence()
+    finding_of = {(found.segment, found.metric, found.arm): found.finding for found in slice_findings(document, by_segment)}
+    return {
+        "segments": [
+            {"segment": segment, **msgspec.to_builtins(effect), "finding": finding_of[segment, effect.metric, effect.arm]}
+            for segment, evidence in sorted(by_segment.items())
+            for effect in effects(document, evidence)
+        ]
+    }
 
 
 def _chi_square_ppm(counts: list[int], weights: list[float]) -> int | None:

@@ -38,6 +38,9 @@ from experiments.lifecycle import IllegalStepError, Verb
 from experiments.shares import WHOLE, format_share
 from experiments.verdict import NO_DATA, Verdict
 
+WINNERS = {"canary": "challenger", "champion_challenger": "challenger", "blue_green": "green"}
+"""Strategies that can be promoted -> the arm that serves everyone then."""
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutState:
@@ -115,7 +118,7 @@ def apply(
         IllegalStepError: the table has no such step, there is no further step to advance to, or the strategy does not promote by itself.
     """
     phase = lifecycle.after(document.experiment, state.phase, verb)
-    if verb == "promote" and document.strategy != "canary":
+    if verb == "promote" and document.strategy not in WINNERS:
         raise IllegalStepError(f"`{document.experiment}` is an `{document.strategy}`: promote by changing the model's `default_version`")
     if verb == "advance" and state.step + 1 >= len(document.steps):
         raise IllegalStepError(f"`{document.experiment}` is on its last step; hint: promote, or add a step")
@@ -128,6 +131,8 @@ def apply(
         after = replace(after, started_us=now_us, entered_us=now_us)
     elif verb == "advance":
         after = replace(after, step=state.step + 1, entered_us=now_us)
+    elif verb == "promote":
+        after = replace(after, entered_us=now_us)
     elif verb == "resume":
         # The hold begins anew: what was measured before the pause may no longer be so.
         after = replace(after, entered_us=now_us)
@@ -156,6 +161,9 @@ def step(
     Returns:
         The new state and what was done: nothing or one action.
     """
+    if state.phase == "promoted" and document.strategy == "blue_green" and is_tripped and now_us < state.entered_us + document.keep_warm_us:
+        after, action = apply(document, state, "rollback", now_us, _breaker_text(document), verdict.evidence)
+        return after, (action,)
     if state.phase not in ("running", "paused"):
         return state, ()
     verb, reason = _decision(document, state, verdict, now_us, is_tripped=is_tripped)
@@ -165,12 +173,20 @@ def step(
     return after, (action,)
 
 
+def is_proven(document: ExperimentDocument, state: RolloutState, verdict: Verdict) -> bool:
+    """Say whether the evidence alone would promote it, but for time: then one person is enough to do it sooner."""
+    here = document.steps[state.step]
+    if here.approve is not None and state.step not in state.approved:
+        return False
+    return _takes_over(document, verdict) if document.strategy == "champion_challenger" else verdict.outcome == "fine"
+
+
 def live(document: ExperimentDocument, state: RolloutState, *, holdout_released: bool = False) -> LiveExperiment:
     """What workers draw with in this state."""
     here = document.steps[state.step]
     exposure, shares = here.exposure, here.shares
     if state.phase == "promoted":
-        exposure, shares = WHOLE, everyone_to("challenger", document.arms)
+        exposure, shares = WHOLE, everyone_to(WINNERS[document.strategy], document.arms)
     elif state.phase != "running":
         exposure = 0
     return LiveExperiment(
@@ -218,15 +234,30 @@ def _ending(
         return "rollback", _breaker_text(document)
     if verdict.outcome == "harm" and verdict.on_harm == "rollback":
         return "rollback", worst
-    promotes = document.strategy == "canary" and state.step + 1 == len(document.steps)
-    if promotes and is_ready and verdict.outcome == "fine":
-        return "promote", "every guardrail and the goal are proven not worse than their margins"
-    if document.strategy == "shadow" and is_ready and verdict.outcome == "fine":
-        return "stop", "every limit is proven kept"
+    proven = _proven_end(document, state, verdict) if is_ready else None
+    if proven is not None:
+        return proven
     if document.deadline_us is not None and now_us - state.started_us >= document.deadline_us:
         # A hold is recorded once for each reason, so its reason must not change with every new call.
         return document.deadline_then, "deadline passed undecided" + ("" if document.deadline_then == "hold" else f": {worst}")
     return None
+
+
+def _proven_end(document: ExperimentDocument, state: RolloutState, verdict: Verdict) -> tuple[Verb, str] | None:
+    """Rule 2: what proof ends, by strategy."""
+    if document.strategy == "champion_challenger" and _takes_over(document, verdict):
+        return "promote", "proven better in the goal, not worse in every guardrail, and no declared segment is shown worse"
+    if verdict.outcome != "fine":
+        return None
+    if document.strategy == "canary" and state.step + 1 == len(document.steps):
+        return "promote", "every guardrail and the goal are proven not worse than their margins"
+    return ("stop", "every limit is proven kept") if document.strategy == "shadow" else None
+
+
+def _takes_over(document: ExperimentDocument, verdict: Verdict) -> bool:
+    """Superiority of the goal, non-inferiority of every guardrail, no declared segment shown worse."""
+    goal = document.goal
+    return verdict.outcome == "fine" and goal is not None and verdict.is_better(goal.metric) and not verdict.losing
 
 
 def _moving(
@@ -243,12 +274,14 @@ def _moving(
     obstacle = _obstacle(document, verdict, is_tripped=is_tripped)
     if obstacle:
         return "hold", obstacle
-    if waits or document.strategy in ("ab", "shadow"):
+    if waits or document.strategy in ("ab", "shadow", "blue_green"):
         return None, ""
     if needs_approval:
         return "hold", f"waits for approval by `{here.approve}`"
+    if verdict.losing:
+        return "hold", f"a declared segment is shown worse: {verdict.losing[0]}"
     if state.step + 1 == len(document.steps):
-        return "hold", "not yet proven fine"
+        return "hold", "not yet proven better" if document.strategy == "champion_challenger" else "not yet proven fine"
     following = document.steps[state.step + 1]
     return "advance", f"no harm proven; exposure {format_share(here.exposure)} -> {format_share(following.exposure)}"
 
@@ -261,7 +294,7 @@ def _obstacle(document: ExperimentDocument, verdict: Verdict, *, is_tripped: boo
     if harmed:
         return f"harm proven: {', '.join(harmed)}"
     # An A/B test does not move, so missing data is no obstacle to it.
-    return "evidence is missing or blocked" if not verdict.may_advance and document.strategy == "canary" else ""
+    return "evidence is missing or blocked" if not verdict.may_advance and document.strategy in ("canary", "champion_challenger") else ""
 
 
 def _breaker_text(document: ExperimentDocument) -> str:

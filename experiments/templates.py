@@ -64,10 +64,34 @@ min_pairs: 500
 deadline: {{after: 7d, then: stop}}
 # then: {{start: NAME}} starts a draft of the same model once everything is proven
 """
+_BLUE_GREEN: Final = """\
+  blue: {{version: "{champion}"}}      # the model's default version
+  green: {{version: "{challenger}"}}
+
+# verify: {{shadow: NAME}}         # a shadow of the same versions that has to be proven before the switch
+keep_blue_warm: 24h              # this long after the switch the breaker sends everyone back by itself
+breaker: {{errors: "> 5% over 2m", action: rollback}}
+"""
+_CHAMPION_CHALLENGER: Final = """\
+  champion: {{version: "{champion}"}}
+  challenger: {{version: "{challenger}"}}
+share: 25%                       # the challenger's; as much of the champion's is compared with it
+hold: 1d
+min_units: 1000
+# approve: PERSON                # makes promotion wait for their signed yes
+
+goal: {{metric: errors, margin: 0.5pp}}   # the primary metric: it has to be proven better
+guardrails:                      # each has to be proven not worse than its margin
+  p95_ms: {{max_harm: 20%, on_harm: hold}}
+# segments: {{country: [CH, DE]}}  # and none of these may be shown worse
+deadline: {{after: 21d, then: rollback}}
+"""
 TEMPLATES: Final[Mapping[str, tuple[str, str]]] = {
     "ab": ("An A/B test: a fixed split, read whenever you like, ended by people.", _AB),
     "shadow": ("A shadow: a second version gets copies of calls, and its replies are compared with the champion's.", _SHADOW),
     "canary": ("A canary: the challenger earns traffic step by step, and is promoted only when it is proven not worse.", _CANARY),
+    "blue_green": ("A blue-green switch: everyone at once with `assay experiment promote`, back with `rollback`.", _BLUE_GREEN),
+    "champion_challenger": ("Champion and challenger: it takes over only when it is proven better.", _CHAMPION_CHALLENGER),
 }
 """Strategy -> title and body."""
 

@@ -48,6 +48,7 @@ class Verdict:
         reasons: in words, worst first.
         metrics: each metric and arm.
         evidence: counts, for the record; integers only.
+        losing: declared segments shown worse, in words; only looked at where they can hold a promotion.
     """
 
     outcome: Outcome
@@ -57,6 +58,12 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     metrics: tuple[MetricVerdict, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
+    losing: tuple[str, ...] = ()
+
+    def is_better(self, metric: str) -> bool:
+        """Say whether every arm is proven better than the control in a metric."""
+        found = [one for one in self.metrics if one.metric == metric]
+        return bool(found) and all(one.better for one in found)
 
 
 NO_DATA = Verdict("hold", reasons=("no data yet",))

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from experiments.compiler import ModelFacts, check, compile_experiment
-from experiments.config import STRATEGIES, AbFile, AnyExperimentFile, CanaryFile, LayersFile, MetricsFile, ShadowFile
+from experiments.config import (
+    STRATEGIES,
+    AbFile,
+    AnyExperimentFile,
+    BlueGreenFile,
+    CanaryFile,
+    ChampionChallengerFile,
+    LayersFile,
+    MetricsFile,
+    ShadowFile,
+)
 from experiments.document import ExperimentDocument
 from gateway.config.issues import Issue, allowed, nearest
 from gateway.config.model_file import Found
@@ -21,7 +31,13 @@ from gateway.documents import RouteDocument
 AnyExperiment = AnyExperimentFile
 LAYERS: Final = "experiments/_layers.yaml"
 METRICS: Final = "experiments/_metrics.yaml"
-KINDS: Final[Mapping[str, type[AnyExperiment]]] = {"ab": AbFile, "canary": CanaryFile, "shadow": ShadowFile}
+KINDS: Final[Mapping[str, type[AnyExperiment]]] = {
+    "ab": AbFile,
+    "canary": CanaryFile,
+    "shadow": ShadowFile,
+    "blue_green": BlueGreenFile,
+    "champion_challenger": ChampionChallengerFile,
+}
 
 
 def read_experiment(data: bytes, path: str) -> tuple[AnyExperiment | None, list[Issue]]:
@@ -83,6 +99,9 @@ def rivals(experiments: Iterable[AnyExperiment]) -> dict[str, tuple[AnyExperimen
             found[experiment.experiment] = tuple(others)
             if furthest is None or _layer(furthest) != _layer(experiment) or _last(experiment) > _last(furthest):
                 furthest = experiment
+    for experiment in by_name.values():
+        if isinstance(experiment, BlueGreenFile) and experiment.verify is not None and experiment.verify.shadow in by_name:
+            found[experiment.experiment] = (*found[experiment.experiment], by_name[experiment.verify.shadow])
     return found
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
-from experiments.rollout import RolloutState
+from experiments.rollout import RolloutState, is_proven
 from experiments.verdict import Verdict
 from gateway.authenticate import Principal
 from gateway.refusals import Refusal
@@ -102,7 +102,7 @@ def admit(asked: Asked, running: Mapping[str, Running], principal: Principal, ro
     if not 0 < len(asked.reason) <= MOST_REASON:
         raise Refusal("schema_mismatch", f"`reason` has to say why in 1 to {MOST_REASON} characters; it goes into the log")
     consents = _consents(asked, found, root, now_us)
-    against = asked.verb == "promote" and not _is_proven(found)
+    against = asked.verb == "promote" and not _is_proven(found, running)
     if asked.verb == "approve":
         _require_approver(found, consents)
     if against and len({consent.person for consent, _ in consents}) < AGAINST_EVIDENCE_PEOPLE:
@@ -115,9 +115,13 @@ def admit(asked: Asked, running: Mapping[str, Running], principal: Principal, ro
     return Order(asked.experiment, asked.verb, asked.reason, principal.actor, asked.epoch, asked.phase, signed, against)
 
 
-def _is_proven(found: Running) -> bool:
-    here = found.document.steps[found.state.step]
-    return found.verdict.outcome == "fine" and (here.approve is None or found.state.step in found.state.approved)
+def _is_proven(found: Running, running: Mapping[str, Running]) -> bool:
+    """Say whether promoting rests on what was declared: the evidence, or for a switch its shadow, or nothing where nothing was asked for."""
+    document = found.document
+    if document.strategy != "blue_green":
+        return is_proven(document, found.state, found.verdict)
+    shadow = None if document.verify_shadow is None else running.get(document.verify_shadow)
+    return document.verify_shadow is None or (shadow is not None and shadow.verdict.outcome == "fine")
 
 
 def _consents(asked: Asked, found: Running, root: TrustRoot, now_us: int) -> Sequence[tuple[Consent, bytes]]:

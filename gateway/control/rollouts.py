@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from experiments.judge import judge
 from experiments.lifecycle import Verb
 from experiments.pairs import PairFold, judge_pairs
 from experiments.rollout import Action, RolloutState, apply, initial, live, step
+from experiments.slices import slice_findings
 from experiments.verdict import NO_DATA, Verdict
 from gateway.control.clerk import Clerk
 from gateway.control.orders import Order
@@ -77,6 +78,14 @@ class Running:
             self.verdict = judge_pairs(self.document, self.fold.evidence())
         else:
             self.verdict = judge(self.document, self.fold.evidence())
+            if self.document.strategy == "champion_challenger" and self.document.segments:
+                findings = slice_findings(self.document, self.fold.segment_evidence())
+                self.verdict = replace(self.verdict, losing=tuple(found.words for found in findings if found.finding == "shown worse"))
+
+    def is_watched(self, now_us: int) -> bool:
+        """Say whether anything may still move it: it runs or is paused, or a switch is still within its breaker's time."""
+        keeps = self.document.strategy == "blue_green" and now_us < self.state.entered_us + self.document.keep_warm_us
+        return self.state.phase in ("running", "paused") or (self.state.phase == "promoted" and keeps and self.window is not None)
 
 
 class Rollouts:
@@ -287,7 +296,7 @@ class Rollouts:
         for found in list(self.running.values()):
             if found.fed:
                 await asyncio.sleep(0)  # between two verdicts the tick goes first, by which workers know that this process lives
-            if found.state.phase not in ("running", "paused"):
+            if not found.is_watched(now_us):
                 # Its page goes on telling what it ended with, also after a restart; nothing moves any more.
                 if found.fed and found.verdict is NO_DATA:
                     found.judge()

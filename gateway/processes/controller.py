@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import uvicorn
 import uvloop
 import watchfiles
@@ -32,7 +33,7 @@ from audit.keys import InvalidKey, SigningKey, VerifierKey, load_signing_key
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
 from audit.store.errors import LedElsewhere, StoreError, StoreFull
-from experiments.rollout import Action
+from experiments.rollout import WINNERS, Action
 from gateway import apikeys, logs
 from gateway import live as live_state
 from gateway.admin.app import create_app
@@ -50,14 +51,17 @@ from gateway.control.keysfile import KeysFile
 from gateway.control.orders import Asked, admit
 from gateway.control.policy_changes import PolicyChanges
 from gateway.control.publishing import Publishing
+from gateway.control.readiness import unreachable
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 from gateway.control.tail import ROWS_PER_STEP, Tail, fold_registry
 from gateway.control.vaultclock import VaultClock
 from gateway.control.witnesses import Known, Witnesses
+from gateway.documents import RouteDocument
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.embedded import BoundedHttp, EmbeddedServer
 from gateway.processes.parent import Status, end_with_parent
+from gateway.refusals import Refusal
 from gateway.standing import ApprovalsInForce
 from policies.bundle import BundleError
 from policies.trust import InvalidTrust, TrustRoot
@@ -410,8 +414,22 @@ class Controller:
             )
         )
 
+    async def _require_reachable(self, experiment: str) -> None:
+        """Refuse to send everyone to a version whose servers do not answer."""
+        found, manifest = self._rollouts.running.get(experiment), self._configuration.manifest
+        winner = None if found is None else WINNERS.get(found.document.strategy)
+        if found is None or winner is None or manifest is None:
+            return  # what is wrong with the order is said where it is admitted
+        document = found.document
+        route = msgspec.json.decode(self._control.get(manifest.models[document.model]), type=RouteDocument)
+        silent = await unreachable(route.versions[document.arms[winner]].upstreams)
+        if silent:
+            raise Refusal("upstream_unreachable", f"version `{document.arms[winner]}` of `{document.model}` does not answer at {', '.join(silent)}")
+
     async def _take_step(self, asked: Asked, principal: Principal) -> Action:
         """Take a step of an experiment that someone asked for, and tell the workers at once."""
+        if asked.verb == "promote":
+            await self._require_reachable(asked.experiment)
         now_us = time.time_ns() // 1000
         action = await self._rollouts.take(lambda running: admit(asked, running, principal, self._root, now_us), now_us)
         self._publish_live()

@@ -147,7 +147,7 @@ CASES = [
         "strategy: ab",
         "strategy: bandit",
         "bandit",
-        "strategy: `bandit` is not built in this release; allowed: ab, canary, shadow",
+        "strategy: `bandit` is not built in this release; allowed: ab, blue_green, canary, champion_challenger, shadow",
         "",
     ),
     ("experiments/credit-ab.yaml", "slots: 0-499", "slots: 0-500", "0-500", "layer.slots", ""),
