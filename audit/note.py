@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit.keyring import BoundedKey, LogKey, plain
-from audit.keys import COSIGNATURE_V1, ED25519, SignatureInvalid, SigningKey, VerifierKey, check_name, decode_base64
+from audit.keys import COSIGNATURE_V1, ED25519, SignatureInvalid, VerifierKey, check_name, decode_base64
 from audit.merkle import EMPTY_ROOT, HASH_BYTES, SIZE_LIMIT
+from audit.signer import Signer
 
 NOTE_LIMIT_BYTES: Final = 1_000_000
 SIGNATURE_LIMIT: Final = 100
@@ -154,7 +155,7 @@ def _cosigned_message(text: str, time_s: int) -> bytes:
     return f"cosignature/v1\ntime {time_s}\n{text}".encode()
 
 
-def make_signature(text: str, key: SigningKey, *, time_s: int | None = None) -> Signature:
+def make_signature(text: str, key: Signer, *, time_s: int | None = None) -> Signature:
     """Sign `text` as the type of `key` demands.
 
     Args:
@@ -177,7 +178,7 @@ def make_signature(text: str, key: SigningKey, *, time_s: int | None = None) -> 
     return Signature(key.name, key.verifier.id, stamp + key.sign(_cosigned_message(text, time_s)))
 
 
-def sign(text: str, keys: Sequence[SigningKey], *, time_s: int | None = None) -> bytes:
+def sign(text: str, keys: Sequence[Signer], *, time_s: int | None = None) -> bytes:
     """Return the bytes of a note over `text` signed by every key; see `make_signature`."""
     if not keys:
         raise NoteError("a note needs at least one signature")

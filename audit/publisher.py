@@ -30,8 +30,8 @@ import msgspec
 
 from audit import note, tiles
 from audit.follow import Follower
-from audit.keys import SigningKey
 from audit.merkle import HashReader, consistency_proof, leaf_hashes, node_hash, root
+from audit.signer import Signer
 from audit.store import layout
 from audit.store.control import ControlStore, Head, signed_size
 from audit.store.durable import read_or_none, replace_file, write_files
@@ -74,7 +74,7 @@ def grow(edge: tiles.HashTiles, leaves: Sequence[bytes], origin: str) -> tuple[t
 class Publisher:
     """The log's right edge and its keys. Owned by the controller's thread; every attribute changes in `publish_once` and `seal_some` alone."""
 
-    def __init__(self, data_dir: Path, control: ControlStore, keys: Sequence[SigningKey], edge: tiles.HashTiles, cosign: Cosign | None) -> None:
+    def __init__(self, data_dir: Path, control: ControlStore, keys: Sequence[Signer], edge: tiles.HashTiles, cosign: Cosign | None) -> None:
         """Take over a recovered edge; use `open`."""
         self._data_dir = data_dir
         self._log_dir = layout.log_dir(data_dir)
@@ -88,13 +88,13 @@ class Publisher:
         self._sealed_bundles = 0  # bundles known to be on disk and verified; found again by `seal_some` after a restart
 
     @classmethod
-    def open(cls, data_dir: Path, control: ControlStore, keys: Sequence[SigningKey], *, cosign: Cosign | None = None) -> Publisher:
+    def open(cls, data_dir: Path, control: ControlStore, keys: Sequence[Signer], *, cosign: Cosign | None = None) -> Publisher:
         """Recover the tree from its tiles, check it against the last signed head, publish that head if a crash had kept it back.
 
         Args:
             data_dir: The data directory.
             control: Open, and leading (`ControlStore.lead`).
-            keys: Keys that sign checkpoints; the name of the first is the log's origin.
+            keys: Who signs checkpoints, several during a change of keys; the name of the first is the log's origin. One of them signed the last head.
             cosign: Asks witnesses for cosignatures.
 
         Raises:
@@ -106,7 +106,7 @@ class Publisher:
         head = control.head()
         _check_store(data_dir, head)
         if head:
-            _check_head(head, keys[0])
+            _check_head(head, keys)
         edge = _recover(data_dir, head) if head else tiles.HashTiles()
         publisher = cls(data_dir, control, keys, edge, cosign)
         if head is not None:
@@ -312,14 +312,14 @@ def _check_store(data_dir: Path, head: Head | None) -> None:
         )
 
 
-def _check_head(head: Head, key: SigningKey) -> None:
+def _check_head(head: Head, keys: Sequence[Signer]) -> None:
     try:
-        signed = note.open_checkpoint(head.note, [key.verifier]).checkpoint
+        signed = note.open_checkpoint(head.note, [key.verifier for key in keys]).checkpoint
     except note.NoteError as error:
         raise _unfit(head, error) from error
-    if (signed.size, signed.root, signed.origin) != (head.size, head.root, key.name):
+    if (signed.size, signed.root, signed.origin) != (head.size, head.root, keys[0].name):
         raise StoreDamaged(
-            f"the stored checkpoint of size `{head.size}` carries a note of `{signed.origin}`, size `{signed.size}`; expected `{key.name}`\n"
+            f"the stored checkpoint of size `{head.size}` carries a note of `{signed.origin}`, size `{signed.size}`; expected `{keys[0].name}`\n"
             "hint: the control store was altered, or another key is configured"
         )
 

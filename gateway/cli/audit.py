@@ -6,6 +6,7 @@ own directory the commands say so, because then they prove that the log is whole
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from audit.keys import COSIGNATURE_V1, ED25519, SigningKey, save_signing_key
+from audit.follow import follow
+from audit.keys import COSIGNATURE_V1, ED25519, InvalidKey, SigningKey, save_signing_key
 from audit.merkle import consistency_proof, verify_consistency
 from audit.note import open_checkpoint
 from audit.proof import make_proof, parse_proof, verify_proof
@@ -31,6 +33,7 @@ from gateway.cli.opening import (
     described,
     given_keys,
     keys_for,
+    lines_of,
     one_key,
     opened_log,
     read_file,
@@ -38,6 +41,7 @@ from gateway.cli.opening import (
 )
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.quantities import parse_duration_us
+from gateway.control.logkeys import LogKeys
 
 app = typer.Typer(no_args_is_help=True, help="Check the signed log, without trusting who wrote it.")
 
@@ -218,9 +222,10 @@ def keys(
     name: Annotated[str | None, typer.Option("--name", help="Name of the new key; for a log its origin, such as `assay.example/prod`.")] = None,
     *,
     is_witness: Annotated[bool, typer.Option("--for-witness", help="Make a witness's key instead of a log's.")] = False,
+    is_policy: Annotated[bool, typer.Option("--policy", help="Print the key policy that the records of a data directory amount to.")] = False,
     json_flag: JsonFlag = False,
 ) -> None:
-    """Show the verification keys of a log, or make a signing key.
+    """Show the verification keys of a log, make a signing key, or print the key policy for auditors: which key signs which sizes.
 
     Example: assay audit keys --generate keys/log.key --name assay.example/prod
     """
@@ -231,6 +236,9 @@ def keys(
             made = SigningKey.generate(name, kind=COSIGNATURE_V1 if is_witness else ED25519)
             save_signing_key(made, generate)
         shown = [("log" if made.kind == ED25519 else "witness", described(made.verifier))]
+    elif is_policy:
+        typer.echo(_policy(what), nl=False)
+        return
     elif what is None:
         fail("name a data directory or a verification key", hint="or make one: --generate FILE --name ORIGIN")
     elif Path(what).is_dir():
@@ -244,6 +252,21 @@ def keys(
         return
     for role, told in shown:
         out.print(f"{role:8}{told['vkey']}", markup=False, soft_wrap=True)
+
+
+def _policy(data: str | None) -> str:
+    """Return the policy folded from a data directory's `key.*` records."""
+    if data is None or not (Path(data) / "ranges").is_dir():
+        fail("`--policy` needs a data directory", hint="assay audit keys data --policy")
+    known = LogKeys()
+    for _, leaf in follow(Path(data), 0):
+        if b'"type":"key.' in leaf:
+            known.fold(json.loads(leaf))
+    witnesses = [one_key(line) for line in lines_of(Path(data) / "log" / "witnesses")]
+    try:
+        return known.policy(witnesses).text()
+    except InvalidKey as error:
+        fail(f"the records name no sound key: {error}", code=Exit.NO)
 
 
 def _progress() -> Any:

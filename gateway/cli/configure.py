@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 import gateway
-from audit.keys import InvalidKey, SigningKey, load_signing_key, save_signing_key
+from audit.keys import InvalidKey, SigningKey, save_signing_key
+from audit.signer import load_signer
 from gateway import apikeys
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
@@ -210,7 +211,7 @@ def _secret_problems(layout: Layout, compiled: Compiled) -> list[str]:
     problems: list[str] = []
     if compiled.gateway is not None:
         try:
-            key = load_signing_key(compiled.gateway.audit.key, base=layout.root, environ=os.environ)
+            key = load_signer(compiled.gateway.audit.key, base=layout.root, environ=os.environ)
             if key.name != compiled.gateway.audit.origin:
                 problems.append(
                     f"gateway.yaml: audit.key: the key is named `{key.name}`, the log `{compiled.gateway.audit.origin}`; they must be the same"

@@ -120,9 +120,9 @@ def keys_for(log: str, vkey: Sequence[str] | None, witness: Sequence[str] | None
         fail("no verification key was given", hint="--vkey KEY; get it from where the log's owner publishes it, not from the log")
     witnesses = [one_key(text) for text in witness or ()]
     if witness is None and (folder / "witnesses").is_file():
-        witnesses = [one_key(line) for line in _lines(folder / "witnesses")]
+        witnesses = [one_key(line) for line in lines_of(folder / "witnesses")]
     err.print("[yellow]note:[/] the key comes from the log's own directory; use --vkey with one you got elsewhere", soft_wrap=True)
-    return Keys(tuple(one_key(line) for line in _lines(folder / "vkey")), tuple(witnesses), are_the_logs_own=True)
+    return Keys(tuple(one_key(line) for line in lines_of(folder / "vkey")), tuple(witnesses), are_the_logs_own=True)
 
 
 def described(key: LogKey) -> dict[str, str | int]:
@@ -141,5 +141,8 @@ def _text(given: str) -> str:
     return given
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file that say something; none where there is no file."""
+    if not path.is_file():
+        return []
     return [line for line in read_file(path).decode("utf-8", "replace").splitlines() if line.strip()]

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from audit.keys import COSIGNATURE_V1, InvalidKey, VerifierKey
-from gateway.config.names import Bind, Name, Origin, SecretReference, Store
+from gateway.config.names import Bind, Name, Origin, SecretReference, SignerReference, Store
 from gateway.config.quantities import Duration, Size
 from gateway.documents import SettingsDocument
 
@@ -60,6 +60,30 @@ class Witness(FileModel):
     key: WitnessKey = Field(description="Its verification key; only its own cosignature counts. Changed by a restart.")
 
 
+def _log_key(value: str) -> str:
+    try:
+        key = VerifierKey.parse(value)
+    except InvalidKey as error:
+        raise ValueError(f"{error}; write the verification key, `name+keyid+base64`") from error
+    if key.kind == COSIGNATURE_V1:
+        raise ValueError(f"the key of `{key.name}` is a witness's, not a log's")
+    return str(key)
+
+
+class Revoked(FileModel):
+    """A key of the log that was stolen, lost or leaked."""
+
+    key: Annotated[str, AfterValidator(_log_key)] = Field(description="Its verification key. Changed by a restart.")
+    until: int = Field(ge=0, lt=2**53, description="The last size of the log that it is believed for. Changed by a restart.")
+
+
+class Push(FileModel):
+    """Where each signed checkpoint is put as well: a network or write-once mount, or a folder that something ships."""
+
+    directory: str = Field(min_length=1, description="The folder; relative to the one that holds `config/`. Changed by a restart.")
+    keep: bool = Field(default=False, description="Keep every checkpoint under its size, not only the latest. Changed by a restart.")
+
+
 class Audit(FileModel):
     """The signed log."""
 
@@ -67,7 +91,12 @@ class Audit(FileModel):
         pattern=r"^[!-*,-~]{1,255}$",
         description="Name of the log in its checkpoints: no spaces, no `+`. Never changed once records exist: it is what verifiers pin.",
     )
-    key: SecretReference = Field(description="The log's signing key, by reference; a file must be mode 0600.")
+    key: SignerReference = Field(description="The log's signing key, by reference, or a command that signs; a file must be mode 0600.")
+    previous: SignerReference | None = Field(
+        default=None, description="The key before `key`: while it stands here both sign, so that verifiers can change over. Changed by a restart."
+    )
+    revoked: list[Revoked] = Field(default_factory=list, max_length=64, description="Keys of this log that are not to be believed any more.")
+    push: Push | None = Field(default=None, description="Another place that gets every signed checkpoint.")
     checkpoint: Duration = Field(default=1_000_000, ge=100_000, le=60_000_000, description="A new signed checkpoint at most this often.")
     heartbeat: Duration = Field(default=10_000_000, ge=1_000_000, le=3_600_000_000, description="An idle log gets a heartbeat record this often.")
     witnesses: list[Witness] = Field(

@@ -87,6 +87,13 @@ def _secret(value: str) -> str:
     return value
 
 
+def _signer(value: str) -> str:
+    scheme, _, rest = value.partition(":")
+    if scheme not in {"file", "env", "command"} or not rest:
+        raise ValueError("a secret is given by reference: `file:PATH`, `env:NAME`, or `command:PATH` for a command that signs")
+    return value
+
+
 def _store(value: str) -> str:
     scheme, _, rest = value.partition(":")
     if scheme not in {"sqlite", "postgres"} or not rest:
@@ -127,6 +134,8 @@ Bind = Annotated[str, AfterValidator(_bind), WithJsonSchema({"type": "string", "
 """A listener, `address:port`."""
 SecretReference = Annotated[str, AfterValidator(_secret), WithJsonSchema({"type": "string", "pattern": "^(file|env):.+$"})]
 """A secret by reference; paths are relative to the folder that holds `config/`."""
+SignerReference = Annotated[str, AfterValidator(_signer), WithJsonSchema({"type": "string", "pattern": "^(file|env|command):.+$"})]
+"""A signing key by reference, or a file that names a command which signs."""
 Store = Annotated[str, AfterValidator(_store), WithJsonSchema({"type": "string", "pattern": "^sqlite:.+$", "examples": ["sqlite:data/"]})]
 """Where the log is kept."""
 Pointer = Annotated[str, AfterValidator(_pointer), WithJsonSchema({"type": "string", "format": "json-pointer"})]

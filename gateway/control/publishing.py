@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from audit.keys import SigningKey
 from audit.publisher import Publication, Publisher
+from audit.signer import Signer, SignerUnavailable
 from audit.store.control import ControlStore
 from audit.store.errors import StoreFull
 from gateway.control.witnesses import Witnesses
@@ -44,7 +44,7 @@ class Publishing:
         self._witnesses = witnesses
 
     @classmethod
-    async def start(cls, data_dir: Path, term: int, keys: Sequence[SigningKey], witnesses: Witnesses) -> Publishing:
+    async def start(cls, data_dir: Path, term: int, keys: Sequence[Signer], witnesses: Witnesses) -> Publishing:
         """Open the publisher in a new thread.
 
         Args:
@@ -93,7 +93,7 @@ class Publishing:
         def end() -> None:
             try:
                 self._publish()
-            except StoreFull as fault:
+            except (StoreFull, SignerUnavailable) as fault:
                 _log.warning("the last records are not published yet; the next start does it", extra={"why": str(fault)})
             finally:
                 self.publisher.close()

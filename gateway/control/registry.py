@@ -1,4 +1,4 @@
-"""What the log says is in force beside the configuration: a fold over its `approval.*`, `experiment.*` and `rollout.step` records.
+"""What the log says is in force beside the configuration: a fold over its `approval.*`, `experiment.*`, `rollout.step` and `key.*` records.
 
 The log is the source of truth (design.md 1.2): the controller keeps nothing else, and after a restart folds the same records to the same state.
 """
@@ -11,10 +11,18 @@ from typing import Any, Final
 import msgspec
 
 from experiments.rollout import RolloutState
+from gateway.control.logkeys import LogKeys
 from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
 from policies.trust import TrustRoot
 
-_MARKS: Final = (b'"type":"approval.', b'"type":"rollout.step"', b'"type":"experiment.', b'"type":"trust.pinned"', b'"type":"policy.change"')
+_MARKS: Final = (
+    b'"type":"approval.',
+    b'"type":"rollout.step"',
+    b'"type":"experiment.',
+    b'"type":"trust.pinned"',
+    b'"type":"policy.change"',
+    b'"type":"key.',
+)
 
 
 def concerns(leaf: bytes) -> bool:
@@ -32,6 +40,7 @@ class Registry:
         """The latest `trust.pinned` record: version, digest and text of the root."""
         self.policies: dict[str, str] | None = None
         """Digests of the policies in force, by the latest `policy.change`."""
+        self.log_keys = LogKeys()
         self.approvals: dict[str, Approval] = {}
         self.revocations: dict[str, Revocation] = {}
         self.rollouts: dict[str, RolloutState] = {}
@@ -54,6 +63,8 @@ class Registry:
             self.pinned = record
         elif kind == "policy.change":
             self.policies = record["new"]
+        elif kind in ("key.began", "key.ended"):
+            self.log_keys.fold(record)
         elif kind == "experiment.registered":
             self.registered(index, record)
         elif kind == "experiment.start":

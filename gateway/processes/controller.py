@@ -29,7 +29,9 @@ from audit.follow import follow
 from audit.highwater import HighWater
 from audit.index import Indexer
 from audit.journal import Journal
-from audit.keys import InvalidKey, SigningKey, VerifierKey, load_signing_key
+from audit.keys import InvalidKey, VerifierKey
+from audit.outlet import Outlet
+from audit.signer import Signer, SignerUnavailable, load_signer
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
 from audit.store.errors import LedElsewhere, StoreError, StoreFull
@@ -48,6 +50,7 @@ from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
 from gateway.control.keysfile import KeysFile
+from gateway.control.logkeys import KeyHasEnded, due, refuse_ended
 from gateway.control.orders import Asked, admit
 from gateway.control.policy_changes import PolicyChanges
 from gateway.control.publishing import Publishing
@@ -98,7 +101,10 @@ class Controller:
         self._compiler = Compiler(self._layout.config)
         self._gateway = self._read_gateway()
         self._root = self._read_root()
-        self._key = self._read_key()
+        self._signers = self._read_signers()
+        self._key = self._signers[0]
+        self._outlet = self._read_outlet()
+        self._outlet_fault: str | None = None  # what was told last; changed by `_push`
         self._control = ControlDirectory(self._data)
         self._control.create()
         try:
@@ -156,11 +162,24 @@ class Controller:
             )
         return root
 
-    def _read_key(self) -> SigningKey:
-        try:
-            return load_signing_key(self._gateway.audit.key, base=self._layout.root, environ=os.environ)
-        except InvalidKey as fault:
-            raise CannotStart(f"audit.key: {fault}") from fault
+    def _read_signers(self) -> list[Signer]:
+        """Return who signs the log: the key, and during a change of keys the one before it."""
+        audit = self._gateway.audit
+        signers = []
+        for name, reference in (("key", audit.key), ("previous", audit.previous)):
+            if reference is None:
+                continue
+            try:
+                signers.append(load_signer(reference, base=self._layout.root, environ=os.environ))
+            except InvalidKey as fault:
+                raise CannotStart(f"audit.{name}: {fault}") from fault
+            if signers[-1].name != audit.origin:
+                raise CannotStart(f"audit.{name}: the key is named `{signers[-1].name}`, the log `{audit.origin}`; they must be the same")
+        return signers
+
+    def _read_outlet(self) -> Outlet | None:
+        push = self._gateway.audit.push
+        return None if push is None else Outlet(self._layout.resolve(push.directory), keep=push.keep)
 
     async def run(self) -> int:
         """Run until told to stop; returns the exit status."""
@@ -190,7 +209,11 @@ class Controller:
         self._inbox = Inbox(self._layout.approvals, self._root, self._clerk, self._registry)
         self._indexer = Indexer(self._data, follow)
         self._witnesses = Witnesses([Known(one.url, VerifierKey.parse(one.key)) for one in self._gateway.audit.witnesses], self._data)
-        self._publishing = await Publishing.start(self._data, self._store.term, [self._key], self._witnesses)
+        try:  # before the publisher is there: what it publishes when it is closed again would be signed by the key that is refused
+            refuse_ended(self._registry.log_keys, [str(signer.verifier) for signer in self._signers], self._revoked_keys())
+        except KeyHasEnded as fault:
+            raise CannotStart(f"audit.key: {fault}") from fault
+        self._publishing = await Publishing.start(self._data, self._store.term, self._signers, self._witnesses)
         self._after_journal.push_async_callback(self._publishing.close)
         self._write_verification_keys()
         self._tail = Tail(self._data, self._indexer, self._rollouts)
@@ -200,6 +223,7 @@ class Controller:
         self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk, changes)
         restored = self._configuration.restore()
         self._require_pinned_root_or_successor()
+        await self._record_keys()
         await self._clerk.record("trust.pinned", digest=self._root.digest, version=self._root.version, root=self._root.encode().decode())
         await self._configuration.reload()
         if self._configuration.manifest is None:
@@ -225,10 +249,20 @@ class Controller:
             told = "\n".join(self._configuration.issues)
             raise CannotStart(f"the policies that were in force cannot be enforced: {fault}\nand the folder has issues:\n{told}") from fault
 
+    def _revoked_keys(self) -> dict[str, int]:
+        return {one.key: one.until for one in self._gateway.audit.revoked}
+
+    async def _record_keys(self) -> None:
+        """Commit which keys begin and end, before any of them signs (`gateway/control/logkeys.py`)."""
+        signing = [str(signer.verifier) for signer in self._signers]
+        for kind, carries in due(self._registry.log_keys, signing, self._revoked_keys(), self._publishing.publisher.size):
+            await self._clerk.record(kind, **carries)
+            self._registry.log_keys.fold({"type": kind, **carries})
+
     def _write_verification_keys(self) -> None:
         """Put beside the log what it is verified with: for a first look; a verifier takes keys from elsewhere."""
         folder = self._data / "log"
-        write_durably(folder / "vkey", f"{self._key.verifier}\n".encode(), replace=True)
+        write_durably(folder / "vkey", "".join(f"{signer.verifier}\n" for signer in self._signers).encode(), replace=True)
         if self._witnesses.keys:
             write_durably(folder / "witnesses", "".join(f"{key}\n" for key in self._witnesses.keys).encode(), replace=True)
         else:
@@ -360,15 +394,25 @@ class Controller:
     async def _publish_loop(self) -> None:
         try:
             publication = await self._publishing.publish()
-        except StoreFull as fault:  # nothing was signed; the next round tries again
+        except (StoreFull, SignerUnavailable) as fault:  # nothing was signed; the next round tries again
             _log.warning("the tree cannot be published", extra={"why": str(fault)})
             return
         if publication is not None:
             self._last_leaf_s = time.monotonic()
+            if self._outlet is not None:
+                self._tell_push(await asyncio.to_thread(self._outlet.push, publication.note))
         idle_s = time.monotonic() - self._last_leaf_s
         if idle_s >= self._gateway.audit.heartbeat / 1e6:
             self._last_leaf_s = time.monotonic()
             await self._clerk.record("log.heartbeat", size=self._publishing.publisher.size)
+
+    def _tell_push(self, fault: str | None) -> None:
+        """Say once when a checkpoint could not be pushed, and once when it could again."""
+        if fault is not None and fault != self._outlet_fault:
+            _log.error("the signed checkpoint could not be pushed", extra={"why": fault})
+        elif fault is None and self._outlet_fault is not None:
+            _log.info("signed checkpoints are pushed again")
+        self._outlet_fault = fault
 
     async def _follow_log(self) -> None:
         while True:
@@ -391,7 +435,7 @@ class Controller:
         self._control.collect_live(time.monotonic())
 
     def _admin_server(self) -> EmbeddedServer:
-        reading = Reading(self._data, [self._key.verifier], self._witnesses.keys)
+        reading = Reading(self._data, [signer.verifier for signer in self._signers], self._witnesses.keys)
         self._after_journal.callback(reading.close)
         state = AdminState(
             environment=self._gateway.environment,
