@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lane_harness import (
     BODY,
@@ -146,16 +146,28 @@ BY_CONFIG = {snapshot.config_digest: number for number, (snapshot, _) in enumera
 
 
 @settings(max_examples=80)
-@given(st.integers(1, 4), st.dictionaries(st.integers(1, 16), st.integers(0, 2), max_size=8), st.sets(st.integers(1, 16), max_size=4))
-def test_every_call_sees_exactly_one_configuration_however_swaps_fall_between_its_awaits(count, swaps, sweeps):
-    harness = Harness(*VARIANTS[0])
+@given(
+    st.integers(0, 2),
+    st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    st.dictionaries(st.integers(1, 16), st.integers(0, 2), max_size=8),
+    st.sets(st.integers(1, 16), max_size=4),
+)
+@example(1, [0], {1: 0}, set())
+def test_every_call_sees_exactly_one_configuration_however_swaps_fall_between_its_awaits(first, pauses, swaps, sweeps):
+    count = len(pauses)  # of calls; each begins so many rounds of the loop after the one before
+    harness = Harness(*VARIANTS[first])
     for at, number in swaps.items():
         harness.points.on[at] = lambda number=number: harness.lane.install(*VARIANTS[number])
     for at in sweeps - set(swaps):
         harness.points.on[at] = lambda: harness.lane.write_late_decisions(0.0)
 
     async def run():
-        return await asyncio.gather(*(harness.call() for _ in range(count)))
+        calls = []
+        for pause in pauses:
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            calls.append(asyncio.create_task(harness.call()))
+        return await asyncio.gather(*calls)
 
     exchanges = asyncio.run(run())
     decided = {record["id"]: record for record in harness.journal.records("call", "decision")}
