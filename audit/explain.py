@@ -67,7 +67,7 @@ def explain(record: Record, related: Sequence[Record], recompute: Recompute) -> 
         Section("Who", _who(record)),
         Section("Which version, and why", _route(record)),
         Section("The draw", _draw(record, arm)),
-        Section("Policy", _policy(record)),
+        Section("Policy", _policy(record, end)),
         Section("Approvals", _approvals(record, related)),
         Section("How it ended", _ending(end)),
         Section("What came later", _later(related)),
@@ -163,14 +163,27 @@ def _draw(record: Record, arm: ArmCheck) -> tuple[str, ...]:
     return (*lines, arm.words)
 
 
-def _policy(record: Record) -> tuple[str, ...]:
+def _policy(record: Record, end: Record) -> tuple[str, ...]:
     policy = _map(record, "policy")
     if not policy:
         return ("No policy verdict is recorded.",) if record.get("type") in ("call", "decision") else ()
     lines = [f"Verdict `{policy.get('decision')}` by bundle `{policy.get('digest', 'not recorded')}`."]
-    reasons = (reason for reason in _list(policy, "reasons") if isinstance(reason, Mapping))
-    lines.extend(f"`{reason.get('id')}` ({reason.get('package')}): {reason.get('msg')}" for reason in reasons)
+    lines.extend(_said(policy))
+    reply = _map(_map(end, "outcome"), "policy")
+    if reply:
+        lines.append(f"On the reply: verdict `{reply.get('decision')}`.")
+        lines.extend(_said(reply))
     return tuple(lines)
+
+
+def _said(policy: Record) -> list[str]:
+    """Say which rules spoke, and what they asked to be done to the request or the reply."""
+    reasons = (reason for reason in _list(policy, "reasons") if isinstance(reason, Mapping))
+    duties = (one for one in _list(policy, "obligations") if isinstance(one, Mapping))
+    return [
+        *(f"`{reason.get('id')}` ({reason.get('package')}): {reason.get('msg')}" for reason in reasons),
+        *(f"Asked for `{one.get('type')}` of `{one.get('path')}`{' in the request' if one.get('on') == 'request' else ''}." for one in duties),
+    ]
 
 
 def _approvals(record: Record, related: Sequence[Record]) -> tuple[str, ...]:

@@ -285,10 +285,31 @@ def _at_point(
     for name, rules in asked.items():
         references = [f"data.{PREFIX}.{name}.{rule}" for rule in rules]
         reads = frozenset[tuple[Any, ...]]().union(*map(engine.reads, references))
+        _require_parameters(name, found[name], reads, data)
         inputs = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
         answers = engine.prepare_all(references)
         packages.append(Package(name, modes[name], tuple(rules), answers, inputs, ("now",) in reads, found[name].said.models))
     return PointPolicies(tuple(packages), needs_required=point == "request")
+
+
+def _require_parameters(name: str, one: _Deciding, reads: frozenset[tuple[Any, ...]], data: Mapping[str, Any]) -> None:
+    """Refuse a package that reads a parameter there is none of: a rule on it would never hold, and a denial never fire.
+
+    The shipped packages have defaults for theirs. Raises BundleError.
+    """
+    module = one.modules[0].source.name
+    if module.startswith(SHIPPED):
+        return
+    for path in sorted((path for path in reads if path[:2] == ("data", "params")), key=repr):
+        node: Any = data
+        for depth, step in enumerate(path[1:], 2):
+            if not isinstance(node, Mapping):
+                break  # an array, or a value whose parts are not named in the policy
+            if step not in node:
+                told = ".".join(map(str, path[:depth]))
+                hint = "hint: put it there, or read it by `object.get(data.params, ...)` with a default"
+                raise BundleError(f"{module}:1:1: error: package `{PREFIX}.{name}` reads `{told}`, which `params.yaml` does not have; {hint}")
+            node = node[step]
 
 
 def _parameters(text: str) -> dict[str, Any]:

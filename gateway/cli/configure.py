@@ -113,6 +113,10 @@ def check(
         err.print(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; a running gateway keeps its old configuration.")
     else:
         listed = ", ".join(f"{count} {name}" for name, count in _counts(compiled.manifest).items())
+        for path, verdict in sorted(compiled.verdicts.items()):
+            for reason in verdict.reasons:
+                words = f"{path}: {reason['mode']}: policy `{reason['package']}` says {reason['id']} {reason['msg']}"
+                out.print(words, markup=False, soft_wrap=True)
         out.print(f"ok: {listed}; config digest {compiled.digest}", markup=False, soft_wrap=True)
     if problems:
         raise typer.Exit(int(Exit.NO))

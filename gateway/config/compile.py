@@ -143,8 +143,10 @@ class Compiler:
         experiments, found = self._across(files)  # 3
         modes = self._modes[MODES].value if MODES in self._modes else None
         mode_of: Mapping[str, Mode] = modes.modes if modes else {}
-        issues += _compile_parameters(files)
-        checked = self._check_policies(files, mode_of)
+        wrong_parameters = _compile_parameters(files)
+        issues += wrong_parameters
+        # Without its parameters every policy would be told a mistake that is told where it is.
+        checked = CheckedPolicies((), [], None) if wrong_parameters else self._check_policies(files, mode_of)
         issues += [*found, *checked.issues, *(_located(files.modes, MODES, checked.modes) if checked.modes else ())]
         if issues or gateway is None:
             return Compiled(None, {}, tuple(sorted(set(issues))), gateway)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.bundle import BundleError, PolicyBundle, shipped_modules
+from policies.rego import LimitError
 
 DIGEST = "sha256:" + "a" * 64
 GRANT = {
@@ -192,3 +195,51 @@ def test_a_broken_input_document_never_allows_and_never_raises(changes):
     verdict = SHIPPED.evaluate({**document(), **changes}, 0)
     if "approvals" in changes or "model" in changes or "env" in changes:
         assert not verdict.allowed
+
+
+NEEDY = office('deny contains {"id": "X", "msg": "m"} if input.request.rows > data.params.limits.rows')
+
+
+@pytest.mark.parametrize("params", [None, "{}", '{"limit": {"rows": 1}}', '{"limits": {"row": 1}}'])
+def test_a_parameter_that_is_not_there_is_refused_and_not_a_denial_that_never_fires(params):
+    modules = {"policies/x.rego": NEEDY} if params is None else {"policies/x.rego": NEEDY, "policies/params.json": params}
+    with pytest.raises(BundleError, match=r"data\.params"):
+        PolicyBundle.load(modules, {})
+    with_it = PolicyBundle.load({"policies/x.rego": NEEDY, "policies/params.json": '{"limits": {"rows": 0}}'}, {})
+    assert with_it.evaluate(document(), 0).reasons[0]["id"] == "X"
+    assert "data_digest" in with_it.record
+
+
+SLOW = office('deny contains {"id": "X", "msg": "m"} if count([x | some x in numbers.range(1, 90000); x % 7 == 3; x % 11 == 5]) < 0')
+
+
+def test_a_policy_that_takes_too_long_denies_and_after_three_times_is_not_asked_for_a_second():
+    bundle = load(SLOW)
+    (package,) = (package for package in bundle.packages if package.name == "office")
+    asked = []
+
+    def evaluate(given, now_ns=0):
+        asked.append(now_ns)
+        return package.evaluate(given, now_ns=now_ns)
+
+    counted = replace(package, evaluate=evaluate)
+    second = 10**9
+    findings = [counted.find(document(), now_ns) for now_ns in (1, 2, 3, 4, 5, 2 + second, 4 + second)]
+    assert all(finding.error for finding in findings), "slow or resting, never an answer"
+    assert [("rests" in finding.error) for finding in findings] == [False, False, False, True, True, True, False]
+    assert len(asked) == 2 * 4, "each time tried once more, never while it rests"
+    assert bundle.evaluate(document(), 0).decision == "deny"
+
+
+def test_a_pause_of_the_interpreter_is_not_the_policys_slowness():
+    bundle = load(office('deny contains {"id": "X", "msg": "m"} if input.tenant == "nobody"'))
+    (package,) = (package for package in bundle.packages if package.name == "office")
+    faults = [LimitError("wall_s", "longer than `0.002` seconds")]
+
+    def evaluate(given, now_ns=0):
+        if faults:
+            raise faults.pop()
+        return package.evaluate(given, now_ns=now_ns)
+
+    paused = replace(package, evaluate=evaluate)
+    assert [paused.find(document(), now_ns).error for now_ns in range(1, 6)] == [None] * 5

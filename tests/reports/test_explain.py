@@ -60,6 +60,19 @@ def test_salt_and_subject_reach_the_recomputation():
     assert "from subject and salt" in explanation.arm.words
 
 
+def test_what_policies_asked_to_be_done_is_told_of_request_and_reply():
+    call = experiment_call(Log())
+    call["policy"]["obligations"] = [{"type": "redact", "path": "/inputs/[name=sex]", "on": "request"}]
+    call["outcome"]["policy"] = {
+        "decision": "deny",
+        "reasons": [{"id": "REP-1", "package": "p", "msg": "no"}],
+        "obligations": ["broken", {"type": "round"}],
+    }
+    told = words(explain(call, [], recompute))
+    for sentence in ("`redact` of `/inputs/[name=sex]` in the request", "On the reply: verdict `deny`", "`REP-1` (p): no", "Asked for `round`"):
+        assert sentence in told
+
+
 def test_who_which_why_policy_timings_and_labels_are_told():
     log = Log()
     approval = log.add("approval.granted", approval_id="a1", model="credit-risk", version="4", person="ann")
