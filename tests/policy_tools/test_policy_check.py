@@ -61,7 +61,7 @@ def test_the_input_schema_names_the_nearest_field(tmp_path):
 
 
 def test_warnings_do_not_refuse_but_are_told(tmp_path):
-    done = check(tmp_path, {"office.rego": GOOD + 'deny contains {"id": "A", "msg": "m"} if closed\n\nclosed if data.params.closed\n'})
+    done = check(tmp_path, {"office.rego": GOOD + 'deny contains {"id": "A", "msg": "m"} if closed\n\nclosed if data.lists.closed\n'})
     assert done.exit_code == 0
     assert "warning[undeclared-data]" in done.stdout
     assert done.stdout.endswith("ok: 1 module, no errors, 1 warning\n")
