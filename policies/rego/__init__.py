@@ -1,6 +1,6 @@
 r"""A strict Rego v1 engine in plain Python, usable alone.
 
-Reading order: `lexer`, `terms` + `parser` (text to `syntax`), `names`, `scope` (names to slots, `ir`), `plan` (order), `compile_terms`,
+Reading order: `lexer`, `terms` + `parser` (text to `syntax`), `names`, `scope`, `lowering` (names to slots, `ir`), `plan` (order), `compile_terms`,
 `compile_calls`, `compile_bodies`, `loops`, `compile_rules` (closures), `tree` (documents), `program`, `engine`.
 
 Example:

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from policies.rego.builtins import load
 from policies.rego.check import STRICT, check_linked
-from policies.rego.compile_rules import compile_node
 from policies.rego.errors import EvaluationError, Issue, LimitError, PolicyError, RegoError
 from policies.rego.ir import Const, Doc
 from policies.rego.lexer import Source
@@ -180,7 +179,7 @@ class Engine:
         start, _ = targets(program.root, _reference(ref, self._linker))
         for node in reachable(program.root, start):
             if node.extent is None and node.function is None:
-                compile_node(program, node)
+                program.compile(node)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ programs that do not use it (the tests of a policy do, the policy does not).
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,10 @@ from policies.rego.compile_rules import compile_node
 from policies.rego.compile_terms import ProgramView
 from policies.rego.errors import Issue
 from policies.rego.ir import RuleIR, WithS
+from policies.rego.lowering import Lowering
 from policies.rego.names import split_head
 from policies.rego.plan import Planner
 from policies.rego.runtime import MISSING
-from policies.rego.scope import Lowering
 from policies.rego.syntax import Module
 from policies.rego.tree import Documents, Node
 from policies.rego.values import freeze, import_value, thaw
@@ -109,8 +110,8 @@ def _import_issues(module: Module, used: set[str]) -> list[Issue]:
 class Program(ProgramView):
     """Linked modules with compiled code.
 
-    `root` and `rules` never change after construction; a node's code is set once, when first used (setting it twice gives equal code, so
-    threads may share a program).
+    `root` and `rules` never change after construction; a node's code is set once, when first used, under `_compiling`, so threads may share a
+    program.
     """
 
     def __init__(self, linked: Linked, data: Any, *, mocked: frozenset[Any] = frozenset(), replaces_data: bool = False, hook: Any = None) -> None:
@@ -121,7 +122,8 @@ class Program(ProgramView):
         self.hook = hook
         self.root = Node(())
         self.nodes: list[Node] = []
-        self.documents = Documents(lambda node: compile_node(self, node))
+        self._compiling = threading.RLock()
+        self.documents = Documents(self.compile)
         self._rule: RuleIR | None = None
         for module in linked.modules:
             self._place(module.package)
@@ -134,6 +136,14 @@ class Program(ProgramView):
         for node in self.nodes:
             node.rules.sort(key=lambda rule: rule.is_default and rule.kind == "complete" and len(node.rules) > 1)
         self.blank = [MISSING] * len(self.nodes)
+
+    def compile(self, node: Node) -> None:
+        """Set the code of a node, unless it is set."""
+        with self._compiling:
+            if node.extent is None and node.function is None:
+                rule = self._rule
+                compile_node(self, node)
+                self._rule = rule
 
     def _place(self, path: tuple[Any, ...]) -> Node:
         node = self.root
@@ -174,9 +184,7 @@ class Program(ProgramView):
 
         def call(context: Any, *args: Any) -> Any:
             if target.function is None:
-                rule = self._rule
-                compile_node(self, target)
-                self._rule = rule
+                self.compile(target)
             return target.function(context, *args)  # type: ignore[misc]  # set by the line above
 
         return call

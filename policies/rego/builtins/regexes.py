@@ -237,8 +237,8 @@ def _char_class(body: str) -> frozenset[str]:
 @builtin("regex.globs_match", 2, context=True)
 def globs_match(context: Any, left: Any, right: Any) -> bool:
     """Whether some non-empty text matches both globs."""
-    one, other = _glob_sets(want_string(left)), _glob_sets(want_string(right, 2))
-    bounded_items(context, len(one) * len(other))
+    bounded_items(context, len(want_string(left)) * len(want_string(right, 2)))
+    one, other = _glob_sets(left), _glob_sets(right)
     context.charge(len(one) * len(other))
     seen = {(0, 0)}
     queue = [(0, 0)]
