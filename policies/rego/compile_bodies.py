@@ -11,7 +11,7 @@ from typing import Any
 
 from policies.rego.compile_calls import ORDERINGS, Frame, TestCode, ValueCode
 from policies.rego.compile_terms import TermCompiler
-from policies.rego.errors import EvaluationError
+from policies.rego.errors import EvaluationError, LimitError
 from policies.rego.indexes import join_of, member_keys
 from policies.rego.ir import Apply, Const, Doc, Local
 from policies.rego.loops import (
@@ -412,7 +412,7 @@ class BodyCompiler(TermCompiler):
                 pieces.append(display(thaw(found[0])) if found else "<undefined>")
             text = "".join(pieces)
             if len(text) > frame[0].limits.text_chars:
-                raise EvaluationError("eval_builtin_error", "template string is too long")
+                raise LimitError("text_chars", "a text made by a template string")
             return text
 
         return run
