@@ -96,7 +96,7 @@ def approve(
         fail(str(error))
     path = _deliver(layout, envelope, root)
     approvals, revocations, _ = read_inbox(layout, root)
-    judgement = judge(approvals, revocations, _candidate(route, document), root, configured.environment, now_us, approval.max_exposure)
+    judgement = judge(approvals, revocations, candidate_of(route, document), root, configured.environment, now_us, approval.max_exposure)
     if json_flag:
         emit_json({"approval": _id(envelope), "file": str(path), "in_force": judgement.reason is None, "reason": judgement.reason})
         return
@@ -160,7 +160,7 @@ def list_models(
     rows = []
     for route in configured.routes.values():
         for document in route.versions.values():
-            candidate = _candidate(route, document)
+            candidate = candidate_of(route, document)
             # At the least exposure there is: a version approved for 5 % is in force, up to that.
             judgement = judge(approvals, revocations, candidate, root, configured.environment, now_us, 1)
             people = sorted({approval.person for approval in approvals if approval.id in judgement.ids})
@@ -273,5 +273,6 @@ def _digest_of(path: Path) -> str:
         fail(f"evidence `{path}` cannot be read: {error.strerror}")
 
 
-def _candidate(route: RouteDocument, version: VersionDocument) -> Candidate:
+def candidate_of(route: RouteDocument, version: VersionDocument) -> Candidate:
+    """Return a version as approvals are judged for it."""
     return Candidate(route.model, version.name, version.digest, version.upstreams, route.risk, route.intended_use, version.submitted_by)

@@ -1,0 +1,227 @@
+"""`assay experiment plan`: what an experiment does and can show, before anyone is drawn. Reads the configuration and, where there is one, the log.
+
+Exit code 1 where it cannot work as it stands: the configuration has problems, an arm is not approved for its share, or the deadline passes before a
+margin can be proven.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+import typer
+
+from experiments.document import ExperimentDocument
+from experiments.shares import WHOLE
+from gateway.cli.admin_client import DirOption
+from gateway.cli.configure import layout_of
+from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
+from gateway.config.compile import Compiled, compile_folder
+from gateway.config.layout import Layout
+from gateway.documents import Manifest, RouteDocument, decode
+from gateway.processes.control import ControlDirectory, ControlError
+
+if TYPE_CHECKING:
+    from experiments.forecast import Forecast
+
+_MOST_LEAVES: Final = 100_000
+"""Newest records that traffic is counted from."""
+_SHORTEST_SPAN_S: Final = 600.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `assay experiment`."""
+    app.command("plan")(plan)
+
+
+def plan(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the experiment.")],
+    directory: DirOption = Path(),
+    units_per_day: Annotated[
+        float | None, typer.Option("--units-per-day", min=0.001, help="New units of the model a day; default: counted from the log.")
+    ] = None,
+    rate: Annotated[list[str] | None, typer.Option("--rate", help="METRIC=2%: rate of bad events now; default: from the log, else assumed.")] = None,
+    sample: Annotated[int, typer.Option("--sample", min=100, max=1_000_000, help="Units assigned before and after.")] = 10_000,
+    *,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Say who moves, what can be shown by which week, who has to approve, and whether the deadline is long enough.
+
+    Example: assay experiment plan credit-v4 --units-per-day 20000 --rate errors=1%
+    """
+    from experiments.forecast import forecast  # noqa: PLC0415
+    from experiments.movement import moved  # noqa: PLC0415 - NumPy and SciPy, only when asked for
+
+    layout = layout_of(directory)
+    compiled = compile_folder(layout.config)
+    if compiled.manifest is None:
+        for issue in compiled.issues:
+            err.print(str(issue), markup=False, soft_wrap=True)
+        fail("a configuration with problems cannot be planned", hint=f"assay check {directory}", code=Exit.NO)
+    digest = compiled.manifest.experiments.get(name)
+    if digest is None:
+        fail(f"there is no experiment `{name}`", hint=f"configured: {', '.join(sorted(compiled.manifest.experiments)) or 'none'}")
+    document = msgspec.json.decode(compiled.objects[digest], type=ExperimentDocument)
+    seen = _Seen(units_per_day, _rates(rate or []))
+    if units_per_day is None:
+        seen.count(_data(layout, compiled), document.model)
+    foreseen = None if seen.units_per_day is None else forecast(document, units_per_day=seen.units_per_day, rates=seen.rates)
+    movement = moved(_in_force(layout, compiled, name), document, sample=sample)
+    missing = _not_approved(layout, compiled, document)
+    told = {
+        "experiment": name,
+        "units_per_day": seen.units_per_day,
+        "moved": [{"before": before, "after": after, "units": units} for (before, after), units in movement.pairs.items()],
+        "between_arms": movement.between_arms(),
+        "sample": sample,
+        "approvals_missing": missing,
+        "forecast": None if foreseen is None else msgspec.to_builtins(foreseen, str_keys=True),
+        "too_short_for": [] if foreseen is None else [one.metric for one in foreseen.too_short_for],
+    }
+    if json_flag:
+        emit_json(_finite(told))
+    else:
+        _show(document, told, foreseen)
+    if missing or told["too_short_for"]:
+        raise typer.Exit(int(Exit.NO))
+
+
+class _Seen:
+    """Traffic and rates: as said, else as counted from the log."""
+
+    def __init__(self, units_per_day: float | None, rates: dict[str, float]) -> None:
+        self.units_per_day = units_per_day
+        self.rates = rates
+
+    def count(self, data: Path, model: str) -> None:
+        """Count the newest records of a model; leaves everything as it is where there are too few."""
+        from audit.follow import Follower  # noqa: PLC0415 - SQLAlchemy, only where there is a log
+        from audit.store.errors import StoreError  # noqa: PLC0415
+
+        units: set[str] = set()
+        times: list[str] = []
+        failed = ended = 0
+        try:
+            with Follower(data) as follower:
+                at = max(0, follower.end() - _MOST_LEAVES)
+                while rows := follower.read(at):
+                    at += len(rows)
+                    for record in _calls(rows, model):
+                        units.add(record.get("subject", ""))
+                        times.append(record["time"])
+                        if "outcome" in record:
+                            ended += 1
+                            failed += record["outcome"]["status"] >= 400
+        except (StoreError, OSError):
+            return
+        span_s = (datetime.fromisoformat(max(times)) - datetime.fromisoformat(min(times))).total_seconds() if times else 0.0
+        if span_s < _SHORTEST_SPAN_S:
+            return
+        self.units_per_day = len(units) * 86_400 / span_s
+        if failed:
+            self.rates.setdefault("errors", failed / ended)
+
+
+def _calls(rows: Iterable[tuple[int, bytes]], model: str) -> Iterable[dict[str, Any]]:
+    for _, leaf in rows:
+        if b'"type":"call"' in leaf or b'"type":"decision"' in leaf:
+            record = msgspec.json.decode(leaf)
+            if record.get("model", {}).get("name") == model:
+                yield record
+
+
+def _rates(texts: list[str]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        metric, _, value = text.partition("=")
+        try:
+            rate = float(value.removesuffix("%")) / 100 if value.endswith("%") else math.nan
+        except ValueError:
+            rate = math.nan
+        if not metric or not 0 < rate < 1:
+            fail(f"`{text}` is not a rate", hint="write METRIC=2%, above 0% and below 100%")
+        found[metric] = rate
+    return found
+
+
+def _data(layout: Layout, compiled: Compiled) -> Path:
+    store = compiled.gateway.store_directory if compiled.gateway else None
+    return layout.resolve(store or "data")
+
+
+def _in_force(layout: Layout, compiled: Compiled, name: str) -> ExperimentDocument | None:
+    control = ControlDirectory(_data(layout, compiled))
+    try:
+        current = control.current()
+        digest = None if current is None else decode(control.get(current.manifest), Manifest).experiments.get(name)
+        return None if digest is None else msgspec.json.decode(control.get(digest), type=ExperimentDocument)
+    except (ControlError, ValueError, OSError):
+        return None
+
+
+def _not_approved(layout: Layout, compiled: Compiled, document: ExperimentDocument) -> list[str]:
+    """Return, for each version that would get traffic, why it may not have its largest share."""
+    from gateway.cli.model import candidate_of, read_inbox  # noqa: PLC0415 - cryptography, only here
+    from gateway.cli.trust import read_root  # noqa: PLC0415
+    from policies.approvals import judge  # noqa: PLC0415
+
+    if not layout.trust_root.exists() or compiled.manifest is None or compiled.gateway is None:
+        return []
+    root = read_root(layout)
+    approvals, revocations, _ = read_inbox(layout, root)
+    route = msgspec.json.decode(compiled.objects[compiled.manifest.models[document.model]], type=RouteDocument)
+    missing = []
+    for arm, version in sorted(document.arms.items()):
+        share = max(step.exposure * step.shares.get(arm, 0) // WHOLE for step in document.steps)
+        if arm == document.control or document.strategy == "blue_green":
+            share = WHOLE
+        candidate = candidate_of(route, route.versions[version])
+        found = judge(approvals, revocations, candidate, root, compiled.gateway.environment, time.time_ns() // 1000, max(1, share))
+        if found.reason is not None:
+            missing.append(f"version {version} (arm {arm}) may not have {share * 100 / WHOLE:g} % of the traffic: {found.reason}")
+    return missing
+
+
+def _show(document: ExperimentDocument, told: dict[str, Any], foreseen: Forecast | None) -> None:
+    out.print(f"{document.experiment}: {document.strategy.replace('_', ' ')} on {document.model}", markup=False)
+    out.print(f"Who moves, of {told['sample']} units, on the first step (before -> after):")
+    for row in told["moved"]:
+        stays = "" if row["before"] != row["after"] else " (stay)"
+        out.print(f"  {row['before']} -> {row['after']}: {row['units']}{stays}", markup=False)
+    out.print(f"  between arms: {told['between_arms']}")
+    for line in told["approvals_missing"]:
+        out.print(f"Approval missing: {line}", markup=False, soft_wrap=True)
+    if foreseen is None:
+        out.print("What can be shown is unknown: no traffic of this model is in the log; say it with --units-per-day N.", soft_wrap=True)
+        return
+    out.print(f"At {told['units_per_day']:,.0f} new units a day, looking whenever you like, with 80 % power:", markup=False)
+    weeks = ", ".join(f"week {week}: {units:,}" for week, units in foreseen.units_by_week.items())
+    out.print(f"  units an arm: {weeks}", markup=False, soft_wrap=True)
+    for one in foreseen.metrics:
+        said = "assumed" if one.is_assumed else "seen"
+        sizes = ", ".join(f"{week}: {100 * gap:.2f} pp" if gap < 1 else f"{week}: nothing" for week, gap in one.detectable.items())
+        out.print(f"  {one.metric} ({one.role}, {100 * one.rate:.2g} % {said}): smallest rise found by week {sizes}", markup=False, soft_wrap=True)
+        if one.needed_units is not None and one.margin is not None and one.needed_days is not None:
+            when = f"after {one.needed_days:.1f} days" if math.isfinite(one.needed_days) else "never on this ramp"
+            out.print(f"    margin {100 * one.margin:g} pp takes {one.needed_units:,} units an arm: {when}", markup=False, soft_wrap=True)
+    for one in foreseen.too_short_for:
+        out.print(
+            f"Too short: the deadline of {foreseen.deadline_days:g} days passes before the margin of {one.metric} can be proven; "
+            "it would end undecided although nothing is wrong with the challenger.",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON without infinities: what never happens is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,55 @@
+"""`assay experiment plan` on a configuration and on a log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+from typer.testing import CliRunner
+
+from gateway.cli.main import build
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Deployment:
+    deployment = Deployment(tmp_path / "d")
+    url = "http://127.0.0.1:9"
+    deployment.write_model("m", {"1": url, "2": url})
+    deployment.write_experiment("x", "m", {"control": "1", "treatment": "2"}, goal={"metric": "errors", "margin": "1pp"}, guardrails={})
+    deployment.approve("m", "1", url=url)
+    deployment.approve("m", "2", url=url, max_exposure_ppm=500_000)
+    return deployment
+
+
+def plan(deployment: Deployment, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(build("experiment"), ["experiment", "plan", "x", "--dir", str(deployment.directory), *words], env={"COLUMNS": "200"})
+    return done.exit_code, done.output
+
+
+def test_a_good_plan_says_who_moves_and_what_can_be_shown(folder: Deployment):
+    status, told = plan(folder, "--units-per-day", "50000", "--rate", "errors=1%", "--json")
+    assert status == 0, told
+    found = json.loads(told)
+    assert (found["between_arms"], found["approvals_missing"], found["too_short_for"]) == (0, [], [])
+    assert {row["after"] for row in found["moved"]} == {"control", "treatment"}
+    status, told = plan(folder, "--units-per-day", "50000", "--rate", "errors=1%")
+    assert "margin 1 pp takes" in told
+
+
+def test_a_deadline_too_short_and_a_missing_approval_are_refused(folder: Deployment):
+    status, told = plan(folder, "--units-per-day", "50", "--rate", "errors=1%")
+    assert (status, "Too short: the deadline of 1 days" in told) == (1, True)
+    folder.write_experiment(
+        "x", "m", {"control": "1", "treatment": "2"}, split={"control": "40%", "treatment": "60%"}, goal={"metric": "errors", "margin": "1pp"}
+    )
+    status, told = plan(folder, "--units-per-day", "50000")
+    assert (status, "may not have 60 % of the traffic" in told) == (1, True)
+
+
+def test_without_traffic_it_says_so_and_problems_are_told_at_their_line(folder: Deployment):
+    status, told = plan(folder)
+    assert (status, "--units-per-day N" in told) == (0, True)
+    folder.write_config("experiments/x.yaml", "experiment: x\nstrategy: ab\nmodel: nothing\n")
+    assert plan(folder)[0] == 1
