@@ -1,17 +1,19 @@
 """Reads the log for the admin port, beside the controller's loop: one thread with its own view of the index, so that no question holds up a tick.
 
-The index is the controller's to fill; here it is only asked. Answers carry the tree size they are pinned to; how far behind the log that is, is told.
-An index that was rebuilt meanwhile is opened again; while none can be asked, every leaf is read.
+The index is the controller's to fill, and to make again when it is gone; here it is only asked. One that was replaced is opened again; while there is
+none, or it has not caught up with the signed head in `CATCH_UP_S`, every leaf is read: an answer is never short without saying so. Answers carry the
+tree size they are pinned to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy.exc import DatabaseError
@@ -31,6 +33,7 @@ from experiments.assignment import recompute
 from gateway.inquiry import related_rows
 
 T = TypeVar("T")
+CATCH_UP_S: Final = 1.0
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -86,22 +89,34 @@ class Reading:
 
     def _ask(self, question: Query, limit: int, cursor: str | None, *, full: bool = False) -> Page:
         if not full:
-            for _ in (0, 1):  # a second time where the file was replaced since the last question
-                try:
-                    return self._index().page(question, limit=limit, cursor=cursor)
-                except (StoreError, GapError, sqlite3.Error, DatabaseError, OSError):
-                    self._forget()
+            try:
+                index = self._index()
+                if index is not None and self._has_caught_up(index):
+                    return index.page(question, limit=limit, cursor=cursor)
+            except (StoreError, GapError, sqlite3.Error, DatabaseError, OSError):
+                self._forget()
         with Follower(self._data_dir) as follower:
             size = follower.end()
         return full_scan(follow(self._data_dir, 0), question, size=size, limit=limit, cursor=cursor)
 
-    def _index(self) -> Indexer:
+    def _has_caught_up(self, index: Indexer) -> bool:
+        head = self.head()
+        signed = 0 if head is None else head.checkpoint.size
+        ends_s = time.monotonic() + CATCH_UP_S
+        while index.next_index < signed:
+            if time.monotonic() >= ends_s:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _index(self) -> Indexer | None:
         path = self._data_dir / FILE_NAME
         if self._indexer is not None and (not path.exists() or path.stat().st_ino != self._inode):
             self._forget()
         if self._indexer is None:
+            if not path.exists():  # the controller makes it; two that did would take it from each other
+                return None
             self._indexer = Indexer(self._data_dir, follow)
-            self._indexer.catch_up()
             self._inode = path.stat().st_ino
         return self._indexer
 
