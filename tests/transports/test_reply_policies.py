@@ -151,6 +151,9 @@ TRICKS = {
     "two codings": reply(TELLING, b"content-encoding: identity", b"content-encoding: gzip"),
     "two types": reply(TELLING, b"content-type: text/plain"),
     "a part": reply(b'"S3CR3T"', b"content-range: bytes 11-18/90", status=b"206 Partial Content"),
+    "a part that reads as a whole": reply(b'{"x": "S3CR3T"}', b"content-range: bytes 11-25/90", status=b"206 Partial Content"),
+    # To us this is harmless JSON; to a caller who believes the head it says S3CR3T.
+    "in UTF-7": reply(b'{"x": "+AFMAMwBDAFIAMwBU-"}', kind=b"application/json; charset=utf-7"),
     "a scalar": reply(b'"S3CR3T"'),
     "in another alphabet": reply(TELLING.decode().encode("utf-16"), kind=b"application/json; charset=utf-16"),
     "in another alphabet, unsaid": reply(TELLING.decode().encode("utf-16")),
