@@ -21,7 +21,7 @@ class Principal:
     tenant: str
     scopes: tuple[str, ...]
     models: frozenset[str] | None
-    """Models the key may call; None = all of its tenant's."""
+    """Models the key may call; None = every one of the gateway: models belong to no tenant."""
     may_pin: bool
     may_assert_unit: bool
     actor: dict[str, str]

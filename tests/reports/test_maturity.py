@@ -149,7 +149,7 @@ def test_another_model_s_calls_and_labels_do_not_count():
 def test_a_level_needs_every_gating_criterion_proven():
     azure = framework("azure")
     proven = Evidence(**{field.name: getattr(Evidence(), field.name) for field in dataclasses.fields(Evidence)})
-    observable = tuple(msgspec.structs.replace(one, rule="availability", gating=one.id == "1.1") for one in azure.criteria)
+    observable = tuple(msgspec.structs.replace(one, rule="availability", gating=one.level == 1) for one in azure.criteria)
     reachable = msgspec.structs.replace(azure, criteria=observable)
     proven.answered = Tally(10_000, [0], [1], "2026-11-20T00:00:00.000000Z")
     assert assess(reachable, proven)["level"]["proven"] == 4
