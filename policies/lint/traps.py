@@ -43,6 +43,23 @@ def different_from_some(subject: Subject) -> Iterator[Issue]:
 
 
 @lint_rule(
+    "negated-nested",
+    "`not` over a call or comparison of something that may be absent",
+    "References and calls inside a plain `not` run before it and have to be defined: `not is_object(data.a.b)` does not hold when `data.a.b` is absent. "
+    "Name the positive as a rule of its own and negate that. (Fields of the input are told by `assay policy check`.)",
+)
+def negated_nested(subject: Subject) -> Iterator[Issue]:
+    """`not is_object(report[attribute])`."""
+    for module in subject.policies:
+        for node in walk(module.rules):
+            if type(node) is Statement and node.negated and type(node.expr) is Call and call_name(node.expr) != "equal":
+                for part in node.expr.args:
+                    if type(part) is Ref and not reads_input(part, module):
+                        yield finding(module, "negated-nested", "this `not` does not hold when what is in it is absent", node.pos, "negate a rule")
+                        break
+
+
+@lint_rule(
     "constant-condition",
     "an expression that is always the same",
     "A condition without a variable or a reference decides nothing. It is often left over from trying things out: `true` opens the rule.",

@@ -20,6 +20,7 @@ BAD_AND_GOOD: dict[str, tuple[str, str]] = {
         'default allow := false\nallow if input.subject.scopes[_] != "pin"',
         'default allow := false\nallow if not "pin" in input.subject.scopes',
     ),
+    "negated-nested": ("x if not is_object(data.reports.a)", "x if not known\nknown if is_object(data.reports.a)"),
     "constant-condition": (
         'default allow := false\nallow if {\n\t1 == 1\n\tinput.env == "a"\n}',
         'default allow := false\nallow if input.env == "a"',
