@@ -6,13 +6,14 @@ the gateway asks of packages that decide (`PolicyBundle.load`). Deciding package
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from policies.bundle import PARAMETERS, PREFIX, BundleError, PolicyBundle, shipped_modules
 from policies.rego import Engine, Issue, PolicyError
 from policies.rego.parser import parse_module
+from policies.rego.render import json_text
+from policies.rego.values import import_value
 from policies.sources import Sources, is_test
 
 
@@ -30,7 +31,7 @@ def check(sources: Sources, input_schema: Any = None) -> list[Issue]:
         issues = refused.issues
     issues = [issue for issue in issues if issue.file in given]
     if not any(issue.severity == "error" for issue in issues):
-        issues += _enforceable({path: text for path, text in given.items() if not is_test(path)}, sources.data)
+        issues += _enforceable({path: text for path, text in given.items() if not is_test(path)}, sources.data.get("params"))
     return sorted(issues, key=lambda issue: (issue.severity != "error", issue.file, issue.line, issue.column, issue.rule))
 
 
@@ -47,12 +48,12 @@ def with_shipped(modules: Mapping[str, str]) -> dict[str, str]:
     return {**shipped, **modules}
 
 
-def _enforceable(modules: Mapping[str, str], data: Mapping[str, Any]) -> list[Issue]:
-    """Return why the gateway would not put these modules in force."""
+def _enforceable(modules: Mapping[str, str], params: Any) -> list[Issue]:
+    """Return why the gateway would not put these modules in force with these parameters."""
     shipped = {parse_module(path, text).package for path, text in shipped_modules().items()}
     texts = {path: text for path, text in modules.items() if parse_module(path, text).package not in shipped}
-    if "params" in data:
-        texts[PARAMETERS] = json.dumps(data["params"], default=float)
+    if params is not None:
+        texts[PARAMETERS] = json_text(import_value(params))
     try:
         PolicyBundle.load(texts, {})
     except BundleError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,11 +21,13 @@ from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 if TYPE_CHECKING:
     from policies.lint.subject import LintRule
     from policies.sources import Sources
+    from policies.templates import Template
     from policies.testing.run import Suite
 
 app = typer.Typer(no_args_is_help=True, help="Write, check and try policies.")
 
 FOLDER = Path("config/policies")
+PARAMETERS = "params.yaml"
 _TONES = {"plain": "", "good": "green", "bad": "bold red", "quiet": "dim"}
 PoliciesArgument = Annotated[
     list[Path] | None, typer.Argument(metavar="POLICY...", help=f"`.rego` files or folders of them. Default: `{FOLDER}`.", show_default=False)
@@ -34,6 +37,76 @@ DataOption = Annotated[
 ]
 InputOption = Annotated[Path | None, typer.Option("--input", "-i", metavar="FILE", help="The input document, JSON or YAML.")]
 NowOption = Annotated[int | None, typer.Option("--now", metavar="NS", help="What `time.now_ns()` answers, nanoseconds since 1970; default: now.")]
+
+
+@app.command("new")
+def new(
+    template: Annotated[str | None, typer.Argument(metavar="[TEMPLATE]", help="Without one, the templates are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the package, for example `night_shift`.")] = None,
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder of the policies.")] = FOLDER,
+    *,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Begin a policy from a template: rules with comments, tests, cases, parameters, an example input.
+
+    Example: assay policy new residency where_data_lives
+    """
+    from policies.templates import NoSuchTemplate, make, templates  # noqa: PLC0415 - the engine, only when it is asked
+
+    if template is None:
+        _print_templates(templates(), json_flag=json_flag)
+        return
+    try:
+        made = make(template, name)
+    except NoSuchTemplate as error:
+        fail(str(error), hint="`assay policy new` lists the templates")
+    params = made.pop(PARAMETERS)
+    _write_new(folder, made, params)
+    package = next(file for file in made if not file.endswith(("_test.rego", ".yaml", ".json"))).removesuffix(".rego")
+    if json_flag:
+        emit_json({"package": f"policy.{package}", "files": sorted(str(folder / file) for file in [*made, PARAMETERS])})
+        return
+    for file in [*made, PARAMETERS]:
+        out.print(f"  {folder / file}", markup=False, soft_wrap=True)
+    where = "" if folder == FOLDER else f" {folder}"
+    out.print(f"Package policy.{package} is written. Read {package}.rego, fill in {PARAMETERS}, then:", markup=False, soft_wrap=True)
+    out.print(f"  assay policy test{where}", markup=False, soft_wrap=True)
+    out.print(f"  assay policy explain data.policy.{package}{where} --input {folder / f'{package}_input.json'}", markup=False, soft_wrap=True)
+    mode = f"`modes: {{{package}: dryrun}}` in {folder / 'modes.yaml'}"
+    out.print(f"Begin in `dryrun`, which records and refuses nothing: {mode}", markup=False, soft_wrap=True)
+
+
+def _print_templates(found: list[Template], *, json_flag: bool) -> None:
+    if json_flag:
+        emit_json([{"template": one.name, "package": one.package, "title": one.title, "description": one.description} for one in found])
+        return
+    for one in found:
+        out.print(f"[bold]{one.name}[/]  {one.title}", markup=True)
+        out.print(textwrap.fill(one.description, 100, initial_indent="  ", subsequent_indent="  ") + "\n", markup=False, soft_wrap=True)
+    out.print("Begin one with: assay policy new TEMPLATE NAME", markup=False)
+
+
+def _write_new(folder: Path, made: dict[str, str], params: str) -> None:
+    """Write files that do not exist yet, and add parameters to those that do; nothing is overwritten."""
+    from policies.sources import read_document  # noqa: PLC0415 - the engine, only when it is asked
+
+    file = folder / PARAMETERS
+    with _files_named():
+        known = read_document(file) if file.exists() else {}
+    key = params.partition(":")[0]
+    taken = [path for path in made if (folder / path).exists()]
+    if taken or key in (known or {}):
+        fail(f"`{folder / taken[0] if taken else file}` exists already", hint="give the package another name: nothing is ever overwritten")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in made.items():
+        _write(folder / path, text)
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    if before.strip() in {"", "{}"}:
+        _write(file, params)
+    else:
+        _write(file, before.rstrip("\n") + "\n\n" + params)
+    with _files_named():
+        read_document(file)
 
 
 @app.command("check")

@@ -51,7 +51,8 @@ GATEWAY = "gateway.yaml"
 MODES = "policies/modes.yaml"
 PARAMETERS = "policies/params.yaml"
 COMPILED_PARAMETERS = "policies/params.json"
-CASES = "cases.yaml"
+BESIDE = ("cases.yaml", "_input.json")
+"""Ends of the names of what lies beside policies for their tests and is never in force."""
 _DEEPEST_FOLDER = 4
 """Below the configuration folder; also ends a loop of symbolic links."""
 
@@ -241,7 +242,7 @@ def _list(config: Path) -> _Files:
                 files.experiments[name] = _bytes(path)
             elif folder == "policies" and (name.endswith(".rego") or name == PARAMETERS):
                 files.policies[name] = _bytes(path)
-            elif folder == "policies" and name.endswith(CASES):
+            elif folder == "policies" and name.endswith(BESIDE):
                 continue  # cases of `assay policy test`: read there, not in force
             elif name == GATEWAY:
                 files.gateway = _bytes(path)
@@ -292,7 +293,7 @@ def _stranger(parts: list[str]) -> str:
     if parts[-1].endswith(".yml"):
         return "is not read: name it `.yaml`"
     if parts[0] == "policies":
-        return "is not read; allowed in `policies/`: *.rego, modes.yaml, params.yaml, *cases.yaml"
+        return "is not read; allowed in `policies/`: *.rego, modes.yaml, params.yaml, *cases.yaml, *_input.json"
     folders = ("models", "experiments", "policies")
     if len(parts) == 2 and parts[0] not in folders:
         return f"folder `{parts[0]}` is not read; {allowed(folders)}{nearest(parts[0], folders)}"

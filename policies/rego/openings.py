@@ -222,6 +222,8 @@ def _starved(program: Program, node: Node) -> tuple[Any, ...] | None:
     for key in prefix:
         base = lookup(base, key)
         place = None if place is None else place.children.get(freeze(key))
+        if place is not None and place.rules:
+            return None  # a rule: what it gives is not known here
         if base is UNDEFINED and place is None:
             return prefix
     return None

@@ -19,7 +19,8 @@ Rules:
 - `params` sets places of `data.params`; `now` is what the clock says.
 - `expect` names at least one of `decision` (allow, deny, allow_with_warnings), `deny`, `warn` (ids, exactly these), `obligations` (types, exactly
   these) and `values` (a reference and its document, `undefined` for none).
-- Judged are the packages that decide among the policies given, together and all in `enforce`; `packages` names fewer, or shipped ones too.
+- Judged are the packages among the policies given that are asked at the point of the input (`request` where it names none), together and all in
+  `enforce`; `packages` names fewer, or shipped ones too.
 """
 
 from __future__ import annotations

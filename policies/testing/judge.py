@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from policies.bundle import PREFIX, Package
+from policies.metadata import declared
 from policies.rego import UNDEFINED, Engine, to_json
 from policies.rego.render import rego
 from policies.rego.syntax import Module
+from policies.rego.trace import RuleTrace
 from policies.testing.cases import UNDEFINED_WORD, Case
 from policies.testing.coverage import holds_tests
 from policies.verdict import Finding, Verdict, combine
@@ -45,6 +47,31 @@ def deciding(modules: Iterable[Module]) -> dict[str, tuple[str, ...]]:
         if len(module.package) == 2 and module.package[0] == PREFIX and not holds_tests(module):
             found.setdefault(module.package[1], set()).update({rule.ref[0].name for rule in module.rules} & set(ASKED))
     return {name: tuple(sorted(rules)) for name, rules in sorted(found.items()) if rules}
+
+
+def at_point(modules: Iterable[Module], name: str, document: Any) -> bool:
+    """Tell whether a package is asked at the decision point that an input names; `request` where it names none."""
+    own = [module for module in modules if module.package == (PREFIX, name) and not holds_tests(module)]
+    point = document.get("point", "request") if isinstance(document, dict) else "request"
+    return point in declared(own).points
+
+
+def shown(case: Case, said: Said, path: tuple[str, ...], rules: Iterable[RuleTrace]) -> list[RuleTrace]:
+    """Return the traces that explain why an answer is not the expected one: what said too much, and what should have said something."""
+    expect, roots = case.expect, [rule for rule in rules if not rule.depth]
+    is_decision = expect.decision is not None and expect.decision != said.verdict.decision
+    if path[-1] not in ASKED:
+        return roots
+    if path[-1] == "allow":
+        return roots if is_decision and not any(rule.result == "true" for rule in roots) else []
+    wanted, given = {
+        "deny": (expect.deny, said.deny),
+        "warn": (expect.warn, said.warn),
+        "obligations": (expect.obligations, said.obligations),
+    }[path[-1]]
+    missing = set() if wanted is None else wanted - given
+    is_wrong = is_decision or (wanted is not None and wanted != given)
+    return [rule for rule in roots if (rule.has_value and is_wrong) or any(name in rule.heads[0].text for name in missing)]
 
 
 def ask(engine: Engine, packages: Mapping[str, tuple[str, ...]], document: Any, now_ns: int) -> Said:

@@ -16,7 +16,6 @@ from typing import Any
 
 from policies.rego.syntax import Module
 from policies.rego.trace import Reached
-from policies.testing.cases import Case
 from policies.testing.coverage import Coverage, measure
 from policies.testing.mutation import Hint, hint
 from policies.testing.run import Result, Suite, Test
@@ -88,11 +87,11 @@ def run_tests(
 def _survivor(suite: Suite) -> Callable[[Mapping[str, Module], list[Any]], bool]:
     """Return what tells whether tests still pass on other modules."""
     tests: dict[Any, Test] = {test.path: test for test in suite.tests}
-    cases = [test for test in suite.tests if isinstance(test, Case)]
 
     def survives(modules: Mapping[str, Module], concerned: list[Any]) -> bool:
-        changed = Suite(modules, suite.data, cases, own=suite.own, lenient=suite.lenient, now_ns=suite.now_ns)
-        return all(changed.holds(tests[path]) for path in concerned)
+        chosen = [tests[path] for path in concerned]
+        changed = suite.changed(modules, chosen)
+        return all(changed.holds(test) for test in chosen)
 
     return survives
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from policies.bundle import PREFIX
 from policies.rego import UNDEFINED, Engine, PolicyError, RegoError, to_json
+from policies.rego.explain import explain_rules
 from policies.rego.names import split_head
 from policies.rego.parser import parse_module
 from policies.rego.render import json_text, rego
@@ -29,8 +30,9 @@ from policies.rego.trace import Reached, TracedEngine
 from policies.rego.values import import_value
 from policies.sources import SourceError
 from policies.testing.cases import Case, with_params
+from policies.testing.closure import closure
 from policies.testing.discover import RegoTest, discover
-from policies.testing.judge import ask, deciding, differences
+from policies.testing.judge import ask, at_point, deciding, differences, shown
 
 Outcome = Literal["pass", "fail", "error", "todo"]
 Test = RegoTest | Case
@@ -97,11 +99,30 @@ class Suite:
         self.reached: dict[tuple[str, ...], frozenset[Reached]] = {}
         self._engines: dict[str, Engine] = {"{}": self.engine}
         self._traced: dict[str, TracedEngine] = {}
+        self._names: dict[tuple[str, ...], list[list[Any]]] = {}
 
     @property
     def policies(self) -> list[Module]:
         """The modules under test."""
         return [module for name, module in self.modules.items() if name in self.own]
+
+    def changed(self, modules: Mapping[str, Module], tests: Sequence[Test]) -> Suite:
+        """Return a suite of some of the tests over changed modules, with only the modules these tests need.
+
+        The names of a test's cases stay as they are here: a table that a change has emptied is a failure, not a pass.
+        """
+        roots = {name for test in tests for name in self._files(test)}
+        roots |= {name for name, module in modules.items() if module is not self.modules.get(name)}
+        cases = [test for test in tests if isinstance(test, Case)]
+        other = Suite(closure(modules, roots), self.data, cases, own=self.own, lenient=self.lenient, now_ns=self.now_ns)
+        other._names = self._names
+        return other
+
+    def _files(self, test: Test) -> Iterator[str]:
+        """Yield the files of the packages a test asks."""
+        packages = {(PREFIX, name) for name in self._packages(test)} if isinstance(test, Case) else {test.package}
+        packages |= {tuple(ref.split(".")[1:3]) for ref in test.expect.values} if isinstance(test, Case) else set()
+        return (name for name, module in self.modules.items() if any(module.package[: len(package)] == package for package in packages))
 
     def run(self, test: Test, *, clock: Callable[[], int] = time.perf_counter_ns) -> Result:
         """Run one test."""
@@ -122,21 +143,24 @@ class Suite:
         """Run a test once more, recording what it reaches; return its explanation."""
         key, engine = self._engine_of(test)
         traced = self._traced.get(key) or self._traced.setdefault(key, engine.traced())
-        if isinstance(test, Case):
-            asked: list[tuple[str, ...]] = [(PREFIX, name, rule) for name, rules in self._packages(test).items() for rule in rules]
-            asked += [tuple(ref.split(".")[1:]) for ref in test.expect.values]
-            document, now_ns = test.document, self._now(test)
-        else:
-            asked, document, now_ns = [test.path], UNDEFINED, self.now_ns
+        asked, document, now_ns = self._asked(test)
+        said = ask(engine, self._packages(test), document, now_ns) if isinstance(test, Case) else None
         reached: set[Reached] = set()
         told: list[str] = []
         for path in asked:
             with contextlib.suppress(Exception):  # what an evaluation raises is told by `run`; here its trace is wanted
                 traced.value(path, document, now_ns)
             reached |= traced.reached
-            told.append(traced.explain())
+            told.append(explain_rules(shown(test, said, path, traced.rules)) if isinstance(test, Case) and said else traced.explain())
         self.reached[test.path] = frozenset(reached)
         return "\n".join(text for text in told if text)
+
+    def _asked(self, test: Test) -> tuple[list[tuple[str, ...]], Any, int]:
+        """Return the documents a test asks for, with the input and the time."""
+        if not isinstance(test, Case):
+            return [test.path], UNDEFINED, self.now_ns
+        asked: list[tuple[str, ...]] = [(PREFIX, name, rule) for name, rules in self._packages(test).items() for rule in rules]
+        return asked + [tuple(ref.split(".")[1:]) for ref in test.expect.values], test.document, self._now(test)
 
     def _judge(self, test: Test) -> tuple[Outcome, str, tuple[tuple[str, bool], ...]]:
         if isinstance(test, Case):
@@ -160,7 +184,11 @@ class Suite:
         packages = self._packages(case)
         unknown = [name for name in case.packages if name not in self.deciding]
         if unknown or not packages:
-            return "error", f"there is no package `{PREFIX}.{unknown[0]}`" if unknown else "no package that decides is among the policies", ()
+            return (
+                "error",
+                f"there is no package `{PREFIX}.{unknown[0]}`" if unknown else "no package that is asked at this point is among the policies",
+                (),
+            )
         try:
             _, engine = self._engine_of(case)
             said = ask(engine, packages, case.document, self._now(case))
@@ -170,8 +198,10 @@ class Suite:
         return ("fail", "; ".join(found), ()) if found else ("pass", "", ())
 
     def _packages(self, case: Case) -> dict[str, tuple[str, ...]]:
-        wanted = case.packages or self._judged
-        return {name: rules for name, rules in self.deciding.items() if name in wanted}
+        if case.packages:
+            return {name: rules for name, rules in self.deciding.items() if name in case.packages}
+        modules = self.modules.values()
+        return {name: rules for name, rules in self.deciding.items() if name in self._judged and at_point(modules, name, case.document)}
 
     def _now(self, case: Case) -> int:
         return self.now_ns if case.now_ns is None else case.now_ns
@@ -189,12 +219,10 @@ class Suite:
 
     def _cases(self, test: RegoTest, value: Any) -> tuple[tuple[str, bool], ...]:
         """Return every case by name with whether it held."""
-        found: dict[str, bool] = {}
-        for module in self.modules.values():
-            for rule in module.rules if module.package == test.package else ():
-                if rule.ref[0].name == test.name:
-                    for path in self._heads(module, rule):
-                        found[" / ".join(str(part) for part in path)] = _at(value, path) is True
+        if test.path not in self._names:
+            defined = [(module, rule) for module in self.modules.values() if module.package == test.package for rule in module.rules]
+            self._names[test.path] = [path for module, rule in defined if rule.ref[0].name == test.name for path in self._heads(module, rule)]
+        found = {" / ".join(str(part) for part in path): _at(value, path) is True for path in self._names[test.path]}
         return tuple(sorted(found.items()))
 
     def _heads(self, module: Module, rule: Rule) -> list[list[Any]]:

@@ -143,6 +143,7 @@ def test_parameters_that_cannot_be_read_are_told_and_a_comment_changes_no_digest
 def test_cases_of_tests_may_lie_beside_and_are_not_in_force(config):
     (config / "policies" / "modes.yaml").write_text("modes: {careful: off}\n")
     (config / "policies" / "careful_cases.yaml").write_text("cases: []\n")
+    (config / "policies" / "careful_input.json").write_text("{}\n")
     compiled = compile_folder(config)
     assert compiled.issues == ()
     assert set(compiled.manifest.policies) == {"policies/careful.rego", "policies/params.json"}

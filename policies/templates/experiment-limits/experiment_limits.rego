@@ -39,6 +39,11 @@ treatments contains arm if {
 # Part of all units that a version gets on a step, in millionths. Exposure and shares are whole numbers out of 2**32.
 share_ppm(step, arm) := floor(((step.exposure * step.shares[arm]) * 1000000) / (4294967296 * 4294967296))
 
+# A shadow answers nobody: its share reaches no caller.
+is_shadow if input.experiment.strategy == "shadow"
+
+is_watched if is_shadow
+
 is_watched if {
 	every metric in limits.guardrails {
 		has_guardrail(metric)
@@ -53,6 +58,8 @@ has_guardrail(metric) if {
 
 low_risk if input.model.risk in {"low", "medium"}
 
+starts_small if is_shadow
+
 starts_small if low_risk
 
 starts_small if {
@@ -61,6 +68,8 @@ starts_small if {
 		share_ppm(input.experiment.steps[0], arm) <= limits.first_share_ppm
 	}
 }
+
+is_attended if is_shadow
 
 is_attended if low_risk
 

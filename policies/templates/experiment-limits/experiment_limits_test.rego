@@ -74,6 +74,13 @@ test_lower_risks_may_be_bolder if {
 	}
 }
 
+test_a_shadow_may_begin_but_not_everywhere if {
+	shadow := object.union(experiment([step(100, null)]), {"experiment": {"strategy": "shadow", "breaker": null}})
+	experiment_limits.allow with input as shadow with data.params as params
+	hiring := object.union(shadow, {"model": {"name": "hiring"}})
+	ids == {"EXPERIMENT-LIMITS-1"} with input as hiring with data.params as params
+}
+
 test_models_pass_and_anything_else_does_not if {
 	experiment_limits.allow with input as {"config": {"kind": "model"}} with data.params as params
 	experiment_limits.allow == false with input as {} with data.params as params

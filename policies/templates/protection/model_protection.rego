@@ -14,8 +14,14 @@ trusted if input.tenant in data.params.model_protection.trusted
 default allow := false
 
 allow if {
-	settings
+	is_set_up
 	few_rows
+}
+
+is_set_up if {
+	is_string(settings.score)
+	is_number(settings.digits)
+	is_number(settings.rows)
 }
 
 few_rows if trusted
@@ -26,15 +32,15 @@ few_rows if {
 }
 
 # The gateway rounds before a byte of the reply leaves, or holds the reply back.
-obligations contains {"type": "round", "path": settings.score, "digits": settings.digits} if not trusted
+obligations contains {"type": "round", "path": settings.score, "digits": settings.digits} if {
+	is_string(settings.score)
+	is_number(settings.digits)
+	not trusted
+}
 
-deny contains {
-	"id": "MODEL-PROTECTION-1",
-	"status": 422,
-	"msg": sprintf("at most `%v` rows in one call of this model", [settings.rows]),
-} if {
-	settings
+deny contains {"id": "MODEL-PROTECTION-1", "status": 422, "msg": "more rows in one call than this model gives"} if {
+	is_set_up
 	not few_rows
 }
 
-deny contains {"id": "MODEL-PROTECTION-2", "msg": "params.yaml does not say how this model is protected"} if not settings
+deny contains {"id": "MODEL-PROTECTION-2", "msg": "params.yaml does not say how this model is protected"} if not is_set_up

@@ -38,6 +38,27 @@ test_a_model_without_settings_is_refused if {
 	model_protection.allow == false with input as other with data.params as params
 }
 
+test_half_a_setting_is_none[name] if {
+	some name in ["rows", "score", "digits"]
+	half := json.remove(params, [sprintf("/model_protection/models/credit-risk/%s", [name])])
+	ids == {"MODEL-PROTECTION-2"} with input as call("acme", 1) with data.params as half
+	model_protection.allow == false with input as call("acme", 1) with data.params as half
+}
+
+test_settings_of_another_type_are_none[name] if {
+	some name, wrong in {"rows": "50", "score": 1, "digits": null}
+	path := sprintf("/model_protection/models/credit-risk/%s", [name])
+	changed := json.patch(params, [{"op": "replace", "path": path, "value": wrong}])
+	ids == {"MODEL-PROTECTION-2"} with input as call("internal", 1) with data.params as changed
+
+	# and nothing is asked for that cannot be done
+	duties := model_protection.obligations with input as call("acme", 1) with data.params as changed
+	every duty in duties {
+		is_string(duty.path)
+		is_number(duty.digits)
+	}
+}
+
 test_without_parameters_everything_is_refused if {
 	ids == {"MODEL-PROTECTION-2"} with input as call("internal", 1) with data.params as {}
 	model_protection.allow == false with input as {} with data.params as params
