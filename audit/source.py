@@ -189,7 +189,7 @@ class RangeRows:
                     "SELECT idx, bytes FROM leaf WHERE idx >= ? AND idx < ? AND typeof(bytes) = 'blob' AND length(bytes) <= ? ORDER BY idx LIMIT ?",
                     (start, start + count, ENTRY_LIMIT_BYTES, count),
                 ).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite quotes a damaged schema in its own message
             raise SourceError(str(path), f"cannot be read as SQLite: {error}") from error
         if [index for index, _ in rows] != list(range(start, start + count)):
             return None

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from audit.store.errors import StoreBroken, StoreFull, StoreInUse
+from audit.store.errors import StoreBroken, StoreDamaged, StoreFull, StoreInUse
 
 _FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -109,6 +109,7 @@ def translated(path: Path) -> Iterator[None]:
 
     Raises:
         StoreFull: No space; nothing was stored, the same can be tried later.
+        StoreDamaged: The file holds what SQLite cannot even name.
         StoreBroken: Anything else.
     """
     try:
@@ -118,6 +119,8 @@ def translated(path: Path) -> Iterator[None]:
             raise StoreFull(f"no space left to write `{path}`: {error}\nhint: free space on this disk; appending resumes by itself") from error
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         raise StoreBroken(f"`{path}` failed with `{name}`: {error}\nhint: check the disk (`dmesg`), then restart") from error
+    except UnicodeDecodeError as error:  # SQLite quotes a damaged schema in its own message
+        raise StoreDamaged(f"`{path}` is damaged: {error}\nhint: restore it from a copy that verifies") from error
     except OSError as error:
         if error.errno in _FULL_ERRNOS:
             raise StoreFull(f"no space left to write `{path}`: {error}\nhint: free space on this disk; appending resumes by itself") from error

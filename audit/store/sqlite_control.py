@@ -15,7 +15,7 @@ from pathlib import Path
 
 from audit.store import layout
 from audit.store.control import ControlStore, Head
-from audit.store.errors import CheckpointRefused, StoreInUse, TermLost
+from audit.store.errors import CheckpointRefused, StoreDamaged, StoreInUse, TermLost
 from audit.store.migrate import CONTROL, ensure_schema
 from audit.store.ranges import clean_aside
 from audit.store.sqlite import checkpoint_wal, open_reader, open_writer, sync_directory, transaction, translated
@@ -171,4 +171,8 @@ def read_head(data_dir: Path) -> Head | None:
 
 def _head(connection: sqlite3.Connection) -> Head | None:
     row = connection.execute("SELECT size, root, note, term FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
-    return None if row is None else Head(*row)
+    if row is None:
+        return None
+    if [type(value) for value in row] != [int, bytes, bytes, int]:  # SQLite keeps any type in any column
+        raise StoreDamaged("a signed head in `control.sqlite` is not one\nhint: the file was altered; restore it from a copy that verifies")
+    return Head(*row)
