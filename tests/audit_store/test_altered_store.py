@@ -26,7 +26,7 @@ from audit.verify import verify_log
 KEY = SigningKey.generate("log.example/altered", seed=b"a" * 32)
 A, B = ("n1.w0", 10), ("n1.w1", 10)
 COUNT = 6
-EVERY_BYTE = int(os.environ.get("ASSAY_FLIP_EVERY", "29"))
+EVERY_BYTE = int(os.environ.get("ASSAY_FLIP_EVERY", "67"))
 
 
 def leaf(key, seq: int, count: int) -> bytes:
