@@ -130,6 +130,7 @@ class Recorder:
         if wakeup is not None:
             self._selector.register(wakeup, selectors.EVENT_READ, wakeup)
         try:
+            self._remove_marks_of_ended()
             self._open_own_epoch()
             census_at_s = 0.0
             while not self._stopping:
@@ -342,6 +343,17 @@ class Recorder:
                 if not self._state_end(key, judged[key]):
                     break
         self._suspects = dead
+
+    def _remove_marks_of_ended(self) -> None:
+        """Remove marks of writers whose end is stated: a kill came between the two. To be done before anything is appended.
+
+        A range that is turned over no longer knows ended writers. A mark that outlived that would have its writer's end stated a second time.
+        """
+        for path in highwater.marks(self._run_dir):
+            with contextlib.suppress(highwater.HighWaterError):  # the census says what is wrong with it
+                mark = highwater.read_if_abandoned(path)
+                if mark is not None and self._store.position((mark.node, mark.epoch)).ended:
+                    path.unlink(missing_ok=True)
 
     def _dead_writers(self) -> dict[WriterKey, highwater.Mark | None]:
         """Return writers without a connection whose lock is free (with their mark), or who are unended and have no mark at all."""

@@ -16,6 +16,8 @@ from audit.highwater import HighWater
 from audit.leaf import render
 from audit.statements import machine_boot_id
 from audit.store.control import ControlStore
+from audit.store.layout import RANGE_LEAVES
+from audit.store.leaves import LeafStore
 
 EPOCH = 1000
 
@@ -226,3 +228,34 @@ def test_a_recorder_behind_the_signed_size_ends_and_says_what_to_do(tmp_path):
     assert code == 78
     assert "signed a size of `5`" in stderr
     assert "hint:" in stderr
+
+
+def test_an_end_that_was_stated_just_before_a_kill_is_not_stated_again_in_the_next_range(tmp_path):
+    """The mark outlived the statement. Were it judged after the next range has begun, which knows nothing of ended writers, the end would be stated twice."""
+    data_dir = tmp_path / "data"
+    recorder = RecorderProcess(data_dir)
+    dead = HighWater.claim(data_dir / "run", "n1.w0", EPOCH, machine_boot_id())
+    dead.assigned = 4
+    dead.close()
+    store = LeafStore.open(data_dir)
+    filler, ended, later = ("n1.filler", 1), ("n1.w0", dead.epoch), ("n1.w0", dead.epoch + 1)
+    for at in range(0, RANGE_LEAVES - 100, 8192):
+        store.stage(filler, at, [b"%d" % seq for seq in range(at, min(at + 8192, RANGE_LEAVES - 100))])
+        store.commit()
+    store.stage(later, 0, [b"its name has begun again"])
+    store.stage(("n1.recorder", 1), 0, [b"the end of n1.w0"], ends=ended)
+    store.commit()
+    store.end_writer(filler)
+    store.end_writer(later)
+    store.close()
+    recorder.start()
+    try:
+        peer = Peer(recorder, node="n1.w5")
+        peer.send(0, 200)  # turns the range over before the first census has found anybody dead
+        assert isinstance(peer.receive(), wire.Ack)
+        wait_until(lambda: not dead.path.exists())
+        assert recorder.terminate()[0] == 0
+    finally:
+        recorder.close()
+    stated = [json.loads(leaf) for _, leaf in follow(data_dir, RANGE_LEAVES - 99) if b'"log.lost"' in leaf or b'"log.recover"' in leaf]
+    assert [one for one in stated if (one["node"], one["epoch"]) == ended] == []
