@@ -12,6 +12,7 @@ Rules:
 - At start the right edge of the tree is read from the tiles and must give the last signed root; if not, nothing is signed. Where the log is shared
   and another node has signed on, the tiles are made here from the leaves, and must give the same root.
 - A store with fewer leaves than were signed is refused (`StoreBehind`): it would sign a second history.
+- Where the mark of the key says that it has signed more, nothing is signed: this directory is an older copy (`audit/store/copies.py`).
 - Entry bundles are verified, as read back from disk, against the hash tiles; only then may a range's database go, and only when asked.
 
 Example:
@@ -34,6 +35,7 @@ from audit.merkle import HashReader, consistency_proof, leaf_hashes, node_hash, 
 from audit.signer import Signer
 from audit.store import layout
 from audit.store.control import ControlStore, Head, signed_size
+from audit.store.copies import SignedMark, require_no_backup
 from audit.store.durable import read_or_none, replace_file, write_files
 from audit.store.errors import StoreBehind, StoreDamaged
 from audit.store.layout import RANGE_LEAVES
@@ -74,8 +76,11 @@ def grow(edge: tiles.HashTiles, leaves: Sequence[bytes], origin: str) -> tuple[t
 class Publisher:
     """The log's right edge and its keys. Owned by the controller's thread; every attribute changes in `publish_once` and `seal_some` alone."""
 
-    def __init__(self, data_dir: Path, control: ControlStore, keys: Sequence[Signer], edge: tiles.HashTiles, cosign: Cosign | None) -> None:
+    def __init__(
+        self, data_dir: Path, control: ControlStore, keys: Sequence[Signer], edge: tiles.HashTiles, cosign: Cosign | None, mark: SignedMark | None
+    ) -> None:
         """Take over a recovered edge; use `open`."""
+        self._mark = mark
         self._data_dir = data_dir
         self._log_dir = layout.log_dir(data_dir)
         self._control = control
@@ -88,7 +93,9 @@ class Publisher:
         self._sealed_bundles = 0  # bundles known to be on disk and verified; found again by `seal_some` after a restart
 
     @classmethod
-    def open(cls, data_dir: Path, control: ControlStore, keys: Sequence[Signer], *, cosign: Cosign | None = None) -> Publisher:
+    def open(
+        cls, data_dir: Path, control: ControlStore, keys: Sequence[Signer], *, cosign: Cosign | None = None, mark: SignedMark | None = None
+    ) -> Publisher:
         """Recover the tree from its tiles, check it against the last signed head, publish that head if a crash had kept it back.
 
         Args:
@@ -96,19 +103,23 @@ class Publisher:
             control: Open, and leading (`ControlStore.lead`).
             keys: Who signs checkpoints, several during a change of keys; the name of the first is the log's origin. One of them signed the last head.
             cosign: Asks witnesses for cosignatures.
+            mark: What the first key has signed, kept outside the data directory.
 
         Raises:
-            StoreBehind: Fewer leaves are stored than were signed.
-            StoreDamaged: Tiles, leaves or checkpoint do not fit the signed head or the key.
+            StoreBehind: Fewer leaves are stored than were signed, here or according to the mark.
+            StoreDamaged: The directory is a backup, or tiles, leaves or checkpoint do not fit the signed head or the key.
         """
         if not keys:
             raise ValueError("a log needs at least one signing key")
         head = control.head()
+        require_no_backup(data_dir)
+        if mark is not None and mark.size > (head.size if head else 0):
+            raise StoreBehind(str(mark.path), head.size if head else 0, mark.size)
         _check_store(data_dir, head)
         if head:
             _check_head(head, keys)
         edge = _recover(data_dir, head) if head else tiles.HashTiles()
-        publisher = cls(data_dir, control, keys, edge, cosign)
+        publisher = cls(data_dir, control, keys, edge, cosign, mark)
         if head is not None:
             publisher._publish_again(head)
         return publisher
@@ -145,6 +156,8 @@ class Publisher:
         signed = note.sign(checkpoint.text(), self._keys)
         self._control.add_checkpoint(checkpoint.size, checkpoint.root, signed)  # 2.
         self._edge, self._unpublished = grown, signed
+        if self._mark is not None:
+            self._mark.raise_to(checkpoint.size)
         self._unpublished = cosigned = self._with_cosignatures(signed, old.size)
         self._put_checkpoint()  # 3.
         self._prune_partial(old.size, grown.size)
@@ -184,6 +197,18 @@ class Publisher:
     def is_sealed(self, number: int) -> bool:
         """Tell whether every entry bundle of range `number` is a file."""
         return all((self._log_dir / tiles.entries_path(number * _BUNDLES + at)).exists() for at in range(_BUNDLES))
+
+    def remove_old_databases(self, keep: int) -> int:
+        """Remove the databases of sealed ranges but for the newest `keep`, oldest first; return how many.
+
+        Raises:
+            StoreDamaged: As `remove_range_database`.
+        """
+        numbers = [number for number in layout.range_numbers(self._data_dir) if (number + 1) * _BUNDLES <= self._sealed_bundles]
+        old = numbers[: max(0, len(numbers) - keep)]
+        for number in old:
+            self.remove_range_database(number)
+        return len(old)
 
     def remove_range_database(self, number: int) -> None:
         """Remove the database of a sealed range after verifying every one of its bundles once more.

@@ -38,6 +38,11 @@ def instance_path(data_dir: Path) -> Path:
     return data_dir / "instance"
 
 
+def backup_path(data_dir: Path) -> Path:
+    """Return the file that says that a directory is a backup; the log itself has none."""
+    return data_dir / "backup.json"
+
+
 def control_path(data_dir: Path) -> Path:
     """Return the controller's database."""
     return data_dir / "control.sqlite"

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from audit.store import layout
 from audit.store.control import signed_size
+from audit.store.copies import require_no_backup
 from audit.store.errors import StoreBehind, StoreDamaged, StoreError, StoreInUse
 from audit.store.layout import RANGE_LEAVES
 from audit.store.ranges import RangeFile, find_in_earlier, has_wal, prepare_file
@@ -51,6 +52,7 @@ class LeafStore(Staging):
             StoreBehind: It is shorter than a signed size.
             StoreDamaged, SchemaError, StoreFull, StoreBroken: It cannot be used as it is.
         """
+        require_no_backup(data_dir)
         layout.ranges_dir(data_dir).mkdir(parents=True, exist_ok=True)
         lock_fd = lock_directory(data_dir)
         try:

@@ -99,6 +99,12 @@ class Audit(FileModel):
     push: Push | None = Field(default=None, description="Another place that gets every signed checkpoint.")
     checkpoint: Duration = Field(default=1_000_000, ge=100_000, le=60_000_000, description="A new signed checkpoint at most this often.")
     heartbeat: Duration = Field(default=10_000_000, ge=1_000_000, le=3_600_000_000, description="An idle log gets a heartbeat record this often.")
+    hot_ranges: int = Field(
+        default=2,
+        ge=1,
+        le=10_000,
+        description="Sealed ranges (65,536 records) whose database is kept beside their entry files; older ones are removed once all is verified.",
+    )
     witnesses: list[Witness] = Field(
         default_factory=list,
         max_length=8,

@@ -27,6 +27,7 @@ from pathlib import Path
 from audit.publisher import Publication, Publisher
 from audit.signer import Signer, SignerUnavailable
 from audit.store.control import ControlStore
+from audit.store.copies import SignedMark
 from audit.store.errors import StoreFull
 from gateway.control.witnesses import Witnesses
 
@@ -36,15 +37,18 @@ _log = logging.getLogger(__name__)
 class Publishing:
     """Owned by the controller's loop; `publisher`, `_store` and `_witnesses.cosign` are used in the thread alone but for reading sizes."""
 
-    def __init__(self, thread: ThreadPoolExecutor, store: ControlStore, publisher: Publisher, witnesses: Witnesses) -> None:
+    def __init__(self, thread: ThreadPoolExecutor, store: ControlStore, publisher: Publisher, witnesses: Witnesses, hot_ranges: int) -> None:
         """Take over what was opened in the thread; use `start`."""
         self._thread = thread
         self._store = store
         self.publisher = publisher
         self._witnesses = witnesses
+        self._hot_ranges = hot_ranges
 
     @classmethod
-    async def start(cls, data_dir: Path, term: int, keys: Sequence[Signer], witnesses: Witnesses) -> Publishing:
+    async def start(
+        cls, data_dir: Path, term: int, keys: Sequence[Signer], witnesses: Witnesses, *, mark: SignedMark | None, hot_ranges: int
+    ) -> Publishing:
         """Open the publisher in a new thread.
 
         Args:
@@ -52,6 +56,8 @@ class Publishing:
             term: the term this controller leads with.
             keys: as for `Publisher.open`.
             witnesses: who is asked; may be none.
+            mark: what the key has signed, kept outside the data directory; None where it cannot be kept.
+            hot_ranges: sealed ranges whose databases are kept.
 
         Raises:
             audit.store.errors.StoreError: as `Publisher.open`.
@@ -62,7 +68,7 @@ class Publishing:
             store = ControlStore.open(data_dir)
             store.term = term  # the lock is held by the connection that leads
             try:
-                return store, Publisher.open(data_dir, store, keys, cosign=witnesses.cosign if witnesses.keys else None)
+                return store, Publisher.open(data_dir, store, keys, cosign=witnesses.cosign if witnesses.keys else None, mark=mark)
             except BaseException:
                 store.close()
                 raise
@@ -72,7 +78,7 @@ class Publishing:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(thread, store, publisher, witnesses)
+        return cls(thread, store, publisher, witnesses, hot_ranges)
 
     async def publish(self) -> Publication | None:
         """Publish what was committed since, and seal some of what is full; None when nothing was new.
@@ -84,7 +90,8 @@ class Publishing:
 
     def _publish(self) -> Publication | None:
         publication = self.publisher.publish_once()
-        self.publisher.seal_some()
+        if self.publisher.seal_some() == 0:
+            self.publisher.remove_old_databases(self._hot_ranges)
         return publication
 
     async def close(self) -> None:

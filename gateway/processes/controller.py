@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -34,7 +35,8 @@ from audit.outlet import Outlet
 from audit.signer import Signer, SignerUnavailable, load_signer
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
-from audit.store.errors import LedElsewhere, StoreError, StoreFull
+from audit.store.copies import SignedMark
+from audit.store.errors import LedElsewhere, StoreDamaged, StoreError, StoreFull
 from experiments.rollout import WINNERS, Action
 from gateway import apikeys, logs
 from gateway import live as live_state
@@ -213,7 +215,12 @@ class Controller:
             refuse_ended(self._registry.log_keys, [str(signer.verifier) for signer in self._signers], self._revoked_keys())
         except KeyHasEnded as fault:
             raise CannotStart(f"audit.key: {fault}") from fault
-        self._publishing = await Publishing.start(self._data, self._store.term, self._signers, self._witnesses)
+        try:
+            self._publishing = await Publishing.start(
+                self._data, self._store.term, self._signers, self._witnesses, mark=self._signed_mark(), hot_ranges=self._gateway.audit.hot_ranges
+            )
+        except StoreDamaged as fault:
+            raise CannotStart(str(fault)) from fault
         self._after_journal.push_async_callback(self._publishing.close)
         self._write_verification_keys()
         self._tail = Tail(self._data, self._indexer, self._rollouts)
@@ -258,6 +265,17 @@ class Controller:
         for kind, carries in due(self._registry.log_keys, signing, self._revoked_keys(), self._publishing.publisher.size):
             await self._clerk.record(kind, **carries)
             self._registry.log_keys.fold({"type": kind, **carries})
+
+    def _signed_mark(self) -> SignedMark | None:
+        """Return the mark of the log, outside the data directory; None where its folder cannot be written."""
+        folder = self._layout.root / "marks"
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o750, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            _log.warning("an older copy of the log would be noticed by a witness alone: `marks/` cannot be written", extra={"folder": str(folder)})
+            return None
+        # By origin, not by key: keys change, and a new origin is a new log.
+        return SignedMark(folder / f"{hashlib.sha256(self._gateway.audit.origin.encode()).hexdigest()[:16]}.signed")
 
     def _write_verification_keys(self) -> None:
         """Put beside the log what it is verified with: for a first look; a verifier takes keys from elsewhere."""

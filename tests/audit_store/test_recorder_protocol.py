@@ -231,7 +231,7 @@ def test_a_recorder_behind_the_signed_size_ends_and_says_what_to_do(tmp_path):
 
 
 def test_an_end_that_was_stated_just_before_a_kill_is_not_stated_again_in_the_next_range(tmp_path):
-    """The mark outlived the statement. Were it judged after the next range has begun, which knows nothing of ended writers, the end would be stated twice."""
+    """The mark outlived the statement. Judged after the next range has begun, which knows nothing of ended writers, it would be stated twice."""
     data_dir = tmp_path / "data"
     recorder = RecorderProcess(data_dir)
     dead = HighWater.claim(data_dir / "run", "n1.w0", EPOCH, machine_boot_id())

@@ -19,7 +19,7 @@ def setting(name):
 
 def test_the_unit_runs_as_nobody_special_and_writes_only_the_data():
     assert setting("User") == ["assay"]
-    assert setting("ReadWritePaths") == ["/srv/assay/data"]
+    assert setting("ReadWritePaths") == ["/srv/assay/data /srv/assay/marks"]
     assert setting("ProtectSystem") == ["strict"]
     assert setting("CapabilityBoundingSet") == [""]
     assert setting("NoNewPrivileges") == ["yes"]

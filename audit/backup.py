@@ -1,0 +1,120 @@
+"""A copy of a data directory that is whole, taken while the gateway runs; and what keeps an old copy from becoming a second history.
+
+The order of a backup is the argument for it. What claims is copied before what is claimed:
+1. `control.sqlite` (SQLite's own online backup): the largest signed size, H.
+2. `log/`: its tiles are those of H or later; the checkpoint that is written is H's own.
+3. `ranges/`: at least H leaves, because they were committed before H was signed.
+4. `control/`, `instance` and the rest that records refer to; `vault/` only when asked for: its keys are destroyed on schedule, a copy undoes that.
+5. `backup.json`, which says what this is. It was written first as unfinished: a copy that was cut off is never taken for a whole one.
+
+A directory with `backup.json` in it is not opened for writing: the log has gone on since, and signing from here would be a second history under one
+key. It can be read, verified and kept. A copy taken by other means is caught by the key's mark (`audit/store/copies.py`), or by a witness.
+
+Example:
+    made = back_up(Path("data"), Path("/backup/2026-11-21"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from audit.follow import Follower
+from audit.store import layout
+from audit.store.control import latest_head
+from audit.store.copies import Backup
+from audit.store.durable import replace_file
+from audit.store.errors import StoreBehind, StoreError
+from audit.store.place import postgres_place
+from audit.store.sqlite import open_reader, sync_directory, translated
+
+_PLAIN = ("instance", "control/objects", "control/live", "control/current.json")
+
+
+class BackupRefused(StoreError):  # noqa: N818 - reads as the state it is
+    """No backup can be made like this; nothing was written, or what was written says that it is unfinished."""
+
+
+def back_up(data_dir: Path, target: Path, *, with_vault: bool = False) -> Backup:
+    """Copy `data_dir` to the new folder `target`.
+
+    Args:
+        data_dir: a data directory, of a running gateway or of none.
+        target: where to; must not exist or be empty.
+        with_vault: copy the pseudonym keys too.
+
+    Raises:
+        BackupRefused: the target is in use, or the log lies in PostgreSQL.
+        StoreError: as reading and writing files raise.
+    """
+    if postgres_place(data_dir) is not None:
+        raise BackupRefused("the log is in PostgreSQL\nhint: `pg_dump` the database, or take a base backup of its server (docs/postgres.md)")
+    if target.exists() and any(target.iterdir()):
+        raise BackupRefused(f"`{target}` is not empty\nhint: a backup gets a folder of its own")
+    if not layout.control_path(data_dir).exists():
+        raise BackupRefused(f"`{data_dir}` is not a data directory: it has no `control.sqlite`")
+    target.mkdir(mode=0o750, parents=True, exist_ok=True)
+    _say(target, Backup(finished=False, leaves=0, signed_size=0))
+    with translated(target):
+        _copy_database(layout.control_path(data_dir), layout.control_path(target))
+        head = latest_head(target)
+        _copy_tree(layout.log_dir(data_dir), layout.log_dir(target), skip="checkpoint")
+        layout.ranges_dir(target).mkdir()
+        for number in layout.range_numbers(data_dir):
+            _copy_database(layout.range_path(data_dir, number), layout.range_path(target, number))
+        for name in (*_PLAIN, *(["vault"] if with_vault else [])):
+            source = data_dir / name
+            if source.is_dir():
+                _copy_tree(source, target / name)
+            elif source.exists():
+                _copy_file(source, target / name)
+    if head is not None:
+        replace_file(layout.checkpoint_path(target), head.note)
+    with Follower(target) as follower:
+        made = Backup(finished=True, leaves=follower.end(), signed_size=head.size if head else 0)
+    if made.leaves < made.signed_size:
+        raise StoreBehind(str(layout.control_path(target)), made.leaves, made.signed_size)
+    _say(target, made)
+    return made
+
+
+def _say(target: Path, made: Backup) -> None:
+    replace_file(layout.backup_path(target), msgspec.json.encode(made))
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """Copy a database as of one moment, while others write it."""
+    with contextlib.closing(open_reader(source)) as reader, contextlib.closing(sqlite3.connect(target)) as writer:
+        reader.backup(writer, pages=4096)
+    _flush(target)
+
+
+def _copy_tree(source: Path, target: Path, skip: str = "") -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.rglob("*")):
+        if path.is_symlink() or path.name.startswith(".") or path.name.endswith(".tmp") or (skip and path == source / skip):
+            continue
+        inner = target / path.relative_to(source)
+        if path.is_dir():
+            inner.mkdir(exist_ok=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):  # a partial tile that a full one has replaced meanwhile
+                _copy_file(path, inner)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    shutil.copymode(source, target)
+    _flush(target)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_directory(path.parent)
