@@ -1,7 +1,7 @@
 """What keeps a copy of a log from becoming a second history under one key.
 
 - `backup.json` in a directory says that it is a backup: nothing is appended to it, nothing signed.
-- The *mark* is the largest size that was signed under an origin, in a file outside the data directory. Whoever restores an older copy of the data directory, by
+- The *mark* is the largest size that was signed under an origin, in a file outside the data directory. Whoever restores an older copy of that, by
   whatever means, does not bring it back: a log shorter than its mark is refused.
 
 Where mark and data are restored together, only a witness knows better.
