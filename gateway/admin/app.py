@@ -6,6 +6,7 @@ entries need `audit:read`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,7 +25,9 @@ from starlette.staticfiles import StaticFiles
 from audit import tiles
 from audit.follow import Follower
 from gateway.admin.access import COOKIE, SESSION_S, Access
+from gateway.admin.buttons import buttons_for
 from gateway.admin.charts import traffic_chart
+from gateway.admin.effects import EffectBoard
 from gateway.admin.experiments_api import Act, ExperimentsApi
 from gateway.admin.metrics import Collector
 from gateway.admin.records import RecordsApi
@@ -32,7 +35,7 @@ from gateway.admin.state import AdminState
 from gateway.admin.traffic import HISTORY_S
 from gateway.authenticate import Principal
 from gateway.protocols.problem import problem_body
-from gateway.refusals import Refusal
+from gateway.refusals import CODES, Refusal
 
 _FORM_BYTES: Final = 8192
 _STATIC = Path(__file__).parent / "static"
@@ -62,6 +65,7 @@ class Pages:
         """Show `state`."""
         self._state = state
         self.access = Access(state.authenticator)
+        self._board = EffectBoard()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(Collector(state))
         self._templates = Environment(
@@ -74,7 +78,7 @@ class Pages:
         return [
             Route("/", self._page(self._traffic)),
             Route("/experiments", self._page(self._experiments)),
-            Route("/experiments/{name}", self._page(self._experiment)),
+            Route("/experiments/{name}", self._experiment_page),
             Route("/audit-log", self._page(self._log)),
             Route("/login", self._login, methods=["GET", "POST"]),
             Route("/logout", self._logout, methods=["POST"]),
@@ -158,12 +162,23 @@ class Pages:
     def _experiments(self, _request: Request) -> dict[str, Any]:
         return {"template": "experiments.html", "here": "experiments", "refresh": True, "experiments": self._state.experiments()}
 
-    def _experiment(self, request: Request) -> dict[str, Any] | None:
+    async def _experiment_page(self, request: Request) -> Response:
+        principal = self.access.who(request)
+        if principal is None:
+            return RedirectResponse("/login", status_code=303)
+        name = request.path_params["name"]
         try:
-            experiment = self._state.experiment(request.path_params["name"])
+            experiment = self._state.experiment(name)
         except KeyError:
-            return None
-        return {"template": "experiment.html", "here": "experiments", "refresh": True, "e": experiment}
+            raise Refusal("not_found", f"there is nothing at `{request.url.path}`") from None
+        found = self._state.rollouts.running[name]
+        looks = [*found.looks, *([] if found.evidence is None else [(found.seen_until, found.evidence)])]
+        shown = await asyncio.to_thread(self._board.of, found.document, looks)
+        buttons = buttons_for(found, principal)
+        refused = CODES.get(request.query_params.get("refused", ""))
+        return self.render(
+            "experiment.html", principal=principal, here="experiments", refresh=True, e=experiment, effects=shown, buttons=buttons, refused=refused
+        )
 
     def _log(self, _request: Request) -> dict[str, Any]:
         state = self._state

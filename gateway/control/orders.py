@@ -115,6 +115,12 @@ def admit(asked: Asked, running: Mapping[str, Running], principal: Principal, ro
     return Order(asked.experiment, asked.verb, asked.reason, principal.actor, asked.epoch, asked.phase, signed, against)
 
 
+def needs_signatures(found: Running, verb: Verb) -> bool:
+    """Say whether a step rests on people's signatures, as far as the experiment itself tells."""
+    is_switch = found.document.strategy == "blue_green"
+    return verb == "approve" or (verb == "promote" and not is_switch and not is_proven(found.document, found.state, found.verdict))
+
+
 def _is_proven(found: Running, running: Mapping[str, Running]) -> bool:
     """Say whether promoting rests on what was declared: the evidence, or for a switch its shadow, or nothing where nothing was asked for."""
     document = found.document

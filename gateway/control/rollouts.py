@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from experiments import preregistration
 from experiments.breaker import Window
 from experiments.compiler import change_kind
 from experiments.document import ExperimentDocument, LiveExperiment
-from experiments.evidence import Fold
+from experiments.evidence import Evidence, Fold
 from experiments.judge import judge
 from experiments.lifecycle import Verb
 from experiments.pairs import PairFold, judge_pairs
@@ -34,6 +35,7 @@ from gateway.control.registry import Registry
 
 _log = logging.getLogger(__name__)
 _NEVER_US = 2**62
+_LOOK_GROWTH = 1.6
 _MOST_WAITING = 50_000
 """Treatment calls whose outcome is awaited for the breaker, and answers whose call is awaited; the oldest go first."""
 _MOST_EARLY, _MOST_EARLY_EACH = 4096, 16
@@ -71,13 +73,28 @@ class Running:
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
     """Treatment calls whose `decision` was read and whose `outcome` was not."""
 
+    looks: list[tuple[str, Evidence]] = field(default_factory=list)
+    """Counts as they stood whenever the units had grown by `_LOOK_GROWTH`, for the page's picture; with the time of the record that made it so."""
+    next_look: int = 25
+    evidence: Evidence | None = None
+    """Counts of the last verdict."""
+    seen_until: str = ""
+    """Time of the newest record taken in."""
+
+    def look(self) -> None:
+        """Keep the counts if the units have grown enough since they were last kept."""
+        if isinstance(self.fold, Fold) and self.fold.unit_count >= self.next_look:
+            self.looks.append((self.seen_until, self.fold.evidence()))
+            self.next_look = math.ceil(self.fold.unit_count * _LOOK_GROWTH)
+
     def judge(self) -> None:
         """Judge what was fed since the last verdict."""
         self.fed = 0
         if isinstance(self.fold, PairFold):
             self.verdict = judge_pairs(self.document, self.fold.evidence())
         else:
-            self.verdict = judge(self.document, self.fold.evidence())
+            self.evidence = self.fold.evidence()
+            self.verdict = judge(self.document, self.evidence)
             if self.document.strategy == "champion_challenger" and self.document.segments:
                 findings = slice_findings(self.document, self.fold.segment_evidence())
                 self.verdict = replace(self.verdict, losing=tuple(found.words for found in findings if found.finding == "shown worse"))
@@ -399,6 +416,8 @@ def _fresh(document: ExperimentDocument, digest: str, state: RolloutState) -> Ru
 def _take(found: Running, record: dict[str, Any]) -> None:
     found.fold.add(record)
     found.fed += 1
+    found.seen_until = max(found.seen_until, record["time"])
+    found.look()
     if found.window is not None:
         _watch(found, found.window, record)
 

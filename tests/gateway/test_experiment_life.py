@@ -263,3 +263,33 @@ def test_a_switch_to_servers_that_do_not_answer_is_refused(tmp_path: Path, one: 
         refused = ask(deployment, "promoter", "cutover", "promote")
         assert (refused.status_code, refused.json()["code"]) == (502, "upstream_unreachable")
         assert state(deployment, "cutover")["phase"] == "running"
+
+
+def test_the_page_shows_effect_and_buttons_with_their_consequences_to_those_who_may_press_them(lab: Deployment):
+    name = "fresh"
+    sessions = []
+    for key in ("console", "oncall"):
+        reply = lab.client.post(f"{lab.admin}/login", data={"key": lab.keys[key]})
+        sessions.append({"cookie": f"assay-session={reply.cookies['assay-session']}"})
+        lab.client.cookies.clear()
+    looker, operator = sessions
+    assert ask(lab, "starter", name, "start").status_code == 200
+    wait_until(lambda: "challenger" in arms(lab, "life", 80) or arms(lab, "life", 400), "the split to serve")
+
+    def page(cookies: dict[str, str]) -> str:
+        return lab.client.get(f"{lab.admin}/experiments/{name}", headers=cookies).text
+
+    assert "What you can do" not in page(looker)
+    shown = page(operator)
+    assert "Within a second version 1 (champion) serves everyone, for good" in shown
+    assert f'action="/experiments/{name}/rollback"' in shown
+    sent = {"reason": "page", "epoch": "1", "phase": "paused"}
+    stale = lab.client.post(f"{lab.admin}/experiments/{name}/rollback", data=sent, headers=operator)
+    assert stale.headers["location"] == f"/experiments/{name}?refused=illegal_step"
+    assert "That step was refused" in lab.client.get(f"{lab.admin}{stale.headers['location']}", headers=operator).text
+    done = lab.client.post(f"{lab.admin}/experiments/{name}/rollback", data=sent | {"phase": "running"}, headers=operator)
+    assert done.headers["location"] == f"/experiments/{name}"
+    assert state(lab, name)["phase"] == "rolled_back"
+    refused = lab.client.post(f"{lab.admin}/experiments/{name}/start", data=sent, headers=looker, follow_redirects=False)
+    assert refused.headers["location"].endswith("refused=missing_scope")
+    assert lab.client.post(f"{lab.admin}/experiments/{name}/stop", data=sent).status_code == 401

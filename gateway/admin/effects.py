@@ -1,0 +1,77 @@
+"""Effects with their intervals over time for the experiment page: worked out beside the loop, each look once.
+
+An interval takes tenths of a second (`experiments/effects.py`), so the page asks for it in a thread. The thread sees finished counts alone
+(`Running.looks`, `Running.evidence`); nothing of the controller changes under it.
+
+Example:
+    board = EffectBoard()
+    shown = await asyncio.to_thread(board.of, document, looks)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from audit.reports.effect_chart import effect_chart
+from audit.reports.figures import gap, rate
+from experiments.document import ExperimentDocument
+from experiments.evidence import Evidence
+
+_MOST_KEPT: Final = 2000
+Look = tuple[str, Evidence]
+"""When, and the counts as they stood."""
+
+
+class EffectBoard:
+    """Remembers the effects of every look. `_kept` is guarded by `_lock`, which is never held while an interval is worked out."""
+
+    def __init__(self) -> None:
+        """Start with nothing worked out."""
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, int, str], list[dict[str, Any]]] = OrderedDict()
+
+    def of(self, document: ExperimentDocument, looks: Sequence[Look]) -> list[dict[str, Any]]:
+        """Return each metric of each arm as the page shows it: numbers, interval, chart.
+
+        Args:
+            document: the experiment.
+            looks: oldest first; the last one is told in numbers, all are drawn.
+        """
+        if not looks:
+            return []
+        trail = [(time, self._effects(document, time, evidence)) for time, evidence in looks]
+        return [self._shown(effect, trail) for effect in trail[-1][1]]
+
+    def _effects(self, document: ExperimentDocument, time: str, evidence: Evidence) -> list[dict[str, Any]]:
+        from experiments.effects import effects  # noqa: PLC0415 - SciPy, only when a page asks
+
+        key = (document.experiment, evidence.epoch, time)
+        with self._lock:
+            found = self._kept.get(key)
+        if found is None:
+            found = [msgspec.to_builtins(effect) for effect in effects(document, evidence)]
+            with self._lock:
+                self._kept[key] = found
+                while len(self._kept) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+        return found
+
+    def _shown(self, effect: dict[str, Any], trail: list[tuple[str, list[dict[str, Any]]]]) -> dict[str, Any]:
+        mine = [{**one, "time": time} for time, found in trail for one in found if (one["metric"], one["arm"]) == (effect["metric"], effect["arm"])]
+        return {
+            "metric": effect["metric"],
+            "arm": effect["arm"],
+            "role": effect["role"],
+            "units": f"{effect['n']:,} / {effect['control_n']:,}",
+            "value": rate(effect.get("value_ppm"), effect),
+            "control": rate(effect.get("control_ppm"), effect),
+            "difference": gap(effect.get("difference_ppm"), effect),
+            "low": gap(effect.get("low_ppm"), effect),
+            "high": gap(effect.get("high_ppm"), effect),
+            "chart": str(effect_chart(mine, effect.get("margin_ppm"))),
+        }
