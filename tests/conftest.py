@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 COMPONENTS = {
-    "go": (("go",), "install Go >= 1.22 (Debian: `apt-get install golang`)"),
+    "go": (("go",), "install Go >= 1.24 (Debian: `apt-get install golang`)"),
     "opa": (("opa",), "`go install github.com/open-policy-agent/opa@VERSION` with the version in tests/rego/OPA_VERSION, and put it on the PATH"),
     "openssl": (("openssl",), "`apt-get install openssl`"),
     "chromium": (("chromium",), "`apt-get install chromium`"),

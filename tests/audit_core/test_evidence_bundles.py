@@ -267,6 +267,11 @@ def test_a_hostile_bundle_is_refused_in_bounded_memory(case):
     assert peak < 64 << 20, f"{peak:,} bytes"
 
 
+def test_a_directory_of_many_members_is_refused_before_it_is_read():
+    with pytest.raises(BundleError, match="directory has"):
+        check(HOSTILE["many members"]())
+
+
 def test_a_bundle_that_is_honest_is_read_in_bounded_memory_too():
     tracemalloc.start()
     try:
