@@ -8,7 +8,9 @@ In the order data flows (imports go only downwards in this list):
 - `evidence`    folds records of calls, labels and rewards into counts by unit; `breaker` watches a sliding window beside it.
 - `judge`       counts -> harm, fine or hold, with reasons; on `stats`, a leaf module that other folders may use.
 - `rollout`     the state machine: `verdict` and time -> advance, hold, roll back, promote.
-- `analysis`    the same statistics on people's own rows; behind `assay experiment analyze`.
+- `analysis`    the same statistics on people's own rows, behind `assay experiment analyze`: `rows` reads chunks, `unit_table` adds them up by unit,
+                `sufficient` keeps what a comparison needs, `comparison` compares by one of four methods.
+- `planning`    how many units, behind `assay experiment power`; `simulation` runs a document on a stated truth with the real judge and steps.
 
 Built strategies: `ab` and `canary`. Nothing is imported here, because workers need `assignment` without NumPy and SciPy; import from the modules:
 

@@ -125,6 +125,8 @@ def simulate(
         named = ", ".join(f"`{name}`" for name in sorted(metrics))
         odd = min(set(metrics) ^ set(truths))
         raise ValueError(f"`{odd}` is {'without a truth' if odd in metrics else 'no metric of this experiment'}; its metrics: {named}")
+    if document.strategy not in ("ab", "canary"):
+        raise ValueError(f"a `{document.strategy}` has no arms that are drawn; only `ab` and `canary` are simulated")
     if not units_per_hour > 0 or runs < 1:
         raise ValueError("a simulation needs traffic and at least one run")
     every = look_every_us or max(60_000_000, sum(here.hold_us for here in document.steps) // 100)

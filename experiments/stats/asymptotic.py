@@ -61,7 +61,7 @@ def log_asymptotic_e_value(n: ArrayLike, estimate: ArrayLike, sd: ArrayLike, rho
 
         ln e = n^2 rho^2 (estimate / sd)^2 / (2 (n rho^2 + 1)) - ln(n rho^2 + 1) / 2
 
-    Source: Robbins (1970), Ann. Math. Stat. 41:1397, eq. 17; Waudby-Smith et al. (2024), Appendix A.
+    Source: Robbins (1970), Ann. Math. Stat. 41:1397; Waudby-Smith et al. (2024), Appendix A.
     """
     count = np.asarray(n, dtype=float)
     grown = count * rho**2 + 1
@@ -76,6 +76,8 @@ def asymptotic_mean(moments: Moments, *, n_star: float, alpha: float = 0.05, min
 
     Raises:
         BurnInError: fewer than `min_units` units.
+
+    Source: Waudby-Smith et al. (2024), Ann. Stat. 52:2613, Theorem 2.2.
     """
     _burnt_in(min_units, moments)
     half = float(asymptotic_half_width(moments.n, math.sqrt(moments.variance), alpha, asymptotic_rho(n_star, alpha)))
@@ -101,6 +103,8 @@ def asymptotic_difference(
 
     Raises:
         BurnInError: an arm with fewer than `min_units` units.
+
+    Source: Waudby-Smith et al. (2024), Ann. Stat. 52:2613, section 3 (randomised experiments).
     """
     _burnt_in(min_units, treatment, control)
     n = treatment.n + control.n
@@ -110,7 +114,7 @@ def asymptotic_difference(
 
 
 def difference_sd(treatment: Moments, control: Moments) -> float:
-    """Standard deviation of a comparison's pseudo-outcomes: sqrt(n (v1/n1 + v0/n0))."""
+    """Standard deviation of a comparison's pseudo-outcomes: sqrt(n (v1/n1 + v0/n0)). Source: as `asymptotic_difference`."""
     return math.sqrt((treatment.n + control.n) * (treatment.variance / treatment.n + control.variance / control.n))
 
 

@@ -58,7 +58,7 @@ def beta_binomial(
     Raises:
         ValueError: impossible counts, or a prior below 1/2.
 
-    Source: Gelman et al., Bayesian Data Analysis (3rd ed.), 2.4; expected loss as in Stucchi (2015), section 4.
+    Source: Gelman et al., Bayesian Data Analysis (3rd ed.), 2.4; expected loss as in Stucchi (2015), "Bayesian A/B testing at VWO".
     """
     check_counts(treatment_events, treatment_n)
     check_counts(control_events, control_n)
@@ -87,7 +87,7 @@ def normal_normal(difference: float, standard_error: float, *, prior_mean: float
 
     Assumes the estimator is close to normal with a known standard error (many units).
 
-    Source: Gelman et al., Bayesian Data Analysis (3rd ed.), eq. 2.9-2.10.
+    Source: Gelman et al., Bayesian Data Analysis (3rd ed.), 2.5.
     """
     if not (standard_error > 0 and prior_sd > 0):
         raise ValueError("the standard error and the prior's standard deviation must be above 0")

@@ -99,7 +99,7 @@ def difference_outcomes(values: ArrayLike, treated: ArrayLike, share: float) -> 
         treated: whether each is the treatment's.
         share: probability with which each was drawn for the treatment.
 
-    Source: centred inverse-probability weighting as in Waudby-Smith et al. (2024, off-policy), ACM/IMS J. Data Sci. 1:3, eq. 5, predictable mean.
+    Source: centred inverse-probability weighting as in Waudby-Smith et al. (2024, off-policy), ACM/IMS J. Data Sci. 1:3.
     """
     y, arm = _checked(values), np.asarray(treated, dtype=bool)
     if not 0 < share < 1:

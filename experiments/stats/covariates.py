@@ -24,7 +24,7 @@ MIN_UNITS_FOR_THETA = 20
 def cuped_theta(arms: Sequence[JointMoments], outcome: int = 0, covariate: int = 1) -> float:
     """Slope cov(Y, X) / var(X), pooled within arms; 0 where the covariate does not vary.
 
-    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, "Improving the sensitivity of online controlled experiments", eq. 4.
+    Source: Deng, Xu, Kohavi & Walker (2013), WSDM, "Improving the sensitivity of online controlled experiments".
     """
     together = sum(float(arm.scatter[outcome, covariate]) for arm in arms)
     alone = sum(float(arm.scatter[covariate, covariate]) for arm in arms)
@@ -45,7 +45,7 @@ def cuped(arms: Sequence[Sequence[JointMoments]], outcome: int = 0, covariate: i
     Raises:
         ValueError: not exactly two halves.
 
-    Source: Deng et al. (2013), eq. 2 and 4; cross-fitting as in Guo, Coey, Konutgan, Li, Schoener & Goldman (2021), NeurIPS, algorithm 1.
+    Source: Deng et al. (2013), section 3; cross-fitting as in Guo, Coey, Konutgan, Li, Schoener & Goldman (2021), NeurIPS.
     """
     if any(len(halves) != 2 for halves in arms):
         raise ValueError("every arm needs exactly two halves to cross-fit")

@@ -39,7 +39,7 @@ def spent(fraction: float, alpha: float = 0.05, spending: Spending = "obrien_fle
 
     The first spends alpha/2 on each side with the one-sided function 2 (1 - Phi(z_{1-alpha/4}/sqrt t)).
 
-    Source: Lan & DeMets (1983), Biometrika 70:659, eq. 3 and 4.
+    Source: Lan & DeMets (1983), Biometrika 70:659.
     """
     if fraction <= 0:
         return 0.0
@@ -88,6 +88,8 @@ def crossing_probabilities(fractions: Sequence[float], bounds: Sequence[float], 
     """Probability of crossing +-bound first at each look, when z at fraction t has mean drift * sqrt(t).
 
     With drift 0 these are what was spent; with drift `effect * sqrt(full information)` their sum is the power.
+
+    Source: Armitage, McPherson & Rowe (1969), JRSS-A 132:235.
     """
     times = _checked(fractions)
     region = _Region(drift, times)
@@ -114,7 +116,7 @@ def classic_boundaries(looks: int, alpha: float = 0.05, shape: Spending = "pococ
 def inflation(fractions: Sequence[float], alpha: float = 0.05, power: float = 0.8, spending: Spending = "obrien_fleming") -> float:
     """Units needed at most, relative to a fixed-size test of the same power.
 
-    Source: Jennison & Turnbull (2000), Group Sequential Methods, eq. 2.4 and tables 2.2, 2.4.
+    Source: Jennison & Turnbull (2000), Group Sequential Methods, chapter 2.
     """
     bounds = list(boundaries(fractions, alpha, spending))
     fixed = normal_quantile(1 - alpha / 2) + normal_quantile(power)

@@ -34,6 +34,8 @@ def past_threshold(burn_in: ArrayLike, quantile: float) -> float:
 
     Raises:
         ValueError: no values, one that is not finite, or a quantile outside (0, 1).
+
+    Source: order statistic as in Hyndman & Fan (1996), Am. Stat. 50:361, definition 1.
     """
     values = np.sort(np.asarray(burn_in, dtype=float))
     if values.size == 0 or not np.all(np.isfinite(values)):
@@ -96,7 +98,7 @@ def quantile_ranks(n: int, quantile: float, alpha: float = 0.05, *, n_star: floa
     Returns:
         (lower, upper) with the quantile in [x_(lower), x_(upper)] (ranks from 1); 0 and n + 1 stand for no bound.
 
-    Source: Howard & Ramdas (2022), "Sequential estimation of quantiles", Bernoulli 28:1704, section 3 (beta-binomial).
+    Source: Howard & Ramdas (2022), "Sequential estimation of quantiles", Bernoulli 28:1704 (beta-binomial).
     """
     counts = np.arange(n + 1)
     threshold = math.log(2 / alpha)
@@ -109,7 +111,7 @@ def quantile_ranks(n: int, quantile: float, alpha: float = 0.05, *, n_star: floa
 
 
 def quantile_interval(values: ArrayLike, quantile: float, alpha: float = 0.05, *, n_star: float | None = None) -> tuple[float, float]:
-    """Confidence sequence of a quantile of independent draws; *iid only*. Infinite where the ranks give no bound."""
+    """Confidence sequence of a quantile of independent draws; *iid only*. Infinite where the ranks give no bound. Source: `quantile_ranks`."""
     ordered: Array = np.sort(np.asarray(values, dtype=float))
     if np.any(np.isnan(ordered)):
         raise ValueError("a value is not a number")

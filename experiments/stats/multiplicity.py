@@ -51,7 +51,7 @@ def e_benjamini_hochberg(log_e_values: ArrayLike, alpha: float) -> NDArray[np.bo
         log_e_values: natural logarithms.
         alpha: in (0, 1).
 
-    Source: Wang & Ramdas (2022), JRSS-B 84:822, Theorem 5.1.
+    Source: Wang & Ramdas (2022), JRSS-B 84:822, "False discovery rate control with e-values".
     """
     log_e = np.asarray(log_e_values, dtype=float)
     if log_e.ndim != 1 or np.any(np.isnan(log_e)):

@@ -93,14 +93,14 @@ def always_valid_inflation(alpha: float = 0.05, power: float = 0.8) -> float:
 
 
 def cuped_factor(correlation: float) -> float:
-    """Units with CUPED over units without: 1 - rho^2. Source: Deng et al. (2013), eq. 3."""
+    """Units with CUPED over units without: 1 - rho^2. Source: Deng et al. (2013), section 3."""
     if not -1 <= correlation <= 1:
         raise ValueError(f"a correlation lies between -1 and 1, got {correlation:g}")
     return 1 - correlation**2
 
 
 def design_effect(rows_per_unit: float, intraclass_correlation: float) -> float:
-    """Rows needed over independent rows' number, when units have several: 1 + (m - 1) ICC. Source: Kish (1965), Survey Sampling, eq. 5.4.1."""
+    """Rows needed over independent rows' number, when units have several: 1 + (m - 1) ICC. Source: Kish (1965), Survey Sampling, chapter 5."""
     if not rows_per_unit >= 1 or not -1 <= intraclass_correlation <= 1:
         raise ValueError("rows a unit must be at least 1 and the intraclass correlation lie between -1 and 1")
     return 1 + (rows_per_unit - 1) * intraclass_correlation

@@ -48,7 +48,7 @@ def log_rate_e_value(
     Returns:
         ln e, broadcast shape; 0 without events.
 
-    Source: Lindon & Malek (2022), "Anytime-valid inference for multinomial count data", NeurIPS 35, section 4.
+    Source: Lindon & Malek (2022), "Anytime-valid inference for multinomial count data", NeurIPS 35.
     """
     prior = (1.0, 1.0) if n_star is None else tuned_prior(share, n_star, alpha)
     k = np.asarray(treatment_events, dtype=float)
@@ -66,6 +66,8 @@ def rate_ratio_bounds(
 
     Returns:
         (lower, upper) in [0, inf]; (0, inf) without events.
+
+    Source: Lindon & Malek (2022), NeurIPS 35, with the binomial probability mapped to the ratio of the rates.
     """
     check_counts(treatment_events, treatment_events + control_events)
     if not 0 < share < 1:
@@ -73,19 +75,21 @@ def rate_ratio_bounds(
     k, n = treatment_events, treatment_events + control_events
     if n == 0:
         return 0.0, math.inf
-    bounds = []
-    sides: tuple[tuple[Side, float], ...] = (("greater", 0.0), ("less", 1.0))
-    for side, end in sides:
-        inside, outside = k / n, end
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            theta = min(max(middle, 1e-300), 1 - 1e-16)
-            prior = (1.0, 1.0) if n_star is None else tuned_prior(theta, n_star, alpha)
-            rejected = float(log_binomial_e_value(k, n, theta, side=side, prior=prior)) >= math.log(2 / alpha)
-            inside, outside = (inside, middle) if rejected else (middle, outside)
-        bounds.append(outside)
-    lower, upper = (_ratio(theta, share) for theta in bounds)
-    return (0.0 if k == 0 else lower), (math.inf if k == n else upper)
+    lower = 0.0 if k == 0 else _ratio(_bound(k, n, alpha, "greater", n_star), share)
+    upper = math.inf if k == n else _ratio(_bound(k, n, alpha, "less", n_star), share)
+    return lower, upper
+
+
+def _bound(k: int, n: int, alpha: float, side: Side, n_star: float | None) -> float:
+    """Probability furthest from k / n that is not rejected at alpha/2, by halving."""
+    inside, outside = k / n, 0.0 if side == "greater" else 1.0
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        theta = min(max(middle, 1e-9), 1 - 1e-9)
+        prior = (1.0, 1.0) if n_star is None else tuned_prior(theta, n_star, alpha)
+        rejected = float(log_binomial_e_value(k, n, theta, side=side, prior=prior)) >= math.log(2 / alpha)
+        inside, outside = (inside, middle) if rejected else (middle, outside)
+    return outside
 
 
 def _ratio(theta: float, share: float) -> float:

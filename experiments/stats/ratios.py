@@ -30,7 +30,7 @@ def linearised(joint: JointMoments, numerator: int = 0, denominator: int = 1) ->
     Raises:
         ValueError: a mean denominator of 0.
 
-    Source: Deng, Knoblich & Lu (2018), KDD, "Applying the delta method in metric analytics", section 3.1, eq. 3.
+    Source: Deng, Knoblich & Lu (2018), KDD, "Applying the delta method in metric analytics", section 3.
     """
     below = float(joint.mean[denominator])
     if below == 0:
@@ -42,7 +42,7 @@ def linearised(joint: JointMoments, numerator: int = 0, denominator: int = 1) ->
 
 
 def ratio_difference(treatment: JointMoments, control: JointMoments, alpha: float = 0.05) -> Estimate:
-    """Difference of two ratios of unit totals at a fixed sample size, by the delta method. Sources and assumptions: `linearised`."""
+    """Difference of two ratios of unit totals at a fixed sample size, by the delta method. Source: `linearised`, with its assumptions."""
     first, second = linearised(treatment), linearised(control)
     if min(first.n, second.n) < 2:
         raise ValueError(f"a ratio needs two units an arm, got {first.n} and {second.n}")
@@ -59,7 +59,7 @@ def relative_lift(treatment: Moments, control: Moments, alpha: float = 0.05) -> 
     Raises:
         ValueError: a control mean of 0, or fewer than two units an arm.
 
-    Source: Deng, Knoblich & Lu (2018), section 3.2.
+    Source: Deng, Knoblich & Lu (2018), section 3.
     """
     if control.mean == 0:
         raise ValueError("the control's mean is 0, so no lift relative to it exists")
@@ -80,7 +80,7 @@ def fieller_interval(treatment: Moments, control: Moments, alpha: float = 0.05) 
     Returns:
         (lower, upper); (-inf, inf) if the denominator is not significantly different from 0 (g >= 1): no bounded set has the level.
 
-    Source: Fieller (1954), JRSS-B 16:175, eq. 4.
+    Source: Fieller (1954), JRSS-B 16:175.
     """
     if min(treatment.n, control.n) < 2 or control.mean == 0:
         return -math.inf, math.inf

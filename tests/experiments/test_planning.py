@@ -108,6 +108,11 @@ def test_truths_must_fit_the_metrics(truths, complaint):
         simulate(canary(), truths, units_per_hour=100)
 
 
+def test_what_draws_no_arms_is_not_simulated():
+    ran = run("simulate", str(CANARY.with_name("credit-shadow.yaml")), "--truth", "errors=1%:1%", "--units-per-hour", "100")
+    assert ran.exit_code == 2
+
+
 @pytest.mark.parametrize("rates", [(1.5, 0.1), (0.1, -0.1), (0.1, 0.1, 0.2), (math.nan, 0.1)])
 def test_a_rate_outside_zero_and_one_is_refused(rates):
     with pytest.raises(ValueError, match="rates lie in"):
