@@ -30,6 +30,7 @@ from experiments.config import (
     ChampionChallengerFile,
     Condition,
     LayersFile,
+    MetricDeclaration,
     MetricsFile,
     Rules,
     ShadowFile,
@@ -279,13 +280,21 @@ def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFil
         return MetricDocument(metric=name, kind=kind, better=better, margin=margin.amount, margin_unit=margin.unit, on_harm=on_harm)
     if name not in metrics.metrics:
         raise ValueError(f"unknown metric `{name}`")
+    declared = metrics.metrics[name]
+    low, high = (None, None) if declared.range is None else (int(bound * 1_000_000) for bound in declared.range)
     return MetricDocument(
         metric=name,
         kind="reward",
-        better=metrics.metrics[name].better,
+        better=declared.better,
         margin=margin.amount,
         margin_unit=margin.unit,
         on_harm=on_harm,
+        type=declared.type,
+        per=declared.per,
+        low_ppm=low,
+        high_ppm=high,
+        window_us=declared.window,
+        missing=declared.missing,
     )
 
 
@@ -364,13 +373,28 @@ def _metric_faults(file: AnyExperimentFile, model: ModelFacts | None, metrics: M
             known = [*BUILT_IN, "p50_ms", "p95_ms", "p99_ms", *metrics.metrics]
             faults.append(Fault(path, f"unknown metric `{name}`; allowed: {_list(known)}, or declare it in `_metrics.yaml`"))
             continue
-        better = BUILT_IN[name][1] if name in BUILT_IN else metrics.metrics[name].better
+        declared = None if name in BUILT_IN else metrics.metrics[name]
+        if declared is not None and declared.type != "proportion":
+            faults += _value_faults(name, declared, metrics, path, margin_path, margin)
+            continue
+        better = BUILT_IN[name][1] if declared is None else declared.better
         if margin.unit == "ms":
             faults.append(Fault(margin_path, f"`{name}` is a rate: write its margin as `0.5pp`, not in ms"))
         elif margin.unit == "%" and better == "higher":
             faults.append(Fault(margin_path, f"`{name}` is better when higher: write its margin in pp, a relative one is ambiguous"))
         if model is not None and not model.has_labels and name in BUILT_IN and BUILT_IN[name][0] == "label":
             faults.append(Fault(path, f"`{name}` compares labels with predictions; model `{file.model}` captures none (`capture.prediction`)"))
+    return faults
+
+
+def _value_faults(
+    name: str, declared: MetricDeclaration, metrics: MetricsFile, path: KeyPath, margin_path: KeyPath, margin: MarginValue
+) -> list[Fault]:
+    faults = []
+    if margin.unit != "%":
+        faults.append(Fault(margin_path, f"`{name}` is a {declared.type}: write its margin relative to the control's, `2%`"))
+    if declared.per is not None and declared.per not in metrics.metrics:
+        faults.append(Fault(path, f"`{name}` is per `{declared.per}`, which `_metrics.yaml` does not declare"))
     return faults
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -451,10 +452,29 @@ class LayersFile(Strict):
 
 
 class MetricDeclaration(Strict):
-    """A metric that arrives as feedback: `{decision_id, metric, value}` with value 0 or 1."""
+    """A metric that arrives as feedback: `{decision_id, metric, value}`."""
 
-    type: Literal["proportion"] = Field(description="Each value is 0 or 1.")
+    type: Literal["proportion", "mean", "count", "ratio"] = Field(
+        description="`proportion`: each value is 0 or 1. `mean`: a number. `count`: numbers of distinct events, summed. `ratio`: over another metric."
+    )
     better: Literal["higher", "lower"]
+    per: MetricName | None = Field(default=None, description="Of a `ratio`: the declared metric below the line.")
+    range: tuple[Decimal, Decimal] | None = Field(default=None, description="Least and largest value, `[0, 500]`; others are counted and not used.")
+    window: Duration | None = Field(
+        default=None,
+        description="How long after the decision it may come; only units whose window has closed count.",
+    )
+    missing: Literal["drop", "zero"] = Field(default="drop", description="What a unit counts as whose window closed without it.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MetricDeclaration:
+        if (self.type == "ratio") != (self.per is not None):
+            raise ValueError("a `ratio`, and nothing else, names what it is `per`")
+        if self.missing == "zero" and (self.window is None or self.type == "ratio"):
+            raise ValueError("`missing: zero` needs a `window`, and makes no sense of a ratio")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError("`range` goes from the least to the largest value")
+        return self
 
 
 class MetricsFile(Strict):

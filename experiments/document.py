@@ -60,6 +60,17 @@ class MetricDocument(Document, frozen=True, kw_only=True):
     """In ppm of the rate (`pp`), in ppm of the control's value (`%`), or in microseconds (`ms`)."""
     margin_unit: Literal["pp", "%", "ms"]
     on_harm: OnHarm = "rollback"
+    type: Literal["proportion", "mean", "count", "ratio"] = "proportion"
+    """Of `reward` (`experiments/values.py`)."""
+    per: str | None = None
+    """Of a `ratio`: the metric below the line."""
+    low_ppm: int | None = None
+    high_ppm: int | None = None
+    """Declared range of a value."""
+    window_us: int | None = None
+    """How long after the decision a reward may come; only units whose window has closed count."""
+    missing: Literal["drop", "zero"] = "drop"
+    """What a unit counts as whose window closed without a reward."""
 
 
 class BreakerDocument(Document, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ import msgspec
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
 from experiments.evidence import Evidence, MetricEvidence
+from experiments.values import bounds
 
 PPM = 1_000_000
 
@@ -42,7 +43,9 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
     low_ppm: int | None = None
     high_ppm: int | None = None
     margin_ppm: int | None = None
-    """Where the margin lies, signed; only of margins in percentage points."""
+    """Where the margin lies, signed; of margins in percentage points, and of values."""
+    unit: str = "rate"
+    """`rate`, or `value` of a mean, count or ratio in millionths of its own unit."""
 
 
 def effects(document: ExperimentDocument, evidence: Evidence) -> list[Effect]:
@@ -58,6 +61,19 @@ def effects(document: ExperimentDocument, evidence: Evidence) -> list[Effect]:
     ]
 
 
+def _of_values(metric: MetricDocument, role: str, moments: dict[str, stats.Moments], arm: str, control: str, alpha: float, planned: int) -> Effect:
+    treated, base = moments[arm], moments[control]
+    told = Effect(metric.metric, arm, role, metric.better, treated.n, base.n, round(treated.mean * PPM), round(base.mean * PPM), unit="value")
+    told = msgspec.structs.replace(told, difference_ppm=round((treated.mean - base.mean) * PPM))
+    try:
+        low, high = bounds(treated, base, planned, alpha)
+    except stats.BurnInError:
+        return told
+    margin = round(abs(base.mean) * metric.margin)
+    signed = margin if metric.better == "lower" else -margin
+    return msgspec.structs.replace(told, low_ppm=math.floor(low * PPM), high_ppm=math.ceil(high * PPM), margin_ppm=signed)
+
+
 def planned_units(document: ExperimentDocument) -> int:
     """Return the units of two arms together at which intervals are tightest: several times what the steps ask for at least."""
     return 2 * max(1000, 4 * sum(step.min_units for step in document.steps))
@@ -67,6 +83,8 @@ def _effect(metric: MetricDocument, role: str, found: MetricEvidence, arm: str, 
     n, control_n = found.units[arm], found.units[control]
     if not n or not control_n:
         return Effect(metric.metric, arm, role, metric.better, n, control_n)
+    if found.moments is not None:
+        return _of_values(metric, role, found.moments, arm, control, alpha, planned)
     bad, control_bad = found.events[arm], found.events[control]
     low, high = stats.product_difference_bounds(bad, n, control_bad, control_n, alpha, n_star=planned)
     value, control_value = bad / n, control_bad / control_n

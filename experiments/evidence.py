@@ -27,11 +27,14 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
+from experiments.values import first_of, in_range, moments_of, sum_of
 
 Record = Mapping[str, Any]
 Stages = dict[str, dict[str, int]]
@@ -49,6 +52,8 @@ class MetricEvidence(msgspec.Struct, frozen=True):
     events_past_margin: dict[str, int] | None = None
     """Of latency: exceedances of threshold and margin together."""
     threshold_us: int | None = None
+    moments: dict[str, stats.Moments] | None = None
+    """Of values (`experiments/values.py`): arm -> moments of its units."""
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -60,6 +65,8 @@ class Evidence(msgspec.Struct, frozen=True):
     """`assigned`, `served` (as assigned), `outcome`, `labelled` (or rewarded) -> arm -> units: where a sample ratio can go wrong."""
     metrics: dict[str, MetricEvidence]
     overflow: int = 0
+    out_of_range: int = 0
+    """Rewards that were not used because they lay outside the declared range."""
 
 
 _OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
@@ -67,6 +74,9 @@ _OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
 
 
 _MOST_LABELS = 16
+_MOST_EVENTS = 64
+"""Events of one metric kept for a unit."""
+_MOST_REMEMBERED = 10_000
 
 
 class _Label(msgspec.Struct, frozen=True):
@@ -93,6 +103,9 @@ class _Unit(msgspec.Struct):
     """What was said, at most `_MOST_LABELS`; `label` is what counts of it."""
     label: str | None = None
     rewards: dict[str, tuple[str, bool]] | None = None
+    values: dict[str, dict[str, tuple[str, int]]] | None = None
+    at_us: int = 0
+    """When it was decided; only where a metric has a window."""
     segments: dict[str, str] | None = None
 
 
@@ -112,15 +125,22 @@ class Fold:
         self._max_units, self._max_orphans = max_units, max_orphans
         self._tested = [step.shares for step in document.steps if step.tested]
         self._metrics = (*document.guardrails, *((document.goal,) if document.goal is not None else ()))
-        self._rewarded = frozenset(metric.metric for metric in self._metrics if metric.kind == "reward")
+        declared = [metric for metric in self._metrics if metric.kind == "reward"]
+        self._valued = {name: metric for metric in declared if metric.type != "proportion" for name in (metric.metric, metric.per) if name}
+        self._rewarded = frozenset(metric.metric for metric in declared) | self._valued.keys()
+        self._has_windows = any(metric.window_us is not None for metric in declared)
         # Mutable state, changed by `add` alone.
         self._units: dict[str, _Unit] = {}
         self._by_decision: dict[str, _Unit] = {}
         self._orphans: OrderedDict[str, list[Record]] = OrderedDict()
         self._refused_units: set[str] = set()
+        self._out_of_range: set[str] = set()  # ids of records, at most `_MOST_REMEMBERED`
+        self._clock = ""  # time of the newest record
 
     def add(self, record: Record) -> None:
         """Take in one record of the log; those that do not concern this experiment are passed over."""
+        if self._has_windows:
+            self._clock = max(self._clock, record.get("time", ""))
         kind = record.get("type")
         if kind in ("call", "decision"):
             self._add_decision(record)
@@ -161,6 +181,7 @@ class Fold:
             stages=stages,
             metrics={metric.metric: self._counts(metric, arms, among) for metric in self._metrics},
             overflow=len(self._refused_units),
+            out_of_range=len(self._out_of_range),
         )
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -184,13 +205,20 @@ class Fold:
             return
         if known is not None:
             del self._by_decision[known.decision]
-        unit = _Unit(decision, route["assigned"], route.get("served") != route["assigned"], record.get("tenant", ""))
-        unit.segments = route.get("segments")
+        unit = self._unit_of(decision, record)
         self._units[key] = self._by_decision[decision] = unit
         if "outcome" in record:
             self._answered(unit, record)
         for waiting in self._orphans.pop(decision, ()):
             self._answered(unit, waiting)
+
+    def _unit_of(self, decision: str, record: Record) -> _Unit:
+        route = record["route"]
+        unit = _Unit(decision, route["assigned"], route.get("served") != route["assigned"], record.get("tenant", ""))
+        unit.segments = route.get("segments")
+        if self._has_windows:
+            unit.at_us = _time_us(record["time"])
+        return unit
 
     def _add_answer(self, decision: str, record: Record) -> None:
         unit = self._by_decision.get(decision)
@@ -206,14 +234,35 @@ class Fold:
 
     def _answered(self, unit: _Unit, record: Record) -> None:
         models = record.get("models")
-        if models is None or self._document.model in models:
+        if models is not None and self._document.model not in models:
+            return
+        metric = self._valued.get(record["metric"]) if record["type"] == "reward" else None
+        if metric is None:
             _answered(unit, record)
+        elif record.get("tenant", "") == unit.tenant:
+            self._valued_by(unit, metric, record)
+
+    def _valued_by(self, unit: _Unit, metric: MetricDocument, record: Record) -> None:
+        """Take in a reward that is a number: once for each event id, the first record of it."""
+        value_ppm = record["value_ppm"]
+        if record["metric"] == metric.metric and not in_range(metric, value_ppm):
+            if len(self._out_of_range) < _MOST_REMEMBERED:
+                self._out_of_range.add(record["id"])
+            return
+        unit.values = {} if unit.values is None else unit.values
+        events = unit.values.setdefault(record["metric"], {})
+        event = record.get("event_id", "")
+        known = events.get(event)
+        if (known is None and len(events) < _MOST_EVENTS) or (known is not None and record["id"] < known[0]):
+            events[event] = (record["id"], value_ppm)
 
     # --- counts -------------------------------------------------------------------------------------------------------
 
     def _counts(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
         if metric.kind == "latency":
             return self._latency(metric, arms, among)
+        if metric.type != "proportion":
+            return self._moments(metric, arms, among)
         units, events = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
         for unit in among:
             bad = _is_bad(unit, metric)
@@ -221,6 +270,18 @@ class Fold:
                 units[unit.arm] += 1
                 events[unit.arm] += bad
         return MetricEvidence(units, events)
+
+    def _moments(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
+        now_us = _time_us(self._clock) if self._clock else 0
+        values: dict[str, list[Any]] = {arm: [] for arm in arms}
+        for unit in among:
+            if metric.window_us is not None and unit.at_us + metric.window_us > now_us:
+                continue  # pending: it may still come
+            value = _value(unit, metric)
+            if value is not None:
+                values[unit.arm].append(value)
+        moments = {arm: moments_of(metric, found) for arm, found in values.items()}
+        return MetricEvidence({arm: found.n for arm, found in moments.items()}, dict.fromkeys(values, 0), moments=moments)
 
     def _latency(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
         arms = list(arms)
@@ -286,6 +347,21 @@ def _rewarded(unit: _Unit, record: Record) -> None:
     old = rewards.get(record["metric"])
     if old is None or record["id"] < old[0]:
         rewards[record["metric"]] = (record["id"], value_ppm == 1_000_000)
+
+
+def _value(unit: _Unit, metric: MetricDocument) -> Any:
+    """A unit's value in ppm, a pair for a ratio; None without an observation."""
+    found = (unit.values or {}).get(metric.metric)
+    if metric.type == "ratio":
+        below = (unit.values or {}).get(metric.per or "")
+        return None if found is None or below is None else (sum_of(found), sum_of(below))
+    if found is None:
+        return 0 if metric.missing == "zero" else None
+    return sum_of(found) if metric.type == "count" else first_of(found)
+
+
+def _time_us(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp() * 1_000_000)
 
 
 def _is_bad(unit: _Unit, metric: MetricDocument) -> bool | None:

@@ -26,7 +26,9 @@ import math
 
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
+from experiments.effects import planned_units
 from experiments.evidence import Evidence, MetricEvidence
+from experiments.values import judge_values
 from experiments.verdict import MetricVerdict, Outcome, Verdict
 
 SRM_ALPHA = 0.001
@@ -59,6 +61,7 @@ def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
             document.control,
             shares[arm] / (shares[arm] + shares[document.control]),
             (alpha, alpha_harm),
+            planned_units(document),
             blocked=bool({"assigned", _STAGE_OF[metric.kind]} & set(mismatches)),
         )
         for metric in metrics
@@ -92,6 +95,7 @@ def _judge_metric(
     control: str,
     share: float,
     alphas: tuple[float, float],
+    planned: int,
     *,
     blocked: bool,
 ) -> MetricVerdict:
@@ -101,6 +105,8 @@ def _judge_metric(
         return MetricVerdict(metric.metric, arm, "hold", False, f"{metric.metric}: no data in every arm yet", False, metric.on_harm)
     if blocked:
         return MetricVerdict(metric.metric, arm, "hold", False, f"{counted}: not judged, the sample ratio is off", True, metric.on_harm)
+    if found.moments is not None:
+        return _judge_moments(metric, found.moments, arm, control, alphas, planned)
     events, control_events = found.events[arm], found.events[control]
     log_e = harm_log_e(events, control_events, share)
     fine, bound = _not_worse(metric, found, arm, control, share, alpha)
@@ -112,6 +118,19 @@ def _judge_metric(
     elif log_e >= math.log(1 / alpha_harm):
         outcome, said = "harm", f"worse, {_e_text(log_e)} against {1 / alpha_harm:g}"
     return MetricVerdict(metric.metric, arm, outcome, better, f"{counted}: {said}", True, metric.on_harm)
+
+
+def _judge_moments(
+    metric: MetricDocument, moments: dict[str, stats.Moments], arm: str, control: str, alphas: tuple[float, float], planned: int
+) -> MetricVerdict:
+    """Values: refused below the burn-in, which is a hold."""
+    treated, base = moments[arm], moments[control]
+    counted = f"{metric.metric}: `{arm}` {treated.mean:.4g} in {treated.n} units, `{control}` {base.mean:.4g} in {base.n}"
+    try:
+        found = judge_values(treated, base, better=metric.better, margin_ppm=metric.margin, n_star=planned, alphas=alphas)
+    except stats.BurnInError as few:
+        return MetricVerdict(metric.metric, arm, "hold", False, f"{counted}: {few}", True, metric.on_harm)
+    return MetricVerdict(metric.metric, arm, found.outcome, found.better, f"{counted}: {found.said}", True, metric.on_harm)
 
 
 def _not_worse(metric: MetricDocument, found: MetricEvidence, arm: str, control: str, share: float, alpha: float) -> tuple[bool, str]:
@@ -148,10 +167,14 @@ def _combined(document: ExperimentDocument, evidence: Evidence, verdicts: tuple[
         on_harm="rollback" if any(found.on_harm == "rollback" for found in harmed) else "hold",
         may_advance=not harmed and not mismatches and has_data and min(evidence.stages["assigned"].values()) > 0,
         units=evidence.stages["assigned"],
-        reasons=(*mismatches.values(), *(found.reason for found in worst_first)),
+        reasons=(*mismatches.values(), *_unused(evidence), *(found.reason for found in worst_first)),
         metrics=verdicts,
         evidence=_for_record(evidence),
     )
+
+
+def _unused(evidence: Evidence) -> list[str]:
+    return [f"{evidence.out_of_range} rewards lay outside their declared range and were not used"] if evidence.out_of_range else []
 
 
 def _for_record(evidence: Evidence) -> dict[str, object]:
@@ -159,6 +182,8 @@ def _for_record(evidence: Evidence) -> dict[str, object]:
     record: dict[str, object] = {"units": dict(evidence.stages["assigned"])}
     for name, found in evidence.metrics.items():
         counts: dict[str, object] = {"units": found.units, "events": found.events}
+        if found.moments is not None:
+            counts = {"units": found.units, "mean_ppm": {arm: round(one.mean * 1e6) for arm, one in found.moments.items()}}
         if found.threshold_us is not None:
             counts |= {"events_past_margin": found.events_past_margin, "threshold_us": found.threshold_us}
         record[name] = counts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
+from experiments import stats
 from experiments.document import ExperimentDocument
 from experiments.evidence import Evidence, MetricEvidence
 from experiments.judge import judge
@@ -67,5 +68,8 @@ def _scaled(found: MetricEvidence, factor: float) -> MetricEvidence:
     def times(counts: dict[str, int]) -> dict[str, int]:
         return {arm: round(count * factor) for arm, count in counts.items()}
 
+    if found.moments is not None:
+        moments = {arm: stats.Moments(round(one.n * factor), one.mean, one.variance) for arm, one in found.moments.items()}
+        return msgspec.structs.replace(found, units=times(found.units), moments=moments)
     past = None if found.events_past_margin is None else times(found.events_past_margin)
     return msgspec.structs.replace(found, units=times(found.units), events=times(found.events), events_past_margin=past)

@@ -49,7 +49,9 @@ def slice_findings(document: ExperimentDocument, by_segment: Mapping[str, Eviden
         for metric in metrics:
             counts = evidence.metrics[metric.metric]
             for arm in sorted(set(document.arms) - {document.control}):
-                if min(counts.units[arm], counts.units[document.control]) < FEWEST_UNITS:
+                # Values are judged in the whole; in a slice their asymptotics would be believed too early.
+                is_small = min(counts.units[arm], counts.units[document.control]) < FEWEST_UNITS
+                if counts.moments is not None or is_small:
                     found.append(SliceFinding(segment, metric.metric, arm, "insufficient"))
                     continue
                 share = shares[arm] / (shares[arm] + shares[document.control])
