@@ -9,15 +9,18 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+import uvicorn
 from log_maker import EDGES, LOG_KEY, ORIGIN, WITNESS_KEY, leaves, log_files, write_files
 from typer.testing import CliRunner
 
 from audit import note
 from audit.keys import SigningKey
+from audit.witness import StateFile, Witness, application
 from gateway.cli.audit import app
 
 SOURCE = Path(__file__).parent / "go_tessera"
@@ -82,15 +85,25 @@ ENTRIES = [b"", b"\x00\xff\xfe", b"not JSON", b'{"v":1}', b"x" * 65_535, *(b"ent
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory):
+def written(tmp_path_factory):
+    """Build the writer; return a function that appends entries to a log in a directory, and gives the directory."""
+    binary = _build(tmp_path_factory.mktemp("tessera") / "go_tessera", ".")
+
+    def write(directory, entries, *keys: SigningKey, policy=None):
+        lines = "\n".join(base64.b64encode(entry).decode() for entry in entries) + "\n"
+        environment = os.environ if policy is None else {**os.environ, "WITNESS_POLICY": str(policy)}
+        words = [binary, directory, *(key.secret_text() for key in keys)]
+        done = subprocess.run(words, input=lines, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return directory
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def foreign(written, tmp_path_factory):
     """A log that Tessera wrote: entries that are no records, two signatures on its checkpoint."""
-    folder = tmp_path_factory.mktemp("tessera")
-    binary = _build(folder / "go_tessera", ".")
-    lines = "\n".join(base64.b64encode(entry).decode() for entry in ENTRIES) + "\n"
-    keys = [LOG_KEY.secret_text(), SECOND.secret_text()]
-    done = subprocess.run([binary, folder / "log", *keys], input=lines, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return folder / "log"
+    return written(tmp_path_factory.mktemp("foreign") / "log", ENTRIES, LOG_KEY, SECOND)
 
 
 def verify(log, *options: object):
@@ -122,6 +135,38 @@ def test_signature_lines_of_unknown_keys_and_types_are_passed_over_and_a_foreign
     assert verify(log, "--vkey", LOG_KEY.verifier).exit_code == 3
     assert verify(log, "--vkey", STRANGER.verifier).exit_code == 1, "a key may not vouch for another origin unasked"
     assert verify(log, "--vkey", STRANGER.verifier, "--origin", ORIGIN).exit_code == 3
+
+
+# ---- our witness, their log -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def witness(tmp_path):
+    """Our witness over real HTTP; gives it and the policy file that names it."""
+    ours = Witness(WITNESS_KEY, {ORIGIN: [LOG_KEY.verifier]}, StateFile(tmp_path / "state.json"), now_s=lambda: int(time.time()))
+    server = uvicorn.Server(uvicorn.Config(application(ours), host="127.0.0.1", port=0, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    policy = tmp_path / "policy"
+    policy.write_text(f"witness w {WITNESS_KEY.verifier} http://127.0.0.1:{port}/\nquorum w\n")
+    yield ours, policy
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_tessera_publishes_what_our_witness_cosigned_as_its_log_grows(written, witness, tmp_path):
+    ours, policy = witness
+    for entries in (ENTRIES[:1], ENTRIES[1:300], ENTRIES[300:]):
+        log = written(tmp_path / "log", entries, LOG_KEY, policy=policy)
+        head = note.open_checkpoint((log / "checkpoint").read_bytes(), [LOG_KEY.verifier], [WITNESS_KEY.verifier])
+        assert [one.key for one in head.cosignatures] == [WITNESS_KEY.verifier]
+        assert ours.known(ORIGIN).root == head.checkpoint.root
+    assert ours.known(ORIGIN).size == len(ENTRIES)
+    done = verify(log, "--vkey", LOG_KEY.verifier, "--witness", WITNESS_KEY.verifier)
+    assert done.exit_code == 0, done.stdout
 
 
 def test_a_foreign_log_behind_a_url_verifies_too(foreign):

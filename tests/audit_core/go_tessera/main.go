@@ -2,7 +2,8 @@
 //
 // Usage: go_tessera DIR SKEY... < ENTRIES
 //
-// Every line of standard input is one entry, in base64. The first signing key names the log; the others sign its checkpoints as well.
+// Every line of standard input is one entry, in base64. The first signing key names the log; the others sign its checkpoints as well. With the
+// environment variable WITNESS_POLICY, a file of Sigsum's policy syntax, no checkpoint is published that its witnesses did not cosign.
 package main
 
 import (
@@ -36,6 +37,13 @@ func main() {
 		WithCheckpointSigner(signers[0], signers[1:]...).
 		WithBatching(1000, 20*time.Millisecond).
 		WithCheckpointInterval(100 * time.Millisecond)
+	if name := os.Getenv("WITNESS_POLICY"); name != "" {
+		policy, err := os.ReadFile(name)
+		check(err)
+		witnesses, err := tessera.NewWitnessGroupFromPolicy(policy)
+		check(err)
+		options.WithWitnesses(witnesses, &tessera.WitnessOptions{Timeout: 10 * time.Second})
+	}
 	appender, shutdown, reader, err := tessera.NewAppender(ctx, driver, options)
 	check(err)
 	var futures []tessera.IndexFuture
