@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ from gateway.admin.charts import traffic_chart
 from gateway.admin.effects import EffectBoard
 from gateway.admin.experiments_api import Act, ExperimentsApi
 from gateway.admin.metrics import Collector
+from gateway.admin.reads import Reads
 from gateway.admin.records import RecordsApi
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import HISTORY_S
@@ -53,7 +55,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def create_app(state: AdminState, act: Act) -> Starlette:
     """Return the admin port's application; `act` takes a step of an experiment that someone asks for."""
     pages = Pages(state)
-    records = RecordsApi(state.reading, state.clerk, pages.access, pages.render)
+    records = RecordsApi(state.reading, pages.reads, pages.access, pages.render)
     routes = [*ExperimentsApi(state, pages.access, act).routes(), *records.routes(), *pages.routes()]
     return Starlette(routes=routes, exception_handlers={Refusal: _refused})
 
@@ -65,6 +67,7 @@ class Pages:
         """Show `state`."""
         self._state = state
         self.access = Access(state.authenticator)
+        self.reads = Reads(state.clerk, time.monotonic)
         self._board = EffectBoard()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(Collector(state))
@@ -234,6 +237,8 @@ class Pages:
             raise Refusal("not_found", f"`{name}` is not a path of the log")
         if match[1] == "entries" and "audit:read" not in principal.scopes:
             raise Refusal("missing_scope", "the log's entries need the scope `audit:read`")
+        if match[1] == "entries":
+            await self.reads.entries(principal, self._state.publisher.size)
         path = root / name
         if path.is_file():
             return FileResponse(path, media_type="application/octet-stream")

@@ -6,7 +6,6 @@ Every answer here is a read by a person or their program, and is recorded before
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ from starlette.routing import Route
 from audit.bundle import RECORDS_LIMIT, BundleError
 from audit.entry import time_text
 from audit.formats import FORMATS, MEDIA_TYPES, Format, FormatUnavailable, render_rows, require
-from audit.journal import JournalError
 from audit.merkle import ProofError
 from audit.note import NoteError
 from audit.query import CONDITIONS, Page, Query, QueryError, question
@@ -29,25 +27,23 @@ from audit.store.errors import StoreError
 from audit.tiles import TileError
 from gateway.admin.access import Access
 from gateway.admin.reading import Reading, Shown
+from gateway.admin.reads import Reads
 from gateway.authenticate import Principal
-from gateway.control.clerk import Clerk
 from gateway.refusals import Refusal
 
 Render = Callable[..., Response]
 _SCOPE: Final = "audit:read"
 _MOST_ROWS: Final = 1000
 _PAGE_ROWS: Final = 50
-_RECORD_S: Final = 5.0
-"""How long the record of a read may take."""
 
 
 class RecordsApi:
     """The routes. Holds no state."""
 
-    def __init__(self, reading: Reading, clerk: Clerk, access: Access, render: Render) -> None:
-        """Answer through `reading`, record through `clerk`, show pages by `render`."""
+    def __init__(self, reading: Reading, reads: Reads, access: Access, render: Render) -> None:
+        """Answer through `reading`, record through `reads`, show pages by `render`."""
         self._reading = reading
-        self._clerk = clerk
+        self._reads = reads
         self._access = access
         self._render = render
 
@@ -113,7 +109,7 @@ class RecordsApi:
         asked = _question(given, oldest_first=True)
         indices = list(range(*span)) if span else await self._chosen(asked, head.checkpoint.size)
         stated: dict[str, Any] = {"range": f"{span[0]}:{span[1]}"} if span else asked.stated()
-        await self._record(principal, "export", stated, head.checkpoint.size, len(indices))
+        await self._reads.export(principal, stated, size=head.checkpoint.size, rows=len(indices))
         try:
             data = await self._reading.bundle(indices, stated, time_text(time.time_ns() // 1000), span)
         except BundleError as error:
@@ -181,7 +177,7 @@ class RecordsApi:
             raise Refusal("malformed_query", f"`limit={limit[:20]}` is not 1 to {_MOST_ROWS}")
         asked = _question(given, oldest_first=oldest)
         page = await self._answered(asked, int(limit), cursor, full=full)
-        await self._record(principal, "query", asked.stated(), page.size, len(page.rows), full=full)
+        await self._reads.question(principal, asked.stated(), size=page.size, rows=len(page.rows), full=full)
         return page
 
     async def _answered(self, asked: Query, limit: int, cursor: str | None, *, full: bool = False) -> Page:
@@ -201,21 +197,8 @@ class RecordsApi:
             raise Refusal("not_found", f"record `{index}` cannot be read: {error}") from None
         if shown is None:
             raise Refusal("not_found", f"the log has no record `{index}`")
-        await self._record(principal, "query", {"index": str(index)}, index + 1, 1 + len(shown.related))
+        await self._reads.question(principal, {"index": str(index)}, size=index + 1, rows=1 + len(shown.related))
         return shown
-
-    async def _record(self, principal: Principal, kind: str, stated: Mapping[str, Any], size: int, rows: int, *, full: bool = False) -> None:
-        """Commit that this was read; nothing is shown otherwise."""
-        actor = {"kind": "key", "id": principal.id}
-        carries = {"actor": actor, "question": dict(stated), "size": size, "rows": rows, "full_scan": full}
-        try:
-            async with asyncio.timeout(_RECORD_S):
-                if kind == "export":
-                    await self._clerk.record("export", **carries)
-                else:
-                    await self._clerk.record("query", **carries)
-        except (JournalError, TimeoutError) as error:
-            raise Refusal("audit_unavailable", f"the read cannot be recorded, so nothing is shown: {error}") from None
 
 
 def _question(given: Mapping[str, str], *, oldest_first: bool) -> Query:

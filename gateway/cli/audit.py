@@ -39,6 +39,7 @@ from gateway.cli.opening import (
     read_file,
     told_as,
 )
+from gateway.cli.recorded import record_read
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.quantities import parse_duration_us
 from gateway.control.logkeys import LogKeys
@@ -109,6 +110,8 @@ def prove(
         head = open_checkpoint(proof.checkpoint_note, keys.log, origin=origin).checkpoint
         leaf = source.entry(index, head.size)
     if leaf_output and leaf is not None:
+        if (Path(log) / "ranges").is_dir():
+            record_read(Path(log), "query", question={"index": str(index)}, size=head.size, rows=1, full_scan=False)
         leaf_output.write_bytes(leaf)
     if output:
         output.write_bytes(proof.encode())

@@ -78,6 +78,30 @@ def test_showing_one_record_is_a_record(asked: Deployment):
     assert [record["question"] for record in reads(asked)[before + 1 :]] == [{"id": f"#{index}"}, {"index": str(index)}]
 
 
+def test_fetching_whole_entries_is_one_record_a_key_however_many_are_fetched(asked: Deployment):
+    asked.add_key("verifier", "audit:read", "tenants:all")
+    wait_until(lambda: get(asked, "/log/checkpoint", key="verifier").status_code == 200, "the verifier's key")
+    signed(asked, 20)
+    before = len(reads(asked))
+    for width in (3, 5, 8):
+        assert get(asked, f"/log/tile/entries/000.p/{width}", key="verifier").status_code == 200
+        assert get(asked, f"/log/tile/0/000.p/{size_of(asked)}", key="verifier").status_code in {200, 404}
+    (record,) = reads(asked)[before:]
+    assert (record["question"], record["full_scan"]) == ({"log": "entries"}, True)
+
+
+def size_of(deployment: Deployment) -> int:
+    return min(int(deployment.checkpoint().splitlines()[1]), 255)
+
+
+def test_a_leaf_that_is_written_out_with_its_proof_is_a_record(asked: Deployment, tmp_path):
+    signed(asked, 5)
+    before = len(reads(asked))
+    done = audit(asked, "prove", "data", 5, "-o", tmp_path / "p", "--leaf", tmp_path / "l")
+    assert done.returncode == 0, done.stderr
+    assert [record["question"] for record in reads(asked)[before:]] == [{"index": "5"}]
+
+
 def test_many_commands_at_once_are_each_recorded(asked: Deployment):
     before = len(reads(asked))
     command = [*COMMAND, "audit", "query", "--limit", "1"]
