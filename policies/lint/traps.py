@@ -46,7 +46,7 @@ def different_from_some(subject: Subject) -> Iterator[Issue]:
     "negated-nested",
     "`not` over a call or comparison of something that may be absent",
     "References and calls inside a plain `not` run before it and have to be defined: `not is_object(data.a.b)` does not hold when `data.a.b` is "
-    "absent. Name the positive as a rule of its own and negate that. (Fields of the input are told by `assay policy check`.)",
+    "absent. `assay policy check` tells it of the input. Name the positive as a rule of its own and negate that.",
 )
 def negated_nested(subject: Subject) -> Iterator[Issue]:
     """`not is_object(report[attribute])`."""
