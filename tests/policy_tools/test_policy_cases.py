@@ -187,3 +187,8 @@ def test_a_broken_file_of_cases_is_usage(tmp_path):
     assert done.exit_code == 2
     assert "unknown key `expct`" in done.stderr
     assert "did you mean `expect`?" in done.stderr
+
+
+def test_a_reason_nobody_expected_is_a_failure():
+    (result,) = run("input: {hour: 20}\nparams: {office.closing: 18}\ncases: [{case: x, expect: {deny: []}}]").values()
+    assert (result.outcome, result.message) == ("fail", "`deny` is `OFFICE-1`, expected empty")
