@@ -4,7 +4,7 @@ They hold for anything that is a mean of unit values to first order: means, diff
 (`ratios.linearised`). The price of looking whenever one likes is a width of 1.55 times the fixed one at the tuned n*.
 
 Rules: fix `n_star` before the start; below the burn-in the functions raise `BurnInError` ("too few" is an answer, an interval that looks like one is
-not). A mean that one unit dominates is refused however many there are: its variance estimate knows nothing of the next such unit.
+not). A mean that a few units decide stays a mean that a few units decide: cap the value beforehand.
 
 Example:
     >>> asymptotic_difference(treatment, control, n_star=20_000)
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from experiments.stats.kinds import Array
 from experiments.stats.moments import Moments
 
-BURN_IN_UNITS = 300
+BURN_IN_UNITS = 500
 """Units an arm below which no sequence of means is given; chosen by simulation (`docs/statistics.md`)."""
 BURN_IN_EVENTS = 50
 """Events an arm below which no sequence of a rate is given."""

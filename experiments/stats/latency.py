@@ -23,6 +23,8 @@ from experiments.stats.binomial import log_binomial_e_value, tuned_prior
 from experiments.stats.kinds import Array
 from experiments.stats.moments import Moments
 
+BURN_IN_BUCKETS = 100
+"""Buckets below which no sequence of their mean is given: each is a statistic of many calls, and a difference of two alike."""
 IID_ONLY = "iid only"
 """Label of every bare quantile sequence."""
 
@@ -83,7 +85,7 @@ def paired_buckets(differences: ArrayLike, *, n_star: float, alpha: float = 0.05
     """
     gaps = np.asarray(differences, dtype=float)
     moments = Moments.of(gaps)
-    lower, upper = asymptotic_mean(moments, n_star=n_star, alpha=alpha)
+    lower, upper = asymptotic_mean(moments, n_star=n_star, alpha=alpha, min_units=BURN_IN_BUCKETS)
     slower, faster = int(np.sum(gaps > 0)), int(np.sum(gaps < 0))
     log_e = float(log_binomial_e_value(slower, slower + faster, 0.5, side="greater", prior=tuned_prior(0.5, n_star, alpha)))
     return PairedBuckets(gaps.size, moments.mean, lower, upper, log_e)

@@ -21,6 +21,7 @@ from scipy import signal, special
 
 from experiments import stats
 from experiments.stats.covariates import MIN_UNITS_FOR_THETA
+from experiments.stats.latency import BURN_IN_BUCKETS
 
 ALPHA = 0.05
 BLOCK = 100
@@ -406,7 +407,7 @@ def _bucket_means(rng, runs):
     gaps = buckets(rng, runs)
     n, mean, variance = running(gaps, np.ones_like(gaps, dtype=bool))
     half = stats.asymptotic_half_width(n, np.sqrt(variance), ALPHA, stats.asymptotic_rho(400, ALPHA))
-    return ((np.abs(mean) > half) & (n >= stats.BURN_IN_UNITS)).any(axis=1)
+    return ((np.abs(mean) > half) & (n >= BURN_IN_BUCKETS)).any(axis=1)
 
 
 def quantile(condition: str, below: Callable[[np.random.Generator, int], np.ndarray], *, holds: bool = True) -> None:

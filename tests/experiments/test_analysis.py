@@ -70,9 +70,9 @@ def test_a_unit_in_two_arms_is_left_out_and_counted():
 
 
 def test_few_units_give_no_asymptotic_interval():
-    (found,) = analyzed(rows_of({"a": (1, 299), "b": (1, 600)}), [SPENT])["comparisons"]
+    (found,) = analyzed(rows_of({"a": (1, 499), "b": (1, 600)}), [SPENT])["comparisons"]
     assert (found["lower"], found["verdict"]) == (None, "too few")
-    assert "299 units in an arm; an asymptotic confidence sequence needs 300" in found["note"]
+    assert "499 units in an arm; an asymptotic confidence sequence needs 500" in found["note"]
 
 
 def test_an_arm_without_values_is_said_to_have_none():

@@ -161,9 +161,9 @@ def test_no_data_gives_the_widest_answer():
 
 
 def test_asymptotic_sequences_refuse_before_their_burn_in():
-    few, many = Moments(299, 0.1, 1), Moments(300, 0, 1)
+    few, many = Moments(499, 0.1, 1), Moments(500, 0, 1)
     for refused in (lambda: stats.asymptotic_difference(few, many, n_star=1000), lambda: stats.asymptotic_mean(few, n_star=1000)):
-        with pytest.raises(BurnInError, match="299 units in an arm; an asymptotic confidence sequence needs 300"):
+        with pytest.raises(BurnInError, match="499 units in an arm; an asymptotic confidence sequence needs 500"):
             refused()
     lower, upper = stats.asymptotic_difference(many, many, n_star=1000)
     assert lower < 0 < upper

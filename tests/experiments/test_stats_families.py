@@ -44,7 +44,7 @@ def test_moments_of_nothing_are_neutral():
     assert Moments.of([]) + Moments(2, 1.0, 0.5) == Moments(2, 1.0, 0.5)
 
 
-@given(st.floats(-1, 1), st.floats(0.1, 3), st.integers(300, 50_000), st.integers(300, 50_000))
+@given(st.floats(-1, 1), st.floats(0.1, 3), st.integers(500, 50_000), st.integers(500, 50_000))
 def test_an_asymptotic_sequence_leaves_out_zero_exactly_when_its_e_value_reaches_one_over_alpha(gap, sd, n1, n0):
     treatment, control = Moments(n1, gap, sd**2), Moments(n0, 0.0, 1.0)
     lower, upper = stats.asymptotic_difference(treatment, control, n_star=5000)
@@ -124,7 +124,7 @@ def test_paired_buckets_tell_a_slower_arm_and_refuse_few():
     assert found.lower < 0.3 < found.upper
     assert found.log_e_slower > math.log(20)
     with pytest.raises(stats.BurnInError):
-        stats.paired_buckets(gaps[:299], n_star=400)
+        stats.paired_buckets(gaps[:99], n_star=400)
 
 
 def test_a_threshold_is_the_order_statistic_of_the_past():
