@@ -1,17 +1,23 @@
 """Reads what was committed, in order, and hands it on: to the index, and to the evidence of running experiments.
 
 Each `step` is bounded, so that the controller's clock (what workers call staleness) is never held up for long.
+
+The index is disposable, and what befalls its file (deleted, damaged, taken away by a command that makes it anew at the same moment) stops neither the
+evidence nor the controller: it is told once, and the index is opened again at the next step.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from audit.follow import Follower
-from audit.index import Indexer
+from audit.index import GapError, Indexer
 from audit.store.errors import StoreError
 from audit.store.layout import RANGE_LEAVES
 from gateway.control.registry import Registry, concerns
@@ -19,6 +25,7 @@ from gateway.control.rollouts import Rollouts
 
 ROWS_PER_STEP = 1000
 _CONCERNS_EVIDENCE = (b'"experiment":', b'"type":"outcome"', b'"type":"label"', b'"type":"reward"')
+_INDEX_FAULTS = (OSError, sqlite3.Error, SQLAlchemyError, GapError)
 _log = logging.getLogger(__name__)
 
 
@@ -42,13 +49,15 @@ def fold_registry(data_dir: Path, registry: Registry) -> int:
 class Tail:
     """Follows the log. Owned by the controller's loop."""
 
-    def __init__(self, data_dir: Path, indexer: Indexer, rollouts: Rollouts) -> None:
-        """Prepare; nothing is read before `step`."""
+    def __init__(self, data_dir: Path, indexer: Indexer, rollouts: Rollouts, reopen: Callable[[], Indexer] | None = None) -> None:
+        """Prepare; nothing is read before `step`. `reopen` opens the index anew after its file was lost."""
         self._follower = Follower(data_dir)
         self._indexer = indexer
         self._rollouts = rollouts
         self._evidence_at: int | None = None  # next leaf for the evidence; set by `read_evidence_from`, moved by `step`
         self._is_behind = True  # changed by `step`
+        self._reopen = reopen
+        self._index_fault: str | None = None  # why the index is to be opened anew; changed by `_index_some`
 
     def read_evidence_from(self, index: int) -> None:
         """Read evidence from a leaf on, if it has not been read from before it already."""
@@ -61,14 +70,27 @@ class Tail:
         if again is not None:
             self._evidence_at = again if self._evidence_at is None else min(again, self._evidence_at)
             self._is_behind = True
-        index_at = self._indexer.next_index
-        rows = self._read(index_at)
+        index_at, rows = self._index_some()
+        return max(0 if rows is None else len(rows), self._feed_some(index_at, rows))
+
+    def _index_some(self) -> tuple[int, list[tuple[int, bytes]] | None]:
+        """Index the leaves of a step; return where they begin (-1 while there is no index) and the leaves."""
+        rows: list[tuple[int, bytes]] | None = []
+        index_at = -1
         try:
+            if self._index_fault is not None and self._reopen is not None:
+                self._indexer, self._index_fault = self._reopen(), None
+            index_at = self._indexer.next_index
+            rows = self._read(index_at)
             if rows:
                 self._indexer.add(rows)
         except StoreError:
             _log.exception("the log cannot be indexed; the index stands still")
-        return max(0 if rows is None else len(rows), self._feed_some(index_at, rows))
+        except _INDEX_FAULTS as fault:
+            if str(fault) != self._index_fault:
+                _log.exception("the index cannot be used; it is opened anew")
+            self._index_fault = str(fault)
+        return index_at, rows
 
     @property
     def is_behind(self) -> bool:

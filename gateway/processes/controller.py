@@ -223,7 +223,7 @@ class Controller:
             raise CannotStart(str(fault)) from fault
         self._after_journal.push_async_callback(self._publishing.close)
         self._write_verification_keys()
-        self._tail = Tail(self._data, self._indexer, self._rollouts)
+        self._tail = Tail(self._data, self._indexer, self._rollouts, lambda: Indexer(self._data, follow))
         self._after_journal.callback(self._tail.close)
         self._traffic = Traffic()
         changes = PolicyChanges(self._control, self._clerk, self._registry.policies, self._store.keep_objects)

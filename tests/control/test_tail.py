@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 
 import pytest
 
+from audit.index import GapError
 from audit.store.errors import StoreDamaged
 from gateway.control import tail as tail_module
 from gateway.control.tail import ROWS_PER_STEP, Tail
@@ -114,3 +116,20 @@ def test_a_log_that_cannot_be_read_stops_judging_and_nothing_else(desk: Desk):
     desk.is_damaged = False
     desk.read_all()
     assert not desk.tail.is_behind
+
+
+@pytest.mark.parametrize("fault", [FileNotFoundError("index.sqlite"), sqlite3.DatabaseError("malformed"), GapError("leaves 5 to 9 offered")])
+def test_an_index_that_is_lost_is_opened_anew_and_holds_up_no_evidence(desk: Desk, monkeypatch, tmp_path, fault):
+    """The file was deleted, or another process made it anew at the same moment."""
+    fresh = FakeIndexer()
+    desk.tail = Tail(tmp_path, desk.indexer, desk.rollouts, lambda: fresh)
+    desk.tail.read_evidence_from(0)
+
+    def add(_rows):
+        raise fault
+
+    monkeypatch.setattr(desk.indexer, "add", add)
+    assert desk.tail.step() == ROWS_PER_STEP
+    desk.read_all()
+    assert desk.rollouts.fed == list(range(len(desk.leaves))), "each leaf once, in order"
+    assert fresh.next_index == len(desk.leaves)

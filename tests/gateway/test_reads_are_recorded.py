@@ -170,6 +170,18 @@ def test_a_deleted_index_is_noticed_and_the_answers_are_the_same(asked: Deployme
     assert get(asked, "/api/records", **question).json()["rows"] == before
 
 
+def test_an_index_that_is_deleted_again_and_again_under_commands_ends_no_process(asked: Deployment):
+    before = asked.pids()
+    command = [*COMMAND, "audit", "query", "--limit", "1"]
+    for _ in range(3):
+        running = [subprocess.Popen(command, cwd=asked.directory, env=ENVIRONMENT, stdout=subprocess.DEVNULL) for _ in range(2)]
+        for _ in range(10):
+            (asked.data / "index.sqlite").unlink(missing_ok=True)
+            assert get(asked, "/api/records", limit="1").status_code == 200
+        assert [process.wait(60) for process in running] == [0, 0]
+    assert asked.pids() == before
+
+
 def test_rows_come_as_csv_json_lines_and_parquet(asked: Deployment, tmp_path):
     question = {"model": "split", "type": "call", "oldest_first": "1", "limit": "10"}
     rows = get(asked, "/api/records", **question).json()["rows"]
