@@ -139,7 +139,35 @@ def test_no_code_is_made_from_text():
     assert found == []
 
 
+DOCUMENT = (pathlib.Path(__file__).resolve().parents[2] / "docs/rego.md").read_text(encoding="utf-8")
+
+
 def test_the_examples_of_the_documentation_run():
-    text = (pathlib.Path(__file__).resolve().parents[2] / "docs/rego.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     exec(block, {})  # noqa: S102 - the documentation's own example, run as its reader would
+
+
+def test_the_module_of_the_documentation_passes_every_check_and_decides():
+    (block,) = re.findall(r"```rego\n(.*?)```", DOCUMENT, re.DOTALL)
+    office = Engine({"office.rego": block}, strict=True)
+    assert office.check() == []
+    caller = {"verified": True, "id": "svc", "scopes": []}
+    assert to_json(office.value("data.office", {"hour": 9, "subject": caller, "request": {"rows": 3}, "batches": [{"owner": "a", "rows": 2}]})) == {
+        "all_small": True, "allow": True, "deny": [], "is_open": True, "most_rows": 100, "owners": ["a"], "rows_of": {"a": 2},
+    }  # fmt: skip
+    reasons = to_json(office.value("data.office.deny", {"hour": 3, "request": {"rows": 101}}))
+    assert [(reason["id"], reason["msg"]) for reason in reasons] == [
+        ("OFF-001", "101 rows, at most 100"), ("OFF-002", "closed for <undefined>"), ("OFF-003", "the caller is not known"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "rule"), re.findall(r"^\| `(.+)` \| `([a-z-]+)` \|$", DOCUMENT, re.MULTILINE))
+def test_each_refused_text_of_the_documentation_is_refused_by_that_name(text, rule):
+    lines = text.replace(" x contains", "\nx contains")
+    with pytest.raises(PolicyError) as refused:
+        Engine(
+            {"p.rego": f"package p\n\n{lines}\n"},
+            strict=True,
+            input_schema={"properties": {"model": {}, "a": {}, "b": {}, "bad": {}, "who": {}, "rows": {}}},
+        )
+    assert rule in {issue.rule for issue in refused.value.issues}
