@@ -16,7 +16,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from policies.bundle import PREFIX, Package, items
+from policies.bundle import PREFIX, Package, PolicyBundle, items
+from policies.metadata import POINTS
 from policies.rego import UNDEFINED
 from policies.verdict import Finding
 
@@ -37,6 +38,11 @@ class OpaError(Exception):
         self.kind = kind
 
 
+def packages_of(bundle: PolicyBundle) -> tuple[Package, ...]:
+    """Return the packages of all decision points, each once: what a server has to answer for."""
+    return tuple({package.name: package for point in POINTS for package in bundle.at(point).packages}.values())
+
+
 def answers_module(packages: Iterable[Package], revision: str) -> str:
     """Return the text of the module that gathers the answers of some packages and tells `revision`."""
     parts = [
@@ -44,7 +50,7 @@ def answers_module(packages: Iterable[Package], revision: str) -> str:
         f"package {PATH.replace('/', '.')}",
         f"revision := {json.dumps(revision)}",
     ]
-    for package in packages:
+    for package in {package.name: package for package in packages}.values():
         name = json.dumps(package.name)
         # Present whether or not a rule of it is defined: a package OPA does not know is no package that had nothing to say.
         parts.append(f'packages[{name}]["known"] := true if {name} in input.packages')

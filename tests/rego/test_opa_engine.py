@@ -174,7 +174,7 @@ def test_another_revision_on_the_server_denies(server):
 
 def test_data_is_published_with_the_policies_and_what_was_published_before_goes(server):
     rule = "package policy.params\n\ndefault allow := false\n\nallow if input.who in data.params.people\n\nallow if data.old.flag\n"
-    bundle = PolicyBundle.load({"policies/params.rego": rule}, OPEN)  # type: ignore[arg-type]
+    bundle = PolicyBundle.load({"policies/params.rego": rule, "policies/params.json": '{"people": []}'}, OPEN)  # type: ignore[arg-type]
 
     async def conversation() -> list[str]:
         client = Client(Server(server.url), CLIENT_TIMEOUT_S)

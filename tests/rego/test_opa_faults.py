@@ -84,7 +84,7 @@ def test_any_other_answer_denies_in_time_and_is_not_asked_again(name):
     assert verdict.decision == "deny"
     assert {reason["id"] for reason in verdict.reasons} <= {"ENGINE-ERR", "NO-ALLOW"}
     assert len(fake.requests) == 1
-    assert seconds < 1.0
+    assert seconds < 3.0
 
 
 def test_the_other_fail_modes_say_that_opa_did_not_answer():

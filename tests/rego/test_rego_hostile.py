@@ -97,6 +97,8 @@ LIMITED = {
         'x := strings.render_template(input.t, {"a": numbers.range(1, 3000)})',
         {"t": "{{range .a}}{{range $.a}}{{range $.a}}x{{end}}{{end}}{{end}}"},
     ),
+    "YAML of 200,000 lines": ("x := yaml.unmarshal(input.s)", {"s": "- a\n" * 200_000}),
+    "YAML written from 90,000 values": ("x := yaml.marshal(input.xs)", {"xs": list(range(90_000))}),
     "sorting in a loop": ("x := count([y | some y in numbers.range(1, 90000); sort(input.xs)[0] == y])", {"xs": [[n, "a"] for n in range(3000)]}),
 }
 HARMLESS = {
