@@ -6,6 +6,8 @@ A key is named by reference:
 - `command:PATH`: a small file of mode 0600 with two lines, the verification key and the command with its arguments. The command gets the text to be
   signed on standard input and writes the bare signature (base64) to standard output; no shell is involved.
 
+The file may not lie in `config/` below the base: whoever may change policies and models must not thereby choose a program that is run.
+
 What a command gives is verified before it is used: a wrong key, a broken device or a command that prints something else signs nothing.
 
 Example:
@@ -25,6 +27,7 @@ from typing import Final, Protocol
 from audit.keys import InvalidKey, SignatureInvalid, VerifierKey, decode_base64, load_signing_key, read_secret_file
 
 TIMEOUT_S: Final = 10.0
+CONFIG: Final = "config"
 _OUTPUT_LIMIT_BYTES: Final = 16 * 1024
 
 
@@ -101,10 +104,13 @@ def load_signer(reference: str, *, base: Path, environ: Mapping[str, str]) -> Si
     scheme, _, rest = reference.partition(":")
     if scheme != "command" or not rest:
         return load_signing_key(reference, base=base, environ=environ)
-    lines = [line for line in read_secret_file(base / rest).splitlines() if line.strip() and not line.startswith("#")]
+    path = (base / rest).resolve()
+    if path.is_relative_to((base / CONFIG).resolve()):
+        raise InvalidKey(f"`{path}` lies in `{CONFIG}/`, where no program may be named; hint: keep it in `keys/`")
+    lines = [line for line in read_secret_file(path).splitlines() if line.strip() and not line.startswith("#")]
     try:
         vkey, command = lines
         words = tuple(shlex.split(command))
     except ValueError as error:
-        raise InvalidKey(f"`{base / rest}` must have two lines: the verification key, and the command that signs ({error})") from error
+        raise InvalidKey(f"`{path}` must have two lines: the verification key, and the command that signs ({error})") from error
     return CommandSigner(VerifierKey.parse(vkey), words, base)

@@ -81,6 +81,19 @@ def test_a_file_that_names_no_command_is_refused(tmp_path, text):
         load_signer("command:log.signer", base=tmp_path, environ={})
 
 
+@pytest.mark.parametrize(
+    "reference", ["config/x.signer", "./config/x.signer", "keys/../config/x.signer", "link/x.signer", "{base}/config/deep/../x.signer"]
+)
+def test_whoever_may_write_the_configuration_cannot_name_a_program(tmp_path, reference):
+    for folder in ("config/deep", "keys"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "config")
+    (tmp_path / "config" / "x.signer").write_text(f"{LOG_KEY.verifier}\ntrue\n")
+    (tmp_path / "config" / "x.signer").chmod(0o600)
+    with pytest.raises(InvalidKey, match="no program may be named"):
+        load_signer("command:" + reference.format(base=tmp_path), base=tmp_path, environ={})
+
+
 def test_a_file_that_others_can_change_is_refused(tmp_path):
     (tmp_path / "log.signer").write_text(f"{LOG_KEY.verifier}\ntrue\n")
     (tmp_path / "log.signer").chmod(0o622)
