@@ -141,13 +141,14 @@ class Assigner:
         self._extra = _constant_extra(document, live)
         self._reads_context = bool(document.who or document.exclude or document.segments)
 
-    def assign(self, pseudonym: str, draw: Draw | None = None, context: Context = EMPTY) -> Assignment | None:
+    def assign(self, pseudonym: str, draw: Draw | None = None, context: Context = EMPTY, unit: str = "") -> Assignment | None:
         """Assign one unit (or, with `sticky: none`, one call).
 
         Args:
             pseudonym: of the unit, not empty.
             draw: (node, epoch, n), needed if the experiment draws per call.
             context: what the caller says of the call, for targeting, exclusions and segments.
+            unit: the raw id, which only compatibility modes (`experiments/ranges.py`) look at.
 
         Returns:
             The assignment; None if the experiment is not in force or the unit lies outside its slots.
@@ -159,10 +160,11 @@ class Assigner:
             raise ValueError("an empty pseudonym cannot be assigned; hint: a call without unit is served by the default")
         if not self.in_force:
             return None
+        del unit  # ours draws from the pseudonym
         encoded = pseudonym.encode()
-        unit = len(encoded).to_bytes(4, "big") + encoded
+        key = len(encoded).to_bytes(4, "big") + encoded
         hashes: dict[str, str] = {}
-        if self._layer_prefix is not None and not self._in_slots(unit, hashes):
+        if self._layer_prefix is not None and not self._in_slots(key, hashes):
             return None
         extra: Mapping[str, Any] = self._extra
         if self._reads_context:
@@ -171,7 +173,7 @@ class Assigner:
             extra = self._with_context(context)
             if "excluded" in extra:
                 return self._made(self._document.control, False, self._control_versions, hashes, extra)
-        return self._drawn_for(unit, draw, hashes, extra)
+        return self._drawn_for(key, draw, hashes, extra)
 
     def _drawn_for(self, unit: bytes, draw: Draw | None, hashes: dict[str, str], extra: Mapping[str, Any]) -> Assignment:
         """Take a unit that is in the experiment through holdout, exposure and arm."""
@@ -317,11 +319,14 @@ def _replay(route: Mapping[str, Any]) -> str:
         return _agreed(route, route["control"], exposed=False)
     if holdout is not None and int(hashes["holdout"][:8], 16) < holdout["share"]:
         return _agreed(route, "holdout", exposed=False)
-    exposure = route.get("exposure", WHOLE)
+    exposure = WHOLE if "ranges" in route else route.get("exposure", WHOLE)
     if exposure != WHOLE and int(hashes["exposure"][:8], 16) >= exposure:
         return _agreed(route, route["control"], exposed=False)
     if any(type(share) is not int or share < 0 for share in shares.values()) or sum(shares.values()) != WHOLE:
         raise RouteMismatchError(f"the shares `{dict(shares)}` do not sum to 2**32")
+    if "ranges" in route:
+        inside = [arm for arm, (first, end) in route["ranges"].items() if first <= route["bucket"] < end]
+        return _agreed(route, inside[0], exposed=True) if inside else _agreed(route, route["control"], exposed=False)
     weights = [(arm, share) for arm, share in sorted(shares.items()) if share]
     arm = weights[0][0] if len(weights) == 1 else _exact_rendezvous(weights, hashes)
     return _agreed(route, arm, exposed=True)

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Literal, get_args
 
-Mode = Literal["native", "growthbook-v2", "unleash-murmur3", "flagd-v2"]
+Mode = Literal["native", "growthbook-v1", "growthbook-v2", "unleash-murmur3", "flagd-v2"]
 
 
 def encode_part(part: str) -> bytes:
@@ -44,11 +44,11 @@ def bucket(unit: str, salt: str, mode: Mode = "native") -> float:
 
     Args:
         unit: the raw id, not empty. Integers must be made text by the caller: `1` and `"1"` are one unit.
-        salt: seed (`growthbook-v2`), groupId (`unleash-murmur3`), flag key (`flagd-v2`), salt (`native`).
+        salt: seed (`growthbook-v1`, `growthbook-v2`), groupId (`unleash-murmur3`), flag key (`flagd-v2`), salt (`native`).
         mode: which system's rule.
 
     Returns:
-        n/10000 (`growthbook-v2`), (1..100 - 1)/100 (`unleash-murmur3`), h/2**32 (`flagd-v2`), 53 bits (`native`).
+        n/1000 (`growthbook-v1`), n/10000 (`growthbook-v2`), (1..100 - 1)/100 (`unleash-murmur3`), h/2**32 (`flagd-v2`), 53 bits (`native`).
 
     Raises:
         ValueError: an empty unit (it would put all anonymous callers in one bucket) or an unknown mode.
@@ -57,6 +57,8 @@ def bucket(unit: str, salt: str, mode: Mode = "native") -> float:
         raise ValueError("an empty unit has no bucket; hint: do not enrol it, and count it")
     if mode == "native":
         return (native_hash(salt, "bucket", unit) >> 11) / 2**53
+    if mode == "growthbook-v1":
+        return _fnv1a32(unit + salt) % 1_000 / 1_000
     if mode == "growthbook-v2":
         return _fnv1a32(str(_fnv1a32(salt + unit))) % 10_000 / 10_000
     if mode == "unleash-murmur3":

@@ -38,6 +38,7 @@ from experiments.config import (
 )
 from experiments.document import (
     BreakerDocument,
+    BucketingDocument,
     ExclusionDocument,
     ExperimentDocument,
     HoldoutDocument,
@@ -104,7 +105,7 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS,
         sticky="unit" if file.unit == "unit" else "none",
         salt=salt_of(file.experiment, file.seed),
         seed=file.seed,
-        mode="native",
+        mode="native" if not isinstance(file, AbFile) or file.bucketing is None else file.bucketing.mode,
         steps=_steps(file),
         guardrails=tuple(_metric(name, file.guardrails[name].max_harm, file.guardrails[name].on_harm, metrics) for name in sorted(file.guardrails)),
         goal=goal,
@@ -127,6 +128,9 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS,
         segments={attribute: tuple(values) for attribute, values in sorted(file.segments.items())},
         start=file.start,
         shadow=_shadow(file) if isinstance(file, ShadowFile) else None,
+        bucketing=BucketingDocument(seed=file.bucketing.seed, order=tuple(file.bucketing.order))
+        if isinstance(file, AbFile) and file.bucketing is not None
+        else None,
         verify_shadow=file.verify.shadow if isinstance(file, BlueGreenFile) and file.verify is not None else None,
         keep_warm_us=file.keep_blue_warm if isinstance(file, BlueGreenFile) else 0,
     )
@@ -201,7 +205,21 @@ def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["no
     """
     if old == new:
         return "none"
-    assigned = ("model", "arms", "control", "sticky", "salt", "mode", "layer", "holdout", "who", "exclude", "verify_shadow", "keep_warm_us")
+    assigned = (
+        "model",
+        "arms",
+        "control",
+        "sticky",
+        "salt",
+        "mode",
+        "layer",
+        "holdout",
+        "who",
+        "exclude",
+        "bucketing",
+        "verify_shadow",
+        "keep_warm_us",
+    )
     if any(getattr(old, key) != getattr(new, key) for key in assigned) or _shares(old) != _shares(new):
         return "epoch"
     judged = ("guardrails", "goal", "alpha_ppm", "alpha_harm_ppm", "deadline_us", "deadline_then", "steps", "shadow", "segments")

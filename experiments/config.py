@@ -193,6 +193,14 @@ def _arms_are_named_well(arms: dict[str, Arm]) -> dict[str, Arm]:
     return arms
 
 
+class Bucketing(Strict):
+    """Assignment as another system does it, for experiments that were begun there."""
+
+    mode: Literal["growthbook-v1", "growthbook-v2", "unleash-murmur3", "flagd-v2"] = Field(description="Whose hash; on the raw unit.")
+    seed: str = Field(min_length=1, max_length=256, description="Seed (GrowthBook), groupId (Unleash), flag key (flagd).")
+    order: list[ArmName] = Field(min_length=2, max_length=16, description="The arms in the order their ranges have there.")
+
+
 class AbFile(Experiment):
     """Fixed split between arms; guardrails can end it, nothing promotes by itself."""
 
@@ -201,6 +209,18 @@ class AbFile(Experiment):
     split: dict[ArmName, Share] = Field(description="Arm -> share of the exposed units; together exactly 100%.")
     exposure: Share = Field(default=Fraction(1), description="Part of the units that takes part; the rest is served by the control.")
     control: ArmName = Field(default="control", description="Arm the others are compared with.", validate_default=True)
+    bucketing: Bucketing | None = None
+
+    @field_validator("bucketing")
+    @classmethod
+    def _ranges_fit(cls, bucketing: Bucketing | None, info: ValidationInfo) -> Bucketing | None:
+        if bucketing is None:
+            return None
+        if sorted(bucketing.order) != sorted(info.data.get("arms", ())):
+            raise ValueError(f"`order` names {_list(bucketing.order)}; it must name each arm once")
+        if info.data.get("unit") == "call" or info.data.get("layer") is not None or info.data.get("holdout") is not None:
+            raise ValueError("another system's buckets know no draws per call, layers or holdouts of ours")
+        return bucketing
 
     _named_well = field_validator("arms")(_arms_are_named_well)
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from experiments.bucketing import Mode
 from experiments.shares import WHOLE
 
 Strategy = Literal["ab", "canary", "shadow", "blue_green", "champion_challenger"]
@@ -154,6 +155,14 @@ class ExclusionDocument(Document, frozen=True, kw_only=True):
     rules: tuple[RuleDocument, ...]
 
 
+class BucketingDocument(Document, frozen=True, kw_only=True):
+    """What a compatibility mode needs to draw as the other system does (`experiments/ranges.py`)."""
+
+    seed: str
+    order: tuple[str, ...]
+    """Arms in the order of their ranges."""
+
+
 class ExperimentDocument(Document, frozen=True, kw_only=True):
     """One file of `config/experiments/`, compiled."""
 
@@ -170,7 +179,7 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     salt: str
     """Derived from the name and the declared seed; committed in `experiment.start`."""
     seed: str
-    mode: Literal["native"]
+    mode: Mode
     steps: tuple[StepDocument, ...]
     guardrails: tuple[MetricDocument, ...]
     goal: MetricDocument | None
@@ -187,6 +196,8 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     """In the order they are tried."""
     segments: dict[str, tuple[str, ...]] = {}
     """Attribute -> values that results are told by."""
+    bucketing: BucketingDocument | None = None
+    """None in native mode."""
     verify_shadow: str | None = None
     """Of `blue_green`: a shadow whose limits have to be proven kept before the switch."""
     keep_warm_us: int = 0

@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from experiments.assignment import Assigner
 from experiments.document import ExperimentDocument, LiveExperiment
+from experiments.ranges import assigner_of
+from experiments.targeting import EMPTY
 
 OUTSIDE = "outside"
 """Not in the experiment: other slots, other units, or no experiment."""
@@ -65,10 +66,10 @@ def _place(document: ExperimentDocument | None, step: int) -> Callable[[str], st
         return lambda _unit: OUTSIDE
     here = document.steps[min(step, len(document.steps) - 1)]
     state = LiveExperiment(experiment=document.experiment, epoch=1, phase="running", step=0, exposure=here.exposure, shares=here.shares)
-    assigner = Assigner(msgspec.structs.replace(document, who=(), exclude=(), segments={}), state)
+    assigner = assigner_of(msgspec.structs.replace(document, who=(), exclude=(), segments={}), state)
 
     def place(unit: str) -> str:
-        assignment = assigner.assign(unit, ("plan", 0, 0))
+        assignment = assigner.assign(unit, ("plan", 0, 0), EMPTY, unit)
         if assignment is None:
             return OUTSIDE
         return assignment.arm if assignment.exposed or assignment.arm == "holdout" else NOT_EXPOSED

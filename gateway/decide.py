@@ -44,6 +44,8 @@ class Call:
     """Writer's node and epoch and the number of this draw in it: the seed of draws that are not sticky."""
     context: Context = field(default_factory=dict)
     """What the caller says of the call, for experiments that ask for it."""
+    unit: str = ""
+    """The raw unit, which only experiments that draw as another system does look at; it is never recorded."""
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
         refusal = None if judged.allowed else _denied(version, judged)
         return Decision(version, judged, cached, None, None, _told(version.name, judged), refusal, pinned=True)
-    assignment = live.assign(route.document.model, call.subject, call.draw, call.context)
+    assignment = live.assign(route.document.model, call.subject, call.draw, call.context, call.unit)
     if assignment is None:
         version = route.default
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)

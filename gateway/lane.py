@@ -214,7 +214,8 @@ class Lane:
             raise Refusal("missing_scope", "calling a model needs the scope `infer`")
         if principal.models is not None and document.model not in principal.models:
             raise Refusal("model_not_allowed", f"this key may not call `{document.model}`")
-        subject = record.subject = pseudonyms.of(_unit(fields.get(b"assay-unit"), route, parsed.document, principal))
+        unit = _unit(fields.get(b"assay-unit"), route, parsed.document, principal)
+        subject = record.subject = pseudonyms.of(unit)
         if route.contract is not None and parsed.columns is not None:
             fault = route.contract(parsed.columns)
             if fault is not None:
@@ -236,7 +237,7 @@ class Lane:
         self.draws += 1
         stated = fields.get(b"assay-context")
         known = principal.context if stated is None else context.read(stated, principal)
-        call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws), known)
+        call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws), known, unit)
         decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
         if decision.judged is not None and decision.judged.reply_rules is not None:
             # What policies see of the arm is the one that serves, not the last one that was looked at.

@@ -10,6 +10,7 @@ import msgspec
 
 from experiments.assignment import Assigner, Assignment, Draw
 from experiments.document import LiveExperiment
+from experiments.ranges import assigner_of
 from experiments.shares import WHOLE
 from experiments.targeting import EMPTY, Context
 from gateway.gate import Gate
@@ -66,13 +67,13 @@ class Live:
         self._gates: dict[tuple[str, str, int], tuple[int, Gate]] = {}  # with the time each was built at; changed by `gate` alone
         self._assigners: dict[str, tuple[Assigner, ...]] = {}  # of the models that were asked for; changed by `assign` alone
 
-    def assign(self, model: str, subject: str, draw: Draw, context: Context = EMPTY) -> Assignment | None:
+    def assign(self, model: str, subject: str, draw: Draw, context: Context = EMPTY, unit: str = "") -> Assignment | None:
         """Return where a call to `model` goes, or None where no experiment of it has the unit."""
         assigners = self._assigners.get(model)
         if assigners is None:
             assigners = self._assigners[model] = self._in_force(model)
         for assigner in assigners:
-            assignment = assigner.assign(subject, draw, context)
+            assignment = assigner.assign(subject, draw, context, unit)
             if assignment is not None:
                 return assignment
         return None
@@ -100,7 +101,7 @@ class Live:
         for document in self._snapshot.by_model.get(model, ()):
             state = self.experiment(document.experiment) if document.shadow is None else None
             if state is not None:
-                found.append(Assigner(document, state))
+                found.append(assigner_of(document, state))
         return tuple(assigner for assigner in found if assigner.in_force)
 
 

@@ -45,7 +45,7 @@ _COMMANDS: Final[dict[str, Callable[[typer.Typer, str], None]]] = {
     "key": _group("key"),
     "trust": _group("trust"),
     "model": _group("model"),
-    "experiment": _group("experiment", "experiment_run", "experiment_files", "experiment_plans", "experiment_forecast"),
+    "experiment": _group("experiment", "experiment_run", "experiment_files", "experiment_plans", "experiment_forecast", "experiment_import"),
     "audit": _group("audit", "query", "evidence", "witness", "archive"),
     "policy": _group("policy"),
     "report": _group("report"),

@@ -30,7 +30,7 @@ def uses():
 def matching(line):
     """The longest command that begins a line, and the words after it."""
     words = line.split(" #")[0].split(" > ")[0].replace(".venv/bin/", "").split()
-    for length in (3, 2):
+    for length in (4, 3, 2):
         name = " ".join(words[:length])
         if name in COMMANDS:
             return name, words[length:]

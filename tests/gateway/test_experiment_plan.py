@@ -10,6 +10,7 @@ from deployment import Deployment
 from typer.testing import CliRunner
 
 from gateway.cli.main import build
+from gateway.config.compile import compile_folder
 
 
 @pytest.fixture
@@ -53,3 +54,16 @@ def test_without_traffic_it_says_so_and_problems_are_told_at_their_line(folder: 
     assert (status, "--units-per-day N" in told) == (0, True)
     folder.write_config("experiments/x.yaml", "experiment: x\nstrategy: ab\nmodel: nothing\n")
     assert plan(folder)[0] == 1
+
+
+def test_an_import_writes_drafts_that_compile_and_says_what_does_not_map(folder: Deployment, tmp_path: Path):
+    (folder.layout.config / "experiments" / "x.yaml").unlink()
+    rules = [{"key": "prompt", "variations": ["old", "new"], "weights": [0.5, 0.5], "hashVersion": 2}, {"force": "old"}]
+    payload = tmp_path / "features.json"
+    payload.write_text(json.dumps({"features": {"prompt": {"rules": rules}}}))
+    words = ["experiment", "import", "growthbook", str(payload), "--model", "m", "--map", "old=1", "--map", "new=2", "--dir", str(folder.directory)]
+    done = CliRunner().invoke(build("experiment"), words, env={"COLUMNS": "200"})
+    assert (done.exit_code, "1 drafts written, 1 things not mapped" in done.output) == (1, True)
+    assert compile_folder(folder.layout.config).issues == ()
+    again = CliRunner().invoke(build("experiment"), words, env={"COLUMNS": "200"})
+    assert "is there already" in again.output
