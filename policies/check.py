@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from policies.bundle import PARAMETERS, PREFIX, BundleError, PolicyBundle, shipped_modules
+from policies.input_v1 import schema_of
+from policies.metadata import POINTS, InvalidMetadata, Point, declared
 from policies.rego import Engine, Issue, PolicyError
 from policies.rego.parser import parse_module
 from policies.rego.render import json_text
+from policies.rego.syntax import Module
 from policies.rego.values import import_value
 from policies.sources import Sources, is_test
 
@@ -22,17 +25,42 @@ def check(sources: Sources, input_schema: Any = None) -> list[Issue]:
 
     Args:
         sources: Policies, tests and data.
-        input_schema: JSON Schema of the input; paths it does not know become errors.
+        input_schema: JSON Schema of the input of all modules; paths it does not know become errors. Without one, packages that decide are held
+            to `input/v1` at the points they declare.
     """
     given = sources.modules
     try:
-        issues = Engine(with_shipped(given), sources.data).check(input_schema)
+        engine = Engine(with_shipped(given), sources.data)
+        issues = engine.check(input_schema) if input_schema is not None else [*engine.check(), *_unknown_fields(engine, given)]
     except PolicyError as refused:
         issues = refused.issues
     issues = [issue for issue in issues if issue.file in given]
     if not any(issue.severity == "error" for issue in issues):
         issues += _enforceable({path: text for path, text in given.items() if not is_test(path)}, sources.data.get("params"))
     return sorted(issues, key=lambda issue: (issue.severity != "error", issue.file, issue.line, issue.column, issue.rule))
+
+
+def _unknown_fields(engine: Engine, modules: Mapping[str, str]) -> list[Issue]:
+    """Return the input paths that no decision point of a package has."""
+    by_points: dict[frozenset[Point], set[str]] = {}
+    parsed = {path: parse_module(path, text) for path, text in modules.items() if not is_test(path)}
+    for path, module in parsed.items():
+        if module.package[0] == PREFIX and len(module.package) > 1:
+            siblings = [other for other in parsed.values() if other.package[:2] == module.package[:2]]
+            by_points.setdefault(_points(siblings), set()).add(path)
+    return [
+        issue
+        for points, files in by_points.items()
+        for issue in engine.check(schema_of(points))
+        if issue.rule == "unknown-input" and issue.file in files
+    ]
+
+
+def _points(modules: list[Module]) -> frozenset[Point]:
+    try:
+        return declared(modules).points
+    except InvalidMetadata:
+        return frozenset(POINTS)  # told by the bundle; here nothing is held against it
 
 
 def with_shipped(modules: Mapping[str, str]) -> dict[str, str]:
