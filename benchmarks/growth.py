@@ -1,0 +1,196 @@
+"""How the log grows: what a record costs, what a start and a proof take, and how much disk, at 10^4, 10^5, ... records.
+
+Usage: `python -m benchmarks.growth [--most 1000000] [--without-index]`. One process does everything in turn: append in groups of 2,048, publish and
+seal, index. CPU seconds of this process, so that other work on the machine counts little; proofs in wall time, best of twenty. Verification is of the
+whole log as a stranger does it; a start opens everything and reads the whole log for what is in force.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from audit import tiles
+from audit.follow import follow
+from audit.index import Indexer
+from audit.keys import SigningKey
+from audit.leaf import render
+from audit.merkle import inclusion_proof
+from audit.publisher import Publisher
+from audit.source import open_directory
+from audit.store.control import ControlStore
+from audit.store.leaves import LeafStore
+from audit.verify import verify_log
+from gateway.control.registry import concerns
+
+GROUP = 2048
+KEY = SigningKey.generate("bench.example/growth", seed=b"g" * 32)
+
+
+def leaf(seq: int) -> bytes:
+    """Return a record of a call, about 700 bytes, with what varies from call to call."""
+    return render(
+        {
+            "v": 1,
+            "id": f"019a9f3c-5b7e-7a3c-8f10-{seq:012x}",
+            "type": "call",
+            "time": f"2026-11-20T{seq // 3_600_000 % 24:02d}:{seq // 60_000 % 60:02d}:{seq // 1000 % 60:02d}.{seq % 1000:03d}000Z",
+            "mono_ns": seq,
+            "boot_id": "28f3f9ce-3d49-42d9-8e5b-7a37f34f1ee6",
+            "tenant": "acme",
+            "actor": {"kind": "key", "id": "k1"},
+            "subject": f"{seq * 2654435761 % 2**32:032x}",
+            "model": {"name": "credit-risk", "version": str(seq % 3), "digest": "sha256:" + "ab" * 32},
+            "policy": {"decision": "allow", "digest": "cd" * 32},
+            "outcome": {"status": 200, "latency_us": 5000 + seq % 97},
+            "usage": {"rows": 1, "bytes_in": 300, "bytes_out": 500},
+            "config_digest": "ef" * 32,
+            "writer": {"node": "n1.w0", "epoch": 1, "seq": seq},
+        }
+    )
+
+
+def cpu_s(step: Callable[[], object]) -> float:
+    """Return CPU seconds of a step."""
+    start_s = time.process_time()
+    step()
+    return time.process_time() - start_s
+
+
+def best_s(step: Callable[[], object], times: int) -> float:
+    """Return the shortest wall time of a step."""
+    seconds = []
+    for _ in range(times):
+        start_s = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start_s)
+    return min(seconds)
+
+
+def size_bytes(folder: Path) -> int:
+    """Return what the files below a folder take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+class Growing:
+    """A log and its costs. Owned by `main`."""
+
+    def __init__(self, folder: Path, *, has_index: bool) -> None:
+        """Open an empty log in `folder`."""
+        self.folder = folder
+        self.has_index = has_index
+        self.count = self.leaf_bytes = 0
+        self.append_s = self.publish_s = self.index_s = 0.0
+        self._open()
+
+    def _open(self) -> None:
+        self.store, self.control = LeafStore.open(self.folder), ControlStore.open(self.folder)
+        self.control.lead("bench", 0)
+        self.publisher = Publisher.open(self.folder, self.control, [KEY])
+        self.indexer = Indexer(self.folder, follow) if self.has_index else None
+
+    def close(self) -> None:
+        """Close everything."""
+        for closable in (self.publisher, self.control, self.store, *([self.indexer] if self.indexer else [])):
+            closable.close()
+
+    def grow_to(self, target: int) -> None:
+        """Append up to `target` records, publishing and indexing on the way."""
+        since = 0
+        while self.count < target:
+            leaves = [leaf(seq) for seq in range(self.count, min(self.count + GROUP, target))]
+            self.append_s += cpu_s(lambda leaves=leaves: self._append(leaves))  # type: ignore[misc]
+            since += len(leaves)
+            if since >= 20_000 or self.count == target:
+                since = 0
+                self.publish_s += cpu_s(self._publish)
+                if self.indexer is not None:
+                    self.index_s += cpu_s(self.indexer.catch_up)
+
+    def _append(self, leaves: list[bytes]) -> None:
+        self.store.stage(("n1.w0", 1), self.count, leaves)
+        self.store.commit()
+        self.store.housekeep(idle=False)
+        self.count += len(leaves)
+        self.leaf_bytes += sum(map(len, leaves))
+
+    def _publish(self) -> None:
+        while self.publisher.publish_once():
+            pass
+        while self.publisher.seal_some():
+            pass
+        self.publisher.remove_old_databases(2)
+
+    def start_s(self) -> float:
+        """Return the CPU seconds of a start: stores, tree, index opened, the log read for what is in force."""
+        self.close()
+
+        def start() -> None:
+            self._open()
+            for _, data in follow(self.folder, 0):
+                concerns(data)
+            self.close()
+
+        seconds = cpu_s(start)
+        self._open()
+        return seconds
+
+    def proof_s(self) -> float:
+        """Return how long a proof takes, its tiles read from disk."""
+        read = open_directory(self.folder).read
+
+        def prove() -> None:
+            inclusion_proof(self.count // 3, self.count, tiles.TileReader(read, self.count).hash_at)
+
+        return best_s(prove, 20)
+
+    def row(self) -> list[Any]:
+        """Return the figures at this size."""
+        before = self.append_s, self.publish_s, self.index_s
+        verify_s = cpu_s(lambda: verify_log(open_directory(self.folder), [KEY.verifier]))
+        start_s, proof_s = self.start_s(), self.proof_s()
+        self.store.housekeep(idle=True)
+        index_bytes = sum(path.stat().st_size for path in self.folder.glob("index.sqlite*"))
+        ratio = (size_bytes(self.folder) - index_bytes) / self.leaf_bytes
+        return [
+            f"{self.count:,}",
+            *(f"{seconds / self.count * 1e6:.1f}" for seconds in before),
+            f"{self.count / verify_s:,.0f}",
+            f"{start_s:.2f}",
+            f"{proof_s * 1e3:.2f}",
+            f"{ratio:.2f}",
+            f"{ratio + index_bytes / self.leaf_bytes:.2f}" if self.has_index else "-",
+        ]
+
+
+def sizes(most: int) -> Iterator[int]:
+    """Give 10^4, 10^5, ... up to `most`."""
+    size = 10_000
+    while size <= most:
+        yield size
+        size *= 10
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--most", type=int, default=1_000_000)
+    parser.add_argument("--without-index", action="store_true")
+    chosen = parser.parse_args()
+    print(f"Python {sys.version.split()[0]}, leaf of {len(leaf(12345))} bytes")
+    print("| records | append µs | publish and seal µs | index µs | verify records/s | start CPU s | proof ms | disk x | disk with index x |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Growing(Path(folder), has_index=not chosen.without_index)) as log:
+        for size in sizes(chosen.most):
+            log.grow_to(size)
+            print("| " + " | ".join(log.row()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
