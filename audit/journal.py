@@ -133,6 +133,7 @@ class Journal:
         self._closed: deque[_Batch] = deque()  # complete and not acknowledged, oldest first
         self._sent = 0  # how many of `_closed` went out on this connection
         self._timer: asyncio.TimerHandle | None = None
+        self._is_flush_due = False  # set by `flush_soon`, cleared when that flush runs
         self._waiters: dict[int, list[asyncio.Future[int]]] = {}
         self._runs: deque[tuple[int, int, int]] = deque(maxlen=REMEMBERED_RUNS)
         self._failure: JournalError | None = None
@@ -238,6 +239,18 @@ class Journal:
             self._closed.append(self._open)
             self._open = _Batch(self._next_seq, 0)
         self._send_closed()
+
+    def flush_soon(self) -> None:
+        """Send what is queued once everything that is ready on the loop has run: callers that wait at one moment share a batch."""
+        if self._loop is None:
+            self.flush()
+        elif not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush_due)
+
+    def _flush_due(self) -> None:
+        self._is_flush_due = False
+        self.flush()
 
     def _on_timer(self) -> None:
         # One timer serves many batches: if the batch it was started for has left full, it waits for the younger one.

@@ -50,7 +50,7 @@ async def _call(data_dir: Path, node: str, callers: int, seconds: float) -> list
         while time.perf_counter() < until_s:
             start_s = time.perf_counter()
             seq = journal.append({"v": 1, "id": "019a9f3c-5b7e-7a3c-8f10-2b6d3c4e5f60", "type": "decision", "note": FILL})
-            journal.flush()
+            journal.flush_soon()
             await journal.committed(seq)
             waits.append(time.perf_counter() - start_s)
 

@@ -197,7 +197,7 @@ class Ledger:
         Raises:
             Refusal: `audit_unavailable`: the recorder has refused this worker, or has not confirmed in time. The record may still be committed.
         """
-        self._journal.flush()
+        self._journal.flush_soon()
         confirmed = self._journal.add_waiter(seq)
         self._waiting.append((until_ns, confirmed))
         try:

@@ -73,6 +73,28 @@ def test_a_waiter_needs_no_task(recorder):
     assert asyncio.run(run()) > 0
 
 
+def test_callers_that_wait_at_one_moment_share_a_batch(recorder):
+    async def run():
+        journal = new_journal(recorder.data_dir)
+        await journal.open(deadline_s=20)
+        seqs = []
+        for _ in range(20):
+            seqs.append(journal.append(record()))
+            journal.flush_soon()
+        assert len(journal._closed) == 0, "nothing has left yet"
+        await asyncio.sleep(0)
+        assert len(journal._closed) <= 1, "one batch for all of them"
+        start = asyncio.get_running_loop().time()
+        indexes = [await journal.committed(seq) for seq in seqs]
+        waited = asyncio.get_running_loop().time() - start
+        await journal.close(deadline_s=10)
+        return indexes, waited
+
+    indexes, waited = asyncio.run(run())
+    assert indexes == list(range(indexes[0], indexes[0] + 20))
+    assert waited < 5
+
+
 def test_a_lone_record_leaves_within_the_flush_time(recorder):
     async def run():
         journal = new_journal(recorder.data_dir)

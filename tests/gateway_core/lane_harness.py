@@ -237,6 +237,9 @@ class FakeJournal:
     def flush(self) -> None:
         self.flushes += 1
 
+    def flush_soon(self) -> None:
+        self.flushes += 1
+
     def oldest_unacked_age_s(self, now_ns: int) -> float:
         del now_ns
         return self.age_s

@@ -73,6 +73,9 @@ class KeptJournal:
     def flush(self) -> None:
         """Nothing waits here."""
 
+    def flush_soon(self) -> None:
+        """Nothing waits here."""
+
     def add_waiter(self, seq: int) -> asyncio.Future[int]:
         done = asyncio.get_running_loop().create_future()
         done.set_result(seq)
