@@ -260,9 +260,13 @@ class Lane:
         body_in = _redacted(judged, request, record, pseudonyms) if judged.redactions else request.body
         deadline_s = held.started_ns / 1e9 + route.deadline_s
         governed = None
+        headers_in = for_upstream(request.headers)
+        if body_in is not request.body:
+            headers_in = without_old_body(headers_in)
+        held.forwarded = True
         sent_ns = time.monotonic_ns()
         try:
-            reply = await self._attempt(request, for_upstream(request.headers), body_in, route, parsed.upstream_target, version, deadline_s)
+            reply = await self._attempt(request, headers_in, body_in, route, parsed.upstream_target, version, deadline_s)
             if judged.reply_rules is not None:
                 assert record.facts is not None  # noqa: S101 - decided by them
                 governed = await govern(judged.reply_rules, record.facts, reply, record.unix_us, REPLY_LIMIT_BYTES)
@@ -363,7 +367,7 @@ class Lane:
         if not held.ended:
             record.status, record.code, record.fault = refusal.status, refusal.code, refusal.fault
             try:
-                if refusal.status < 500 and not held.decided:
+                if refusal.status < 500 and not held.decided and not held.forwarded:
                     is_recorded = await self.ledger.end_denied(held, route.document)
                 else:
                     await self.ledger.end(held, route.document)

@@ -33,7 +33,7 @@ BACKLOG_REFUSE_S: Final = 1.0
 
 @dataclass(slots=True)
 class Held:
-    """A call that is being served. Changed by the ledger alone."""
+    """A call that is being served. Changed by the ledger, but for `forwarded`."""
 
     record: CallRecord
     started_ns: int
@@ -44,6 +44,8 @@ class Held:
     decided_seq: int = -1
     ended: bool = False
     """Its terminal leaf is appended."""
+    forwarded: bool = False
+    """A model may have seen it: it has a record of its own, whatever its tenant was refused before. Set by the lane."""
 
 
 class Ledger:

@@ -48,6 +48,8 @@ MEMO_ENTRIES: Final = 1024
 """Verdicts on replies that one gate remembers; the oldest goes first."""
 WANTED_BELOW_BYTES: Final = 256 * 1024
 """A policy that does not enforce sees the body of a reply below this length."""
+MOST_VALUES: Final = 200_000
+"""Values of a document times obligations: what a worker, who serves nobody else meanwhile, takes on."""
 _LONG_NUMBER: Final = re.compile(rb"(?<![.0-9])[0-9]{19}")
 _CHARSET: Final = re.compile(rb"charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE)
 _JSON_TYPES: Final = frozenset(("", "application/json", "text/json"))
@@ -220,8 +222,12 @@ def rewritten(obligations: tuple[Obligation, ...], body: bytes) -> bytes:
     """Return a JSON body with obligations carried out; the same bytes where nothing in it is concerned.
 
     Raises:
-        NotCarriedOut: the body is no clear JSON, or does not fit.
+        NotCarriedOut: the body is no clear JSON, holds too many values, or does not fit.
     """
+    # Between two values stands a comma or a bracket: the most there can be, before any work is done on them.
+    values = body.count(b",") + body.count(b"[") + body.count(b"{")
+    if values * len(obligations) > MOST_VALUES:
+        raise NotCarriedOut(f"it holds too many values: {MOST_VALUES // len(obligations)} can be gone through")
     try:
         document = parse(body)
     except JsonError as why:
@@ -236,7 +242,7 @@ def rewritten(obligations: tuple[Obligation, ...], body: bytes) -> bytes:
 
 
 def without_old_body(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a reply whose body was changed: none that describes the bytes the model sent."""
+    """Return the headers of a message whose body was changed: none that describes the bytes there were before, by which they could be guessed."""
     return [field for field in headers if field[0] not in _OF_THE_OLD_BODY]
 
 

@@ -79,9 +79,9 @@ def due(known: LogKeys, signing: Sequence[str], revoked: Mapping[str, int], size
     refuse_ended(known, signing, revoked)
     records: list[tuple[str, dict[str, Any]]] = []
     for vkey, last_size in revoked.items():
-        first, last = known.bounds.get(vkey, (0, OPEN))
-        if last == OPEN or last > last_size:
-            records.append(_due("key.ended", vkey=vkey, last_size=max(last_size, first), reason="revoked"))
+        _, last = known.bounds.get(vkey, (0, OPEN))
+        if last == OPEN or last > last_size:  # also below the first size: then nothing it signed is believed
+            records.append(_due("key.ended", vkey=vkey, last_size=last_size, reason="revoked"))
     for vkey, (_, last) in known.bounds.items():
         if last == OPEN and vkey not in signing and vkey not in revoked:
             records.append(_due("key.ended", vkey=vkey, last_size=size, reason="rotated"))

@@ -490,9 +490,11 @@ class Controller:
 
     async def _take_step(self, asked: Asked, principal: Principal) -> Action:
         """Take a step of an experiment that someone asked for, and tell the workers at once."""
-        if asked.verb == "promote":
-            await self._require_reachable(asked.experiment)
         now_us = time.time_ns() // 1000
+        if asked.verb == "promote":
+            # First whether they may at all: who may not makes the gateway call nobody, and learns no address.
+            admit(asked, self._rollouts.running, principal, self._root, now_us)
+            await self._require_reachable(asked.experiment)
         action = await self._rollouts.take(lambda running: admit(asked, running, principal, self._root, now_us), now_us)
         self._publish_live()
         _log.info("step taken", extra={"experiment": asked.experiment, "action": action.verb, "by": principal.id})

@@ -69,6 +69,15 @@ def test_a_key_that_ended_by_rotation_can_be_revoked_further_back_but_not_forwar
     assert known.bounds[A] == (0, 50)
 
 
+def test_a_key_revoked_to_before_it_began_is_believed_for_nothing_and_is_told_once():
+    known = LogKeys()
+    for signing, size in (([A], 0), ([B, A], 100), ([C, B], 200)):
+        started(known, signing, size)
+    started(known, [C], 300, {B: 60})
+    assert [str(one.key) for one in known.policy().log_keys] == [A, C]
+    assert started(known, [C], 310, {B: 60}) == []
+
+
 @given(st.lists(st.tuples(st.lists(st.sampled_from([A, B, C]), min_size=1, max_size=2, unique=True), st.integers(1, 50)), max_size=12))
 def test_at_every_size_some_key_may_sign_and_what_is_due_is_due_once(starts):
     known, size = LogKeys(), 0

@@ -259,7 +259,10 @@ def test_a_switch_to_servers_that_do_not_answer_is_refused(tmp_path: Path, one: 
     document = {"experiment": "cutover", "strategy": "blue_green", "model": "shop", "arms": {"blue": {"version": "1"}, "green": {"version": "2"}}}
     deployment.write_config("experiments/cutover.yaml", json.dumps(document))
     deployment.add_key("promoter", "experiment:promote")
+    deployment.add_key("reader", "audit:read")
     with deployment.running():
+        refused = ask(deployment, "reader", "cutover", "promote")
+        assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope"), "who may not promote learns no address"
         refused = ask(deployment, "promoter", "cutover", "promote")
         assert (refused.status_code, refused.json()["code"]) == (502, "upstream_unreachable")
         assert state(deployment, "cutover")["phase"] == "running"

@@ -329,10 +329,12 @@ class FakeUpstream:
         self._points = points
         self.answers = list(answers) or [Answer()]
         self.calls: list[tuple[str, bytes, bytes]] = []
+        self.heads: list[dict[bytes, bytes]] = []
 
     async def send(self, endpoint, method, target, headers, body, deadline_at, *, idempotent=False):
-        del method, headers, deadline_at, idempotent
+        del method, deadline_at, idempotent
         self.calls.append((str(endpoint), target, body))
+        self.heads.append(dict(headers))
         await self._points.pass_("send")
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer.stage == "send" and answer.fault is not None:
