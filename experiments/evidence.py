@@ -5,7 +5,7 @@ Rules (semantics.md 4):
 - *The unit counts once*, by its first decision in the experiment's epoch: the smallest decision id, which as a UUIDv7 is also the earliest. So
   outcomes are independent across units whatever a unit does later. With draws per call every decision is its own unit.
 - Only exposed units count, analysed by `assigned` (intention to treat), and only where the recorded shares are those of a tested step.
-- A call the gateway refused itself (a 4xx with a code) says nothing about an arm and is not an observation.
+- A call the gateway refused itself (a 4xx with a code) says nothing about an arm and is not an observation; a reply that a policy refused does.
 - The fold is idempotent and does not depend on order: records may repeat and arrive shuffled. Of several labels the first wins; a correction
   replaces; of several corrections the last wins ("first" and "last" by record id). A correction counts from the source whose label it corrects, or
   from one that may correct others'; an answer from a key that names models counts for those models alone.
@@ -307,7 +307,9 @@ class Fold:
 def _is_refused(record: Record) -> bool:
     outcome = record.get("outcome", {})
     code = outcome.get("code")
-    is_ours = code is not None and code not in _OF_THE_ARM and outcome.get("status", 500) < 500 and not outcome.get("streamed")
+    # A reply that a policy refuses was the arm's: leaving it out would hide an arm whose replies may not be passed on.
+    is_of_the_arm = code in _OF_THE_ARM or outcome.get("policy", {}).get("decision") == "deny"
+    is_ours = code is not None and not is_of_the_arm and outcome.get("status", 500) < 500 and not outcome.get("streamed")
     return record.get("policy", {}).get("decision") == "deny" or is_ours
 
 

@@ -21,7 +21,6 @@ from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas
 from gateway.exchange import CallerGone, Exchange, Fault, Headers, Request, Upstream, UpstreamError, UpstreamReply
 from gateway.facts import Facts, media_type
-from gateway.framing import for_upstream
 from gateway.gate import Judged
 from gateway.identifiers import Identifiers
 from gateway.ledger import Held, Ledger
@@ -34,7 +33,7 @@ from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
-from gateway.reply_policy import Governed, govern, redacted, without_old_body
+from gateway.reply_policy import Governed, govern, head_for, redacted, without_old_body
 from gateway.shadows import Shadows
 from gateway.snapshot import Route, Snapshot, Target, Version
 from policies.obligations import NotCarriedOut
@@ -260,13 +259,10 @@ class Lane:
         body_in = _redacted(judged, request, record, pseudonyms) if judged.redactions else request.body
         deadline_s = held.started_ns / 1e9 + route.deadline_s
         governed = None
-        headers_in = for_upstream(request.headers)
-        if body_in is not request.body:
-            headers_in = without_old_body(headers_in)
         held.forwarded = True
         sent_ns = time.monotonic_ns()
         try:
-            reply = await self._attempt(request, headers_in, body_in, route, parsed.upstream_target, version, deadline_s)
+            reply = await self._attempt(request, head_for(request, body_in), body_in, route, parsed.upstream_target, version, deadline_s)
             if judged.reply_rules is not None:
                 assert record.facts is not None  # noqa: S101 - decided by them
                 governed = await govern(judged.reply_rules, record.facts, reply, record.unix_us, REPLY_LIMIT_BYTES)

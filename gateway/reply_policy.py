@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.exchange import Headers, UpstreamReply
+from gateway.exchange import Headers, Request, UpstreamReply
 from gateway.facts import (
     PATHS,
     REPLY_PATHS,
@@ -38,6 +38,7 @@ from gateway.facts import (
     told_of,
     warning_of,
 )
+from gateway.framing import for_upstream
 from gateway.protocols.strictjson import JsonError, parse
 from gateway.refusals import Refusal
 from policies.bundle import PointPolicies
@@ -216,6 +217,12 @@ def redacted(obligations: tuple[Obligation, ...], headers: Headers, body: bytes)
     if fault is not None:
         raise NotCarriedOut(fault)
     return rewritten(obligations, body)
+
+
+def head_for(request: Request, body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the headers a model gets with `body`, which is the request's own or what `redacted` made of it."""
+    headers = for_upstream(request.headers)
+    return headers if body is request.body else without_old_body(headers)
 
 
 def rewritten(obligations: tuple[Obligation, ...], body: bytes) -> bytes:

@@ -36,7 +36,6 @@ from experiments.document import ExperimentDocument, LiveExperiment, ShadowDocum
 from experiments.replies import Comparison, compile_comparison
 from gateway.endpoints import Replicas
 from gateway.exchange import Fault, Request, Upstream, UpstreamError
-from gateway.framing import for_upstream
 from gateway.identifiers import Identifiers
 from gateway.limits import RateLimits
 from gateway.live import Live
@@ -44,7 +43,7 @@ from gateway.protocols.pointer import compile_pointer
 from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
-from gateway.reply_policy import redacted, without_old_body
+from gateway.reply_policy import head_for, redacted
 from gateway.snapshot import Route, Snapshot, Version
 from policies.obligations import NotCarriedOut
 
@@ -244,10 +243,7 @@ class Shadows:
         replica = replicas.take(self._clock_s())
         endpoint = replica.endpoint
         target = endpoint.base_path.encode() + copy.target if endpoint.base_path else copy.target
-        headers = for_upstream(copy.request.headers)
-        if sent is not copy.request.body:
-            headers = without_old_body(headers)
-        headers.append((b"assay-shadow", copy.shadow.document.experiment.encode()))
+        headers = [*head_for(copy.request, sent), (b"assay-shadow", copy.shadow.document.experiment.encode())]
         has_failed = True
         try:
             reply = await self._upstream.send(endpoint, copy.request.method, target, headers, sent, deadline_s)

@@ -440,7 +440,9 @@ def _watch(found: Running, window: Window, record: dict[str, Any]) -> None:
     at_us = int(datetime.fromisoformat(record["time"]).timestamp() * 1e6)
     outcome = record["outcome"]
     is_ours = outcome.get("code") in ("audit_unavailable", "internal")
-    window.add(decision, at_us, failed=not is_ours and (outcome["status"] >= 500 or ("code" in outcome and outcome["status"] < 400)))
+    was_withheld = outcome.get("policy", {}).get("decision") == "deny"
+    is_bad = outcome["status"] >= 500 or was_withheld or ("code" in outcome and outcome["status"] < 400)
+    window.add(decision, at_us, failed=is_bad and not is_ours)
 
 
 def _is_treatment(found: Running, route: dict[str, Any]) -> bool:

@@ -416,6 +416,8 @@ def test_the_breaker_counts_no_champion_no_other_epoch_and_no_outcome_of_another
         ({"status": 499, "code": "caller_gone"}, False),
         ({"status": 200, "code": "reply_unreadable"}, True),
         ({"status": 200, "code": "upstream_broken", "streamed": True}, True),
+        ({"status": 403, "code": "policy_denied", "policy": {"decision": "deny"}}, True),
+        ({"status": 403, "code": "policy_denied", "policy": {"decision": "allow"}}, False),
     ],
     ids=lambda value: value.get("code") if isinstance(value, dict) else "",
 )

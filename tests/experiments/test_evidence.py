@@ -155,8 +155,9 @@ def test_what_counts_as_a_failure_of_the_arm(status, code, failed):
         {"status": 200, "code": "reply_unreadable"},
         {"status": 499, "code": "caller_gone"},
         {"status": 200, "code": "upstream_broken", "fault": "closed", "streamed": True},
+        {"status": 403, "code": "policy_denied", "policy": {"decision": "deny"}},
     ],
-    ids=["a reply nobody can read", "so slow that its caller left", "a stream that broke off"],
+    ids=["a reply nobody can read", "so slow that its caller left", "a stream that broke off", "a reply that a policy refuses"],
 )
 @pytest.mark.parametrize("is_late", [False, True], ids=["one leaf", "decision and outcome"])
 def test_a_broken_arm_does_not_look_healthy_because_its_failures_are_left_out(outcome, is_late):
