@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -45,6 +45,8 @@ from policies.bundle import PointPolicies
 from policies.obligations import NotCarriedOut, Obligation, carry_out, merge
 from policies.verdict import Verdict
 
+_Held = TypeVar("_Held")
+REMEMBERED_CHARS: Final = 512
 MEMO_ENTRIES: Final = 1024
 """Verdicts on replies that one gate remembers; the oldest goes first."""
 WANTED_BELOW_BYTES: Final = 256 * 1024
@@ -70,6 +72,7 @@ class ReplyGate:
         "_policies",
         "_reply_key",
         "_reply_names",
+        "_told",
         "needs_body",
         "needs_length",
         "wants_body",
@@ -89,6 +92,7 @@ class ReplyGate:
         self._key = attrgetter("exhausted", "rows", *self._names)
         self._reply_key = attrgetter("status", "kib", *self._reply_names) if "kib" in self._reply_names else attrgetter("status", "content_type")
         self._memo: dict[tuple[Any, ...], ReplyJudged] = {}
+        self._told: dict[tuple[Any, ...], dict[str, Any]] = {}  # what records tell of inputs that differ in their bodies alone
         self._digest = ""  # of `_fixed`; set by the first answer
         self.needs_body = policies.reads(("response", "body"), enforced=True)
         self.wants_body = policies.reads(("response", "body"))
@@ -105,16 +109,28 @@ class ReplyGate:
         if reads_body:
             document["response"]["body"] = body
         verdict = self._policies.evaluate(document, now_us * 1000)
+        is_short = len(facts.path) <= REMEMBERED_CHARS
+        told = self._told.get(key)
+        if told is None:
+            told = self._told_input(facts, reply)
+            if is_short:
+                _remember(self._told, key, told)
+        judged = ReplyJudged(verdict, {**told_of(verdict), **told}, warning_of(verdict))
+        has_failed = any(reason["id"] == "ENGINE-ERR" for reason in verdict.reasons)
+        if is_short and not (self.wants_body or self._policies.reads_clock or has_failed):
+            _remember(self._memo, key, judged)
+        return judged, False
+
+    def _told_input(self, facts: Facts, reply: ReplyFacts) -> dict[str, Any]:
         if not self._digest:
             self._digest = fixed_digest(self._fixed)
-        read = {**facts_read(facts, self._names), **reply_facts_read(reply, self._reply_names)}
-        judged = ReplyJudged(verdict, {**told_of(verdict), **told_input(read, self._digest)}, warning_of(verdict))
-        has_failed = any(reason["id"] == "ENGINE-ERR" for reason in verdict.reasons)
-        if not (self.wants_body or self._policies.reads_clock or has_failed or len(facts.path) > 512):
-            if len(self._memo) >= MEMO_ENTRIES:
-                del self._memo[next(iter(self._memo))]
-            self._memo[key] = judged
-        return judged, False
+        return told_input({**facts_read(facts, self._names), **reply_facts_read(reply, self._reply_names)}, self._digest)
+
+
+def _remember(memo: dict[tuple[Any, ...], _Held], key: tuple[Any, ...], value: _Held) -> None:
+    if len(memo) >= MEMO_ENTRIES:
+        del memo[next(iter(memo))]
+    memo[key] = value
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 Kind = Literal["redact", "top_k", "round"]
@@ -150,16 +151,19 @@ def carry_out(obligations: Iterable[Obligation], document: Any) -> tuple[Any, in
     """
     root = [document]
     places = 0
+    takes_items = False
     for one in obligations:
         steps = parse_path(one.path)
+        takes_items = takes_items or one.by != "" or (one.kind == "redact" and bool(steps) and steps[-1][0] == "item")
         if not steps or type(document) in (dict, list):
             for container, key, by_name in list(_places(root, 0, steps)):
                 places += 1
                 _at(one, container, key, by_name=by_name)
         else:
             raise NotCarriedOut(f"`{one.kind}` of `{one.path}`: the document is neither an object nor an array")
-    for holder in _holders(root):
-        holder[:] = [item for item in holder if item is not _GONE]
+    if takes_items:
+        for holder in _holders(root):
+            holder[:] = [item for item in holder if item is not _GONE]
     return root[0], places
 
 
@@ -179,8 +183,9 @@ def _holders(node: Any) -> Iterator[list[Any]]:
             stack.extend(member for member in item.values() if type(member) in (dict, list))
 
 
+@lru_cache(maxsize=1024)
 def parse_path(path: str) -> tuple[Step, ...]:
-    """Return the steps of a path. Raises InvalidObligation."""
+    """Return the steps of a path. Raises InvalidObligation. Remembered: a path is parsed when a policy is judged, and again for each reply."""
     if len(path) > MOST_PATH:
         raise InvalidObligation(f"a path has at most {MOST_PATH} characters")
     if path and not path.startswith("/"):
