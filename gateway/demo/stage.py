@@ -144,6 +144,12 @@ class Stage:
                 path.unlink()
         (folder / f"{name}.yaml").write_text(text)
 
+    def write_policy(self, name: str, text: str) -> None:
+        """Write a policy's file."""
+        folder = self.directory / "config" / "policies"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.rego").write_text(text)
+
     def end_experiments(self) -> None:
         """Take every experiment's file away."""
         for path in (self.directory / "config" / "experiments").iterdir():

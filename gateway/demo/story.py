@@ -57,6 +57,15 @@ deadline: {{after: 1d, then: rollback}}
 """
 
 
+ROUNDING = """\
+# METADATA
+# title: Scores leave with one decimal
+package policy.rounding
+
+obligations contains {"type": "round", "path": "/outputs/[name=score]/data", "digits": 1} if input.model.risk != "low"
+"""
+
+
 class Story:
     """Tells the demo on one stage."""
 
@@ -77,6 +86,7 @@ class Story:
         self._swap()
         self._canary("canary-back", champion="4", challenger="3")
         self._refusals()
+        self._rule()
         self._evidence()
 
     # --- acts -----------------------------------------------------------------------------------------------------------------------------
@@ -161,6 +171,20 @@ class Story:
         self._say(f"50 rows in one call, where the model's file allows 10: {too_many.status_code} {too_many.json()['error']}")
         self._decision = too_many.headers["assay-decision"]
 
+    def _rule(self) -> None:
+        self._heading("A rule, saved while the gateway runs: scores leave with one decimal")
+        for line in ROUNDING.splitlines()[2:]:
+            self._say(line, quiet=True)
+        body = next(body for body in map(self._traffic.infer_body, self._cases) if not _is_round(self._score(body)))
+        before = self._score(body)
+        self._stage.write_policy("rounding", ROUNDING)
+        self._stage.wait_for(lambda: _is_round(self._score(body)), "the rule to be in force")
+        self._say(f"the same call: score {before} before, {self._score(body)} now; the record commits to both")
+
+    def _score(self, body: dict[str, Any]) -> float:
+        reply = self._post(f"/v2/models/{MODEL}/infer", body, self._stage.keys["product"])
+        return float(next(output["data"][0] for output in reply.json()["outputs"] if output["name"] == "score"))
+
     def _evidence(self) -> None:
         self._heading("The log: every call above is a record in it, signed and witnessed")
         stage = self._stage
@@ -241,6 +265,10 @@ class Story:
     def _copyable(self, text: str) -> None:
         """Print something that is copied from the terminal: never wrapped."""
         self._console.print(Text(f"    {text}"), soft_wrap=True)
+
+
+def _is_round(score: float) -> bool:
+    return round(score, 1) == score
 
 
 def _shortened(text: str) -> str:

@@ -40,6 +40,7 @@ def test_the_demo_promotes_rolls_back_refuses_and_leaves_a_log_that_verifies(tmp
     assert any(experiment == "ab-test" for experiment, _ in steps)
     refused = {record["outcome"]["code"] for record in log.records if record.get("outcome", {}).get("status") in (403, 422)}
     assert {"not_approved", "policy_denied"} <= refused
+    assert any("from_model" in record.get("payload", {}) for record in log.records), "an answer was rounded by an obligation"
     assert log.of_type("label"), "late labels came in"
     key = VerifierKey.parse((directory / "data" / "log" / "vkey").read_text().strip())
     verdict = verify_log(open_directory(directory / "data"), [key])
