@@ -111,7 +111,7 @@ class Stage:
 
     def _key(self, *scopes: str, note: str) -> str:
         words = [word for scope in scopes for word in ("--scope", scope)]
-        told = json.loads(_assay("key", "create", "--tenant", "demo", *words, "--note", note, "--dir", str(self.directory), "--json"))
+        told = json.loads(_assay("key", "create", "--tenant", "default", *words, "--note", note, "--dir", str(self.directory), "--json"))
         secret: str = told["secret"]
         return secret
 
