@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from decimal import Decimal
 from fractions import Fraction
 from random import Random
@@ -157,3 +158,51 @@ def test_a_smaller_budget_never_changes_an_answer_only_withholds_it(steps):
         return
     assert found == full
     assert found is not UNDEFINED
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_the_order_of_rules_and_modules_does_not_matter(seed):
+    random = Random(seed)  # noqa: S311 - test data, not secrets
+    head, *rules = policy(random).strip().split("\n\n")
+    shuffled = random.sample(rules, len(rules))
+    half = len(shuffled) // 2
+    orders: list[dict[str, str]] = [
+        {"gen.rego": "\n\n".join([head, *rules])},
+        {"gen.rego": "\n\n".join([head, *shuffled])},
+        {"z.rego": "\n\n".join([head, *shuffled[:half]]), "a.rego": "\n\n".join([head, *shuffled[half:]])},
+    ]
+    try:
+        engines = [Engine(modules) for modules in orders]
+    except PolicyError:
+        with pytest.raises(PolicyError):
+            Engine(orders[-1])
+        return
+    for _ in range(5):
+        given_input = document(random)
+        assert len({_sorted_outcome(engine, given_input) for engine in engines}) == 1
+
+
+def _sorted_outcome(engine: Engine, given_input: Any) -> str:
+    try:
+        return json.dumps(to_json(engine.value("data.gen", given_input)), sort_keys=True, default=str)
+    except RegoError as error:
+        return type(error).__name__
+
+
+def _shape(node: Any) -> Any:
+    """Return a syntax tree without its positions."""
+    if isinstance(node, tuple):
+        return tuple(_shape(item) for item in node)
+    if hasattr(node, "__dataclass_fields__"):
+        skipped = {"pos", "end", "source", "package_pos", "annotations"}
+        return (type(node).__name__, *(_shape(getattr(node, name)) for name in node.__dataclass_fields__ if name not in skipped))
+    return repr(node)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_comments_blank_lines_and_spaces_do_not_change_what_is_parsed(seed):
+    random = Random(seed)  # noqa: S311 - test data, not secrets
+    text = policy(random)
+    tails = ["", "  ", "\t", ' # why `{` and "', "\n", "\n# between\n\n"]
+    lines = [line + random.choice(tails) for line in text.splitlines()]
+    assert _shape(parse_module("m.rego", "\n".join(lines))) == _shape(parse_module("m.rego", text))
