@@ -221,6 +221,16 @@ def test_no_answer_but_the_right_one_allows(answer):
     assert found.allow is (answer["result"]["packages"]["office"]["allow"] is True if found.error is None else False)
 
 
+@pytest.mark.parametrize(
+    "provenance", [{}, {"bundles": {}}, {"bundles": {"other": {"revision": REVISION}}}, {"bundles": {"assay": {"revision": "sha256:bb"}}}]
+)
+def test_a_bundle_whose_provenance_tells_no_or_another_revision_is_refused(provenance):
+    with pytest.raises(OpaError, match="revision"):
+        findings(BUNDLE.packages, {**GOOD, "provenance": provenance}, REVISION, "assay")
+    (found,) = findings(BUNDLE.packages, {**GOOD, "provenance": {"bundles": {"assay": {"revision": REVISION}}}}, REVISION, "assay")
+    assert found.allow
+
+
 @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=30))
 def test_an_open_breaker_admits_at_most_one_question_per_pause(steps):
     breaker, now_s, last_admitted = Breaker(2, 1.0), 0.0, -10.0
