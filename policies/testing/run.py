@@ -173,7 +173,8 @@ class Suite:
         if test.has_cases:
             missed = [name for name, held in cases if not held]
             if missed:
-                return "fail", f"{len(missed)} of {len(cases)} cases do not hold: {', '.join(missed[:5])}", cases
+                named = ", ".join(f"`{name}`" for name in missed[:5])
+                return "fail", f"{len(missed)} of {len(cases)} cases do not hold: {named}", cases
             return ("pass", "", cases) if cases else ("fail", "the test has no case: its table is empty or undefined", ())
         if value is True:
             return "pass", "", ()
