@@ -22,7 +22,7 @@ import numpy as np
 from experiments import stats
 from experiments.comparison import Plan, compare
 from experiments.rows import Array, Chunk
-from experiments.sufficient import TYPES, Cell, Metric, cell_of
+from experiments.sufficient import EMPTY, TYPES, Cell, Metric, cell_of
 from experiments.unit_table import ArmNames, SortedUnits, Totals, UnitTable
 
 SRM_ALPHA = 0.001
@@ -81,14 +81,14 @@ def analyze(
         control: arm the others are compared with.
         plan: how; `Plan()` is always valid at 5 %.
         covariate: column of a value known before the exposure, for CUPED; a unit's is the mean of its rows.
-        shares: declared allocation by arm; equal if not given.
+        shares: declared allocation by arm; equal if not given. A declared arm without units is compared as `no data`.
         is_sorted: rows are sorted by unit, so memory does not grow with the units.
 
     Returns:
         JSON-able: `format`, `method`, `alpha`, `units` by arm, `in_two_arms`, `rows`, `srm`, `valid` and `comparisons` (see `comparison.compare`).
 
     Raises:
-        ValueError: the control is missing, a value is out of range, with the row; or as `rows.read_file`.
+        ValueError: the control is missing or there is no other arm, a value is out of range, with the row; or as `rows.read_file`.
     """
     plan = plan or Plan()
     if not metrics or len({metric.name for metric in metrics}) < len(metrics):
@@ -96,10 +96,15 @@ def analyze(
     cells, units, crossed, rows, thresholds = _folded(chunks, metrics, control, covariate, is_sorted=is_sorted)
     if units.get(control, 0) == 0:
         raise ValueError(f"the control `{control}` has no units; arms seen: {', '.join(f'`{name}`' for name in sorted(units)) or 'none'}")
+    for name, share in (shares or {}).items():
+        if share > 0:
+            units.setdefault(name, 0)
+    if len(units) == 1:
+        raise ValueError(f"there is only the arm `{control}`: nothing to compare it with")
     comparisons = []
     for metric in metrics:
         for name in sorted(set(units) - {control}):
-            found = compare(cells[metric.name, name], cells[metric.name, control], metric, plan, adjusts=covariate is not None)
+            found = compare(cells.get((metric.name, name), EMPTY), cells[metric.name, control], metric, plan, adjusts=covariate is not None)
             role = "primary" if metric is metrics[0] else "secondary"
             of_quantile = {"threshold": thresholds.get(metric.name), "quantile": metric.quantile} if metric.type == "quantile" else {}
             comparisons.append({"metric": metric.name, "type": metric.type, "role": role, "arm": name, "control": control, **of_quantile, **found})

@@ -97,6 +97,11 @@ class Cell:
         return self.ones + self.zeros == self.n
 
 
+_NOTHING = JointMoments(0, np.zeros(3), np.zeros((3, 3)))
+EMPTY = Cell((_NOTHING, _NOTHING, _NOTHING), 0, 0)
+"""The cell of an arm without units."""
+
+
 def cell_of(totals: Totals, metric: Metric, covariate: str | None, arm: int) -> Cell:
     """Summarise one arm's units.
 

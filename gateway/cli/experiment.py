@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Experiments: statistics on your own files.")
+app = typer.Typer(no_args_is_help=True, help="Experiments: their life on live traffic, plans, and statistics on your own files.")
 
 
 @app.callback()
 def experiment() -> None:
-    """Experiments: statistics on your own files."""
+    """Experiments: their life on live traffic, plans, and statistics on your own files."""

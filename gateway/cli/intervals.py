@@ -46,10 +46,10 @@ def intervals_svg(result: dict[str, Any]) -> str:
     """A forest plot of an analysis (`experiments.analysis.analyze`): one line a comparison, one scale a metric."""
     rows, left, width, height = result["comparisons"], 260, 420, 34
     spans = {found["metric"]: scale([other for other in rows if other["metric"] == found["metric"]]) for found in rows}
-    total = 64 + height * len(rows)
+    total = 84 + height * len(rows)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 220} {total}" font-family="system-ui, sans-serif" font-size="13">',
-        f'<rect width="{left + width + 220}" height="{total}" fill="#fff"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 260} {total}" font-family="system-ui, sans-serif" font-size="13">',
+        f'<rect width="{left + width + 260}" height="{total}" fill="#fff"/>',
         f'<text x="16" y="26" font-weight="600">Differences to the control, {100 - 100 * result["alpha"]:g} % intervals ({result["method"]})</text>',
     ]
     for number, found in enumerate(rows):
@@ -70,4 +70,5 @@ def intervals_svg(result: dict[str, Any]) -> str:
         else:
             words = found["verdict"]
         parts.append(f'<text x="{left + width + 14}" y="{middle + 4}">{escape(words)}</text>')
+    parts.append(f'<text x="{left}" y="{total - 12}" fill="#55606e" font-size="12">dashed: no difference; every metric has its own scale</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
