@@ -1,7 +1,7 @@
 """Who moves when an experiment changes: the same units assigned under both documents, counted by arm before and after.
 
-Measured, not derived: every unit of a sample is drawn both ways. Between two arms whose share only shrinks or stays nobody moves, which is what
-weighted rendezvous is for (semantics.md 3.3). Targeting is left out: nobody knows the attributes of units that have not called.
+Measured, not derived: every unit of a sample is drawn both ways. Between two arms whose shares both stay nobody moves, which is what weighted
+rendezvous is for (semantics.md 3.3). Targeting is left out: nobody knows the attributes of units that have not called.
 
 Example:
     >>> found = moved(old, new, sample=10_000)

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from experiments.assignment import Assigner
 from experiments.compiler import change_kind
 from experiments.document import ExperimentDocument, LiveExperiment
+from experiments.ranges import assigner_of
 from gateway.documents import Manifest, RouteDocument, SettingsDocument
 
 Load = Callable[[str], bytes]
@@ -113,11 +113,11 @@ class _Routing:
     def router(self, model: str) -> Callable[[str], str]:
         """Return the function from a pseudonym to the version that serves it, with every experiment at its first step."""
         default = msgspec.json.decode(self._load(self._manifest.models[model]), type=RouteDocument).default_version
-        assigners = [(document, Assigner(document, _first_step(document))) for document in self._by_model.get(model, [])]
+        assigners = [(document, assigner_of(document, _first_step(document))) for document in self._by_model.get(model, [])]
 
         def version(pseudonym: str) -> str:
             for document, assigner in assigners:
-                assignment = assigner.assign(pseudonym, ("plan", 0, 0))
+                assignment = assigner.assign(pseudonym, ("plan", 0, 0), unit=pseudonym)
                 if assignment is None:
                     continue
                 if assignment.arm in document.arms:
