@@ -35,11 +35,13 @@ from policies.rego.render import rego
 from policies.rego.runtime import CLOCK_STEPS, Budget, Context, Limits
 from policies.rego.spans import Span, SpanIndex, module_spans
 from policies.rego.syntax import Module
-from policies.rego.values import UNDEFINED, import_value, thaw
+from policies.rego.values import UNDEFINED, RegoSet, freeze, import_value, ordered, thaw
 
 VALUE_CHARS: Final = 200
 SAMPLES: Final = 3
 RULES: Final = 2_000
+MEMBERS: Final = 20
+"""Members of a set that the result of a rule names."""
 Reached = tuple[str, int, bool]
 """File, offset, whether it is a head."""
 _UNDEFINED_TEXT: Final = "undefined"
@@ -183,7 +185,8 @@ class Recorder:
             def run(context: Any, args: Any) -> Any:
                 if self.quiet:
                     return code(context, args)
-                arguments = tuple(shorten(value) for value in args) if rule.kind == "function" else ()
+                is_kept = len(self.rules) < RULES
+                arguments = tuple(shorten(value) for value in args) if rule.kind == "function" and is_kept else ()
                 trace = RuleTrace(name, file, len(self.open), heads, expressions, rule.kind in {"set", "object"}, arguments)
                 self._begin(trace)
                 size = len(args) if rule.kind == "set" else 0
@@ -192,11 +195,11 @@ class Recorder:
                 finally:
                     self.open.pop()
                 if rule.kind == "set" and len(args) > size:
-                    self._gave(trace, 0, ", ".join(shorten(thaw(member)) for member in args[size:]))
+                    self._gave(trace, 0, ", ".join(shorten(thaw(member)) for member in args[size : size + MEMBERS]))
                 elif rule.kind == "object" and all(span.start in trace.attempts and trace.attempts[span.start].held for span in outer):
                     self._gave(trace, 0, "members")
                 elif value is not None and value is not UNDEFINED:
-                    self._gave(trace, trace.branch or 0, shorten(value))
+                    self._gave(trace, trace.branch or 0, shorten(value) if is_kept else "…")
                 return value
 
             return run
@@ -252,8 +255,32 @@ def shorten(value: Any) -> str:
     """Return a value as Rego text, cut."""
     if value is UNDEFINED:
         return _UNDEFINED_TEXT
-    text = rego(value)
-    return text if len(text) <= VALUE_CHARS else text[: VALUE_CHARS - 1] + "…"
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > VALUE_CHARS:
+            return text[: VALUE_CHARS - 1] + "…"
+    return text
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """Yield a value as Rego text piece by piece, so that of a large one only the beginning is ever made."""
+    kind = type(value)
+    if kind is dict:
+        for number, key in enumerate(ordered(map(thaw, value))):
+            yield ", " if number else "{"
+            yield from _pieces(key)
+            yield ": "
+            yield from _pieces(value[freeze(key)])
+        yield "}" if value else "{}"
+    elif (kind is list or kind is RegoSet) and value:
+        first, last = ("[", "]") if kind is list else ("{", "}")
+        for number, member in enumerate(value if kind is list else ordered(value)):
+            yield ", " if number else first
+            yield from _pieces(member)
+        yield last
+    else:
+        yield rego(value[: VALUE_CHARS + 1] if kind is str else value)
 
 
 class TracingCompiler(BodyCompiler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 import subprocess
+import time
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,17 @@ from opa_server import INSTALL_HINT, opa_binary
 from policies.rego import UNDEFINED, Engine, EvaluationError, LimitError, Limits
 from policies.rego.lexer import tokenize
 from policies.rego.parser import parse_module
+from policies.rego.render import rego
 from policies.rego.spans import SpanIndex, module_spans
+from policies.rego.trace import VALUE_CHARS, shorten
+from policies.rego.values import import_value
 
 OPA = opa_binary()
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=250),
+    lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=9), inner, max_size=9),
+    max_leaves=40,
+)
 OFFICE = """package office
 
 default allow := false
@@ -201,3 +210,16 @@ def test_coverage_counts_definitions_that_gave_a_value():
     coverage = traced.coverage()["office.rego"]
     assert coverage.heads == 5
     assert [span.text for span in coverage.missed_heads] == ["default allow := false", "else := 2"]
+
+
+@given(json_like)
+def test_a_short_value_is_its_rego_text_and_a_long_one_its_beginning(value):
+    whole, short = rego(import_value(value)), shorten(import_value(value))
+    assert short == whole if len(whole) <= VALUE_CHARS else short == whole[: VALUE_CHARS - 1] + "…"
+
+
+def test_of_a_large_value_only_the_beginning_is_made():
+    large = import_value([{"n": number} for number in range(200_000)])
+    begun = time.process_time()
+    assert len(shorten(large)) == VALUE_CHARS
+    assert time.process_time() - begun < 0.05
