@@ -6,6 +6,7 @@ import csv
 import getpass
 import io
 import json
+import sqlite3
 import subprocess
 from typing import Any
 
@@ -168,6 +169,18 @@ def test_a_deleted_index_is_noticed_and_the_answers_are_the_same(asked: Deployme
     before = get(asked, "/api/records", **question).json()["rows"]
     (asked.data / "index.sqlite").unlink()
     assert get(asked, "/api/records", **question).json()["rows"] == before
+
+
+def test_a_row_that_was_edited_is_found_by_the_check_and_gone_after_a_rebuild(asked: Deployment):
+    assert audit(asked, "rebuild", "--check").returncode == 0
+    with sqlite3.connect(asked.data / "index.sqlite", timeout=10) as index:
+        index.execute("UPDATE leaf_index SET subject = 'f' WHERE idx = 3")
+    index.close()
+    found = audit(asked, "rebuild", "--check")
+    assert (found.returncode, "row `3` differs from its leaf" in found.stderr) == (1, True)
+    assert audit(asked, "rebuild").returncode == 0
+    assert audit(asked, "rebuild", "--check", "--json").returncode == 0
+    assert get(asked, "/api/records").status_code == 200
 
 
 def test_an_index_that_is_deleted_again_and_again_under_commands_ends_no_process(asked: Deployment):
