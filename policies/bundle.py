@@ -163,13 +163,20 @@ class PointPolicies:
 class PolicyBundle:
     """All packages in force, by decision point."""
 
-    __slots__ = ("_points", "data", "modes", "modules", "record")
+    __slots__ = ("_parameters", "_points", "data", "modes", "modules", "record")
 
     def __init__(
-        self, points: Mapping[Point, PointPolicies], record: dict[str, str], modules: Mapping[str, str], modes: Mapping[str, Mode], data: Any
+        self,
+        points: Mapping[Point, PointPolicies],
+        record: dict[str, str],
+        modules: Mapping[str, str],
+        modes: Mapping[str, Mode],
+        data: Any,
+        parameters: str | None = None,
     ) -> None:
-        """Take over what was compiled; use `load`."""
+        """Take over what was compiled; use `load`. `parameters` is the text that `data` was read from."""
         self._points = points
+        self._parameters = parameters
         self.record = record
         """`digest`, `modes_digest` and, with parameters, `data_digest` as records name them."""
         self.modules = modules
@@ -213,7 +220,7 @@ class PolicyBundle:
         record = {"digest": digest_of(rego), "modes_digest": hashlib.sha256(modes_object(in_force)).hexdigest()}
         if data:
             record["data_digest"] = hashlib.sha256(texts[PARAMETERS].encode()).hexdigest()
-        return cls(points, record, rego, in_force, data)
+        return cls(points, record, rego, in_force, data, texts.get(PARAMETERS))
 
     @property
     def packages(self) -> tuple[Package, ...]:
@@ -236,7 +243,8 @@ class PolicyBundle:
     def objects(self) -> dict[str, bytes]:
         """Return what a record's digests stand for, by digest: the list of modules, every text, the modes, the parameters."""
         listing = listing_of(self.modules)
-        stored = [listing, modes_object(self.modes), *(text.encode() for text in self.modules.values())]
+        texts = [*self.modules.values(), *(() if self._parameters is None else (self._parameters,))]
+        stored = [listing, modes_object(self.modes), *(text.encode() for text in texts)]
         return {hashlib.sha256(data).hexdigest(): data for data in stored}
 
 

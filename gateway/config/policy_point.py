@@ -12,7 +12,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,8 +42,9 @@ class Asked:
 class ConfigPoint:
     """Remembers verdicts from one reading of the folder to the next. Owned by the compiler."""
 
-    def __init__(self) -> None:
-        """Start with nothing remembered."""
+    def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        """Start with nothing remembered; `clock_ns` is what policies see as `time.now_ns()`."""
+        self._clock_ns = clock_ns
         self._remembered: dict[tuple[str, ...], Verdict] = {}  # replaced whole by `judge`
 
     def judge(self, bundle: PolicyBundle, environment: str, asked: Mapping[str, Asked]) -> dict[str, Verdict]:
@@ -58,8 +60,10 @@ class ConfigPoint:
             key = (*digests, path, one.digest)
             verdict = None if policies.reads_clock else self._remembered.get(key)
             if verdict is None:
-                verdict = policies.about(one.route.model).evaluate(config_document(environment, one), 0)
-            remembered[key] = verdicts[path] = verdict
+                verdict = policies.about(one.route.model).evaluate(config_document(environment, one), self._clock_ns())
+            verdicts[path] = verdict
+            if not any(reason["id"] == "ENGINE-ERR" for reason in verdict.reasons):  # what failed may succeed the next time
+                remembered[key] = verdict
         self._remembered = remembered
         return verdicts
 

@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.config.compile import Compiler, compile_folder
-from gateway.config.policy_point import told
-from policies.bundle import PointPolicies
+from gateway.config.policy_point import Asked, ConfigPoint, told
+from policies.bundle import REST_NS, SLOW_IN_A_ROW, PointPolicies, PolicyBundle
 
 REFERENCE = Path(__file__).parents[2] / "config"
 CAREFUL = """\
@@ -147,3 +148,30 @@ def test_cases_of_tests_may_lie_beside_and_are_not_in_force(config):
     compiled = compile_folder(config)
     assert compiled.issues == ()
     assert set(compiled.manifest.policies) == {"policies/careful.rego", "policies/params.json"}
+
+
+FREEZE = """\
+# METADATA
+# custom: {points: [config]}
+package policy.freeze
+
+deny contains {"id": "FRZ-1", "msg": "nothing changes from 2020 on"} if time.now_ns() > time.parse_rfc3339_ns("2020-01-01T00:00:00Z")
+"""
+
+
+def test_a_policy_that_asks_the_time_is_told_the_time(config):
+    (config / "policies" / "careful.rego").write_text(FREEZE)
+    assert any("FRZ-1" in issue for issue in issues(config))
+
+
+def test_a_failure_of_a_policy_is_not_remembered_and_a_rest_ends():
+    bundle = PolicyBundle.load({"policies/freeze.rego": FREEZE.replace("2020", "2990")}, {})
+    (package,) = bundle.at("config").packages
+    asked = {"models/m.yaml": Asked(msgspec.defstruct("Model", [("model", str, "m")])(), "digest")}
+    now_ns = 10**18
+    point = ConfigPoint(lambda: now_ns)
+    for _ in range(SLOW_IN_A_ROW):
+        package.pace.note(was_slow=True, now_ns=now_ns)
+    assert not point.judge(bundle, "staging", asked)["models/m.yaml"].allowed
+    now_ns += REST_NS + 1
+    assert point.judge(bundle, "staging", asked)["models/m.yaml"].allowed

@@ -243,3 +243,10 @@ def test_a_pause_of_the_interpreter_is_not_the_policys_slowness():
 
     paused = replace(package, evaluate=evaluate)
     assert [paused.find(document(), now_ns).error for now_ns in range(1, 6)] == [None] * 5
+
+
+def test_every_digest_that_a_record_names_stands_for_something_that_is_kept():
+    texts = {"policies/x.rego": 'package policy.x\ndeny contains {"id": "X", "msg": "m"} if input.request.rows > data.params.most\n'}
+    bundle = PolicyBundle.load({**texts, "policies/params.json": '{"most":3}'}, {})
+    assert len(bundle.record) == 3
+    assert set(bundle.record.values()) <= set(bundle.objects())
