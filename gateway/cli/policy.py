@@ -352,6 +352,25 @@ def bench(
         out.print(f"  remembered by the gateway: {remembered}", markup=False)
 
 
+@app.command("publish")
+def publish(
+    config: Annotated[Path, typer.Option("--config", metavar="FOLDER", help="The configuration whose policies are meant.")] = Path("config"),
+    to: Annotated[str | None, typer.Option("--to", metavar="URL", help="A running OPA, for example http://127.0.0.1:8181.")] = None,
+    archive: Annotated[Path | None, typer.Option("--archive", metavar="FILE", help="Write a bundle that OPA loads.")] = None,
+    token_file: Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="Bearer token for the server.")] = None,
+    *,
+    verify: Annotated[bool, typer.Option("--verify", help="Change nothing: read back what stands on the server.")] = False,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Put the policies in force and their parameters into an OPA server, or into a bundle for it.
+
+    Example: assay policy publish --to http://127.0.0.1:8181
+    """
+    from gateway.cli.policy_publish import publish_policies  # noqa: PLC0415 - the engine and the client, only when asked
+
+    publish_policies(config, to, archive, token_file, verify_only=verify, as_json=json_flag)
+
+
 def _short_answer(told: dict[str, Any]) -> str:
     text = json.dumps(told["answer"], ensure_ascii=False, default=str) if "answer" in told else "undefined"
     return text if len(text) <= 100 else text[:99] + "…"

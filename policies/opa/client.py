@@ -103,7 +103,7 @@ class Client(AsyncOpaClient):  # type: ignore[misc]  # the library is untyped
         except TimeoutError as fault:
             raise OpaError("timeout", f"no answer within `{self._deadline_s}` s") from fault
         except aiohttp.ClientConnectionError as fault:
-            raise OpaError("refused", f"{fault}") from fault
+            raise OpaError("refused", f"no connection: {getattr(fault, 'os_error', fault)}") from fault
         except (aiohttp.ClientError, ValueError) as fault:
             raise OpaError("answer", f"{type(fault).__name__}: {fault}") from fault
 

@@ -73,7 +73,9 @@ async def publish(client: Client, modules: Mapping[str, str], packages: Sequence
     except (PublishError, ValueError):
         raise
     except Exception as fault:
-        raise PublishError(f"OPA did not take the policies: {fault or type(fault).__name__}; hint: is `{client.root_url}` an OPA >= 1.0?") from fault
+        raise PublishError(
+            f"OPA did not take the policies: {fault or type(fault).__name__}; hint: does an OPA >= 1.0 answer at `{client.root_url}`?"
+        ) from fault
     return revision
 
 
