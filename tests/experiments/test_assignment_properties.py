@@ -58,8 +58,9 @@ def test_changing_one_weight_alone_moves_exactly_those_that_enter_or_leave_that_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_each_step_of_a_ramp_holds_the_one_before_on_a_million_units():
-    steps = [WHOLE * percent // 100 for percent in (1, 5, 10, 25, 50, 75, 100)]
+    steps = [WHOLE * percent // 100 for percent in (1, 5, 25, 100)]
     documents = [document_of({"a": 1, "b": 1}, exposure=exposure) for exposure in steps]
     assigners = [Assigner(document, live_of(document)) for document in documents]
     counts = [0] * len(steps)
@@ -75,6 +76,7 @@ def test_each_step_of_a_ramp_holds_the_one_before_on_a_million_units():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_arm_in_a_log_of_100_000_calls_follows_from_its_record():
     names = units(100_000, seed=6)
     for name, one in zip(names, drawn(names, {"a": 3, "b": 2, "c": 1}, exposure=WHOLE // 3), strict=True):
