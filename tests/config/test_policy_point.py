@@ -165,9 +165,9 @@ def test_a_policy_that_asks_the_time_is_told_the_time(config):
 
 
 def test_a_failure_of_a_policy_is_not_remembered_and_a_rest_ends():
-    bundle = PolicyBundle.load({"policies/freeze.rego": FREEZE.replace("2020", "2200")}, {})
+    bundle = PolicyBundle.load({"policies/careful.rego": CAREFUL.replace("data.params.most_exposure", "5")}, {})
     (package,) = bundle.at("config").packages
-    asked = {"models/m.yaml": Asked(msgspec.defstruct("Model", [("model", str, "m")])(), "digest")}
+    asked = {"models/m.yaml": Asked(msgspec.defstruct("Model", [("model", str, "m"), ("risk", str, "low"), ("audit", str, "sync")])(), "digest")}
     now_ns = 10**18
     point = ConfigPoint(lambda: now_ns)
     for _ in range(SLOW_IN_A_ROW):
