@@ -110,7 +110,7 @@ def prove(
         head = open_checkpoint(proof.checkpoint_note, keys.log, origin=origin).checkpoint
         leaf = source.entry(index, head.size)
     if leaf_output and leaf is not None:
-        if (Path(log) / "ranges").is_dir():
+        if (Path(log) / "log").is_dir():
             record_read(Path(log), "query", question={"index": str(index)}, size=head.size, rows=1, full_scan=False)
         leaf_output.write_bytes(leaf)
     if output:
@@ -259,7 +259,7 @@ def keys(
 
 def _policy(data: str | None) -> str:
     """Return the policy folded from a data directory's `key.*` records."""
-    if data is None or not (Path(data) / "ranges").is_dir():
+    if data is None or not (Path(data) / "log").is_dir():
         fail("`--policy` needs a data directory", hint="assay audit keys data --policy")
     known = LogKeys()
     for _, leaf in follow(Path(data), 0):
