@@ -3,7 +3,7 @@
 Rules: an unknown key is an error; quantities carry their unit (`experiments/quantities.py`); nothing here looks at other files, which is the business
 of `experiments/compiler.py`. One file is one experiment; `_layers.yaml` (layers, holdouts) and `_metrics.yaml` (reward metrics) are shared by all.
 
-Built strategies are `ab`, `canary` and `shadow`; any other is refused by name.
+Built strategies are `ab`, `canary`, `shadow`, `blue_green` and `champion_challenger`; any other is refused by name.
 
 Example:
     >>> parse_experiment({"experiment": "credit-ab", "strategy": "ab", ...}).strategy
