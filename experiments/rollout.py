@@ -181,6 +181,17 @@ def is_proven(document: ExperimentDocument, state: RolloutState, verdict: Verdic
     return _takes_over(document, verdict) if document.strategy == "champion_challenger" else verdict.outcome == "fine"
 
 
+def has_enough(document: ExperimentDocument, state: RolloutState, verdict: Verdict) -> bool:
+    """Say whether the step has seen the units that were declared before anything counts as proven on it."""
+    return min(verdict.units.values(), default=0) >= document.steps[state.step].min_units
+
+
+def ends_proven(document: ExperimentDocument, state: RolloutState, verdict: Verdict, now_us: int) -> bool:
+    """Say whether a shadow in this state ends because it is proven, and not by its deadline."""
+    has_held = now_us - state.entered_us >= document.steps[state.step].hold_us
+    return state.phase == "running" and has_held and has_enough(document, state, verdict) and verdict.outcome == "fine"
+
+
 def live(document: ExperimentDocument, state: RolloutState, *, holdout_released: bool = False) -> LiveExperiment:
     """What workers draw with in this state."""
     here = document.steps[state.step]
@@ -209,7 +220,7 @@ def _decision(
     is_tripped: bool,
 ) -> tuple[Verb | None, str]:
     here = document.steps[state.step]
-    waits = now_us - state.entered_us < here.hold_us or min(verdict.units.values(), default=0) < here.min_units
+    waits = now_us - state.entered_us < here.hold_us or not has_enough(document, state, verdict)
     needs_approval = here.approve is not None and state.step not in state.approved
     is_ready = state.phase == "running" and not waits and not needs_approval and not is_tripped
     ending = _ending(document, state, verdict, now_us, is_tripped=is_tripped, is_ready=is_ready)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
-from experiments.rollout import RolloutState, is_proven
+from experiments.rollout import RolloutState, has_enough, is_proven
 from experiments.verdict import Verdict
 from gateway.authenticate import Principal
 from gateway.refusals import Refusal
@@ -127,7 +127,9 @@ def _is_proven(found: Running, running: Mapping[str, Running]) -> bool:
     if document.strategy != "blue_green":
         return is_proven(document, found.state, found.verdict)
     shadow = None if document.verify_shadow is None else running.get(document.verify_shadow)
-    return document.verify_shadow is None or (shadow is not None and shadow.verdict.outcome == "fine")
+    if shadow is None:
+        return document.verify_shadow is None
+    return shadow.verdict.outcome == "fine" and has_enough(shadow.document, shadow.state, shadow.verdict)
 
 
 def _consents(asked: Asked, found: Running, root: TrustRoot, now_us: int) -> Sequence[tuple[Consent, bytes]]:

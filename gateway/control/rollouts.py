@@ -26,7 +26,7 @@ from experiments.evidence import Evidence, Fold
 from experiments.judge import judge
 from experiments.lifecycle import Verb
 from experiments.pairs import PairFold, judge_pairs
-from experiments.rollout import Action, RolloutState, apply, initial, live, step
+from experiments.rollout import Action, RolloutState, apply, ends_proven, initial, live, step
 from experiments.slices import slice_findings
 from experiments.verdict import NO_DATA, Verdict
 from gateway.control.clerk import Clerk
@@ -327,7 +327,7 @@ class Rollouts:
             steps += [(found.document, action) for action in actions]
             judged.append((found, state))
         # What a shadow starts is started before the shadow ends: killed in between, the next controller ends it.
-        await self._start([follower for found, state in judged for follower in self._followers(found, state)], now_us)
+        await self._start([follower for found, state in judged for follower in self._followers(found, state, now_us)], now_us)
         # One wait for all of them: after a start every experiment has a first hold to state.
         if steps:
             await self._commit(steps)
@@ -338,10 +338,12 @@ class Rollouts:
             found.due_us = _due(found.document, state, now_us)
         return bool(steps)
 
-    def _followers(self, found: Running, after: RolloutState) -> list[Starting]:
+    def _followers(self, found: Running, after: RolloutState, now_us: int) -> list[Starting]:
         """Return the draft that a shadow which has just been proven starts, if there is one."""
         shadow = found.document.shadow
-        if shadow is None or shadow.then_start is None or after.phase != "stopped" or found.verdict.outcome != "fine":
+        if shadow is None or shadow.then_start is None or after.phase != "stopped":
+            return []
+        if not ends_proven(found.document, found.state, found.verdict, now_us):  # its deadline ended it, before it had seen enough or while paused
             return []
         follower = self.running.get(shadow.then_start)
         if follower is None or follower.state.phase != "draft":
