@@ -25,6 +25,7 @@ Format = Literal["jsonl", "csv", "parquet"]
 FORMATS: Final[tuple[Format, ...]] = ("jsonl", "csv", "parquet")
 MEDIA_TYPES: Final = {"jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 _COLUMNS: Final = Row.__struct_fields__
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _INTEGERS: Final = frozenset({"idx", "status"})
 
 
@@ -58,8 +59,13 @@ def _csv(rows: Sequence[Row]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(_COLUMNS)
-    writer.writerows([value for _, value in _items(row)] for row in rows)
+    writer.writerows([_inert(value) for _, value in _items(row)] for row in rows)
     return text.getvalue().encode()
+
+
+def _inert(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula: what begins like one gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
 
 
 def _parquet(rows: Sequence[Row]) -> bytes:

@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,14 @@ class Outlet:
     def push(self, signed: bytes) -> str | None:
         """Put a checkpoint there; return what went wrong, None when it is there."""
         try:
-            size = note.Checkpoint.parse(note.parse(signed).text).size
+            head = note.Checkpoint.parse(note.parse(signed).text)
+            size, root = head.size, head.root
             shown = self._shown()
-            if shown is not None and shown > size:
-                return f"`{self.folder / 'checkpoint'}` has a head of size `{shown}`, this log is at `{size}`: it was rolled back"
+            if shown is not None and shown[0] == size and shown[1] != root:
+                other = self._written(f"{size:020d}.other", signed)
+                return f"`{self.folder / 'checkpoint'}` has another head of size `{size}` than `{other}`: both prove that the log was forked"
+            if shown is not None and shown[0] > size:
+                return f"`{self.folder / 'checkpoint'}` has a head of size `{shown[0]}`, this log is at `{size}`: it was rolled back"
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.keep:
                 self._keep(signed, size)
@@ -46,29 +51,35 @@ class Outlet:
             return f"`{self.folder}`: {error}"
         return None
 
-    def _shown(self) -> int | None:
-        """Return the size of the head that is there; a file that is none counts as nothing."""
+    def _shown(self) -> tuple[int, bytes] | None:
+        """Return size and root of the head that is there; a file that is none counts as nothing."""
         try:
             with (self.folder / "checkpoint").open("rb") as file:
-                return note.Checkpoint.parse(note.parse(file.read(CHECKPOINT_LIMIT_BYTES + 1)).text).size
+                head = note.Checkpoint.parse(note.parse(file.read(CHECKPOINT_LIMIT_BYTES + 1)).text)
+                return head.size, head.root
         except (FileNotFoundError, note.NoteError):
             return None
 
     def _keep(self, signed: bytes, size: int) -> None:
+        """Keep a head under its size, whole or not at all; one that is kept is never written over."""
         path = self.folder / f"{size:020d}"
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-        except FileExistsError:
+        if path.exists():
             return
-        with os.fdopen(handle, "wb") as file:
-            file.write(signed)
-            file.flush()
-            os.fsync(file.fileno())
+        beside = self._written(f"{path.name}.new", signed)
+        beside.chmod(0o444)
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path)
+        beside.unlink()
 
     def _replace(self, signed: bytes) -> None:
-        beside = self.folder / "checkpoint.new"
-        with beside.open("wb") as file:
+        self._written("checkpoint.new", signed).replace(self.folder / "checkpoint")
+
+    def _written(self, name: str, signed: bytes) -> Path:
+        """Write a file of the folder durably and return its path."""
+        path = self.folder / name
+        path.unlink(missing_ok=True)  # left over from a crash, and perhaps read-only
+        with path.open("wb") as file:
             file.write(signed)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(self.folder / "checkpoint")
+        return path

@@ -309,7 +309,7 @@ class Budget(Strict):
 class Follow(Strict):
     """What happens once every limit is proven kept."""
 
-    start: Name = Field(description="An experiment with `start: manual` that is started then.")
+    start: Name = Field(description="An experiment with `start: manual` that has never run; it is started then.")
 
 
 class ShadowFile(Experiment):

@@ -1,7 +1,8 @@
 """Who may see what on the admin port: keys with the scopes `admin:read` or `audit:read`, as a bearer token or as a browser session made from one.
 
-What this port tells, it tells of every tenant: traffic, experiments, the log's entries. Where a gateway serves more than one, a key of one tenant
-needs the scope `tenants:all` beside its role; the log's head and hash tiles, which tell of nobody, it may fetch without.
+What this port tells, it tells of every tenant: traffic, experiments, the log's entries. Where a gateway serves, or has served,
+more than one, a key of one tenant needs the scope `tenants:all` beside its role; the log's head and hash tiles, which tell of nobody, it may fetch
+without.
 
 A session is a random name in this process's memory, held by the browser in a cookie no script can read; it ends with the process, after
 `SESSION_S`, or when the key stops being valid. A form that changes anything is a POST, and the cookie is SameSite=Strict, so no other site
@@ -38,9 +39,10 @@ class _Session:
 class Access:
     """Sessions of one process. Owned by the controller's loop."""
 
-    def __init__(self, authenticator: Callable[[], Authenticator]) -> None:
-        """Ask `authenticator()` anew each time, so that a revoked key is out at once."""
+    def __init__(self, authenticator: Callable[[], Authenticator], tenants_ever: Callable[[], frozenset[str]]) -> None:
+        """Ask `authenticator()` and `tenants_ever()` anew each time, so that a revoked key is out at once."""
         self._authenticator = authenticator
+        self._tenants_ever = tenants_ever
         self._sessions: dict[str, _Session] = {}  # changed by `sign_in`, `sign_out` and `who`
 
     def sign_in(self, secret: str) -> str:
@@ -90,10 +92,10 @@ class Access:
         principal = authenticator.of_secret(secret, time.time_ns() // 1000)
         if not set(ROLES) & set(principal.scopes):
             raise Refusal("missing_scope", f"the admin port needs one of the scopes {', '.join(f'`{role}`' for role in ROLES)}")
-        if not of_nobody and "tenants:all" not in principal.scopes and len(authenticator.tenants) > 1:
+        if not of_nobody and "tenants:all" not in principal.scopes and len(self._tenants_ever() | authenticator.tenants) > 1:
             raise Refusal(
                 "missing_scope",
-                "this gateway serves several tenants, and this tells of all of them: it needs the scope `tenants:all`",
+                "this gateway serves, or has served, several tenants, and this tells of all of them: it needs the scope `tenants:all`",
                 hint="`assay key create --scope tenants:all` beside the role, for people who answer for the whole gateway",
             )
         return principal

@@ -66,7 +66,7 @@ class Pages:
     def __init__(self, state: AdminState) -> None:
         """Show `state`."""
         self._state = state
-        self.access = Access(state.authenticator)
+        self.access = Access(state.authenticator, state.tenants_ever)
         self.reads = Reads(state.clerk, time.monotonic)
         self._board = EffectBoard()
         self._registry = CollectorRegistry(auto_describe=False)

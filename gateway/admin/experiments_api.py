@@ -25,6 +25,7 @@ from gateway.refusals import Refusal
 
 Act = Callable[[Asked, Principal], Awaitable[Action]]
 _BODY_BYTES: Final = 64 * 1024
+_MOST_DIGITS: Final = 18
 _VERBS: Final[Mapping[str, Verb]] = {verb: verb for verb in ASKED_BY}
 
 
@@ -91,7 +92,8 @@ class ExperimentsApi:
         form = {name: values[0].strip() for name, values in parse_qs((await _read(request)).decode("utf-8", "replace")).items()}
         epoch = form.get("epoch", "")
         name = request.path_params["name"]
-        asked = Asked(name, _verb(request), form.get("reason", ""), int(epoch) if epoch.isdecimal() else None, form.get("phase"))
+        seen = int(epoch) if epoch.isdecimal() and len(epoch) <= _MOST_DIGITS else None
+        asked = Asked(name, _verb(request), form.get("reason", ""), seen, form.get("phase"))
         try:
             await self._take(asked, principal)
         except Refusal as refusal:

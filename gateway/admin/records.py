@@ -35,6 +35,7 @@ Render = Callable[..., Response]
 _SCOPE: Final = "audit:read"
 _MOST_ROWS: Final = 1000
 _PAGE_ROWS: Final = 50
+_MOST_DIGITS: Final = 18
 
 
 class RecordsApi:
@@ -51,11 +52,11 @@ class RecordsApi:
         """Return the table of routes."""
         return [
             Route("/records", self._search_page),
-            Route("/records/{index:int}", self._record_page),
+            Route("/records/{index}", self._record_page),
             Route("/api/records", self._search),
-            Route("/api/records/{index:int}", self._one),
-            Route("/api/records/{index:int}/proof", self._proof),
-            Route("/api/records/{index:int}/leaf", self._leaf),
+            Route("/api/records/{index}", self._one),
+            Route("/api/records/{index}/proof", self._proof),
+            Route("/api/records/{index}/leaf", self._leaf),
             Route("/api/evidence", self._evidence),
         ]
 
@@ -173,10 +174,11 @@ class RecordsApi:
         """Answer a question given as parameters, and record that it was asked."""
         limit, cursor = given.pop("limit", str(_PAGE_ROWS)), given.pop("cursor", None)
         full, oldest = given.pop("full_scan", "") not in {"", "0"}, given.pop("oldest_first", "") not in {"", "0"}
-        if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_ROWS:
+        rows = _whole(limit)
+        if rows is None or not 1 <= rows <= _MOST_ROWS:
             raise Refusal("malformed_query", f"`limit={limit[:20]}` is not 1 to {_MOST_ROWS}")
         asked = _question(given, oldest_first=oldest)
-        page = await self._answered(asked, int(limit), cursor, full=full)
+        page = await self._answered(asked, rows, cursor, full=full)
         await self._reads.question(principal, asked.stated(), size=page.size, rows=len(page.rows), full=full)
         return page
 
@@ -190,7 +192,9 @@ class RecordsApi:
 
     async def _shown(self, request: Request) -> Shown:
         principal = self._reader(request)
-        index = request.path_params["index"]
+        index = _whole(request.path_params["index"])
+        if index is None:
+            raise Refusal("not_found", "a record is named by its index, a whole number")
         try:
             shown = await self._reading.show(index)
         except (StoreError, ProofError, NoteError, TileError, SourceError) as error:
@@ -223,9 +227,15 @@ def _format(name: str) -> Format | None:
 
 
 def _span(first: str | None, end: str | None) -> tuple[int, int]:
-    if first is None or end is None or not (first.isdecimal() and end.isdecimal() and int(first) < int(end) <= int(first) + RECORDS_LIMIT):
+    start, stop = _whole(first or ""), _whole(end or "")
+    if start is None or stop is None or not start < stop <= start + RECORDS_LIMIT:
         raise Refusal("malformed_query", f"a range has `first` below `end`, at most {RECORDS_LIMIT} apart")
-    return int(first), int(end)
+    return start, stop
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number of up to 18 digits, as every index is; Python itself refuses to read much longer ones, by an error."""
+    return int(text) if len(text) <= _MOST_DIGITS and text.isascii() and text.isdecimal() else None
 
 
 def _file(data: bytes, name: str, media_type: str) -> Response:

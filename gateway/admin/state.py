@@ -43,6 +43,7 @@ class AdminState:
     reading: Reading
     clerk: Clerk
     authenticator: Callable[[], Authenticator]
+    tenants_ever: Callable[[], frozenset[str]]
 
     def head(self) -> LogHead | None:
         """Return the log's latest published head and who cosigned it, None before the first."""

@@ -134,7 +134,7 @@ def _print(verdict: BundleVerdict, *, as_json: bool) -> None:
         out.print(f"[green]ok[/]  the log extends your head of size {verdict.extends_size}", soft_wrap=True)
     for one in seen:
         out.print(f"    witness {one['name']} saw that head at POSIX time {one['time_s']}", markup=False, soft_wrap=True)
-    out.print(f"    asked: {json.dumps(dict(verdict.question), sort_keys=True)}", markup=False, soft_wrap=True)
+    out.print(f"    asked, as its maker says: {json.dumps(dict(verdict.question), sort_keys=True)}", markup=False, soft_wrap=True)
 
 
 def _extract(verdict: BundleVerdict, folder: Path) -> None:

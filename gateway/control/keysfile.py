@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeysFile:
-    """Owned by the controller's loop; every attribute is changed by `read` alone."""
+    """Owned by the controller's loop; every attribute is changed by `read` and `rotate` alone."""
 
     def __init__(self, path: Path, vault: Path) -> None:
         """Follow the keys file at `path`, with pseudonym keys at `vault`; nothing is read yet."""
@@ -32,6 +32,8 @@ class KeysFile:
         self._stamp: int | None = None  # of the file whose table and vault are in force
         self._refused: int | None = None  # of the file that was last told to be of no use
         self._authenticator: Authenticator | None = None
+        self.tenants_ever: frozenset[str] = frozenset()
+        """Every tenant that had a key here: their records stay when their keys are gone. Changed by `rotate`."""
 
     @property
     def authenticator(self) -> Authenticator:
@@ -73,4 +75,5 @@ class KeysFile:
         kept = pseudonyms.rotate(held, set(self.authenticator.tenants), now_us, may_destroy=may_destroy)
         if kept != held:
             pseudonyms.save(self._vault, kept)
+        self.tenants_ever = frozenset(kept)
         return pseudonyms.renewed_us(kept)

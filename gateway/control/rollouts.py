@@ -346,7 +346,8 @@ class Rollouts:
         if not ends_proven(found.document, found.state, found.verdict, now_us):  # its deadline ended it, before it had seen enough or while paused
             return []
         follower = self.running.get(shadow.then_start)
-        if follower is None or follower.state.phase != "draft":
+        # A draft of a later epoch may be what became of someone's pause: people start that one.
+        if follower is None or follower.state.phase != "draft" or follower.state.epoch != 1:
             return []
         reason = f"shadow `{found.document.experiment}` proved every limit kept"
         return [Starting(follower.document, follower.digest, follower.state.epoch, reason)]

@@ -469,6 +469,7 @@ class Controller:
             reading=reading,
             clerk=self._clerk,
             authenticator=lambda: self._keys.authenticator,
+            tenants_ever=lambda: self._keys.tenants_ever,
         )
         return EmbeddedServer(
             uvicorn.Config(

@@ -124,9 +124,16 @@ def test_a_kept_head_is_never_written_over_so_that_a_fork_leaves_both(tmp_path):
     outlet = Outlet(tmp_path, keep=True)
     outlet.push(head(9))
     other = head(9, [*ENTRIES[:8], b"another"])
-    assert outlet.push(other) is None
+    assert "forked" in outlet.push(other)
+    assert (tmp_path / f"{9:020d}").read_bytes() == (tmp_path / "checkpoint").read_bytes() == head(9)
+    assert (tmp_path / f"{9:020d}.other").read_bytes() == other
+
+
+def test_a_head_whose_keeping_was_cut_short_is_kept_at_the_next_push(tmp_path):
+    (tmp_path / f"{9:020d}.new").write_bytes(b"half")
+    (tmp_path / f"{9:020d}.new").chmod(0o444)
+    assert Outlet(tmp_path, keep=True).push(head(9)) is None
     assert (tmp_path / f"{9:020d}").read_bytes() == head(9)
-    assert (tmp_path / "checkpoint").read_bytes() == other
 
 
 def test_a_log_that_was_rolled_back_does_not_take_back_what_is_there(tmp_path):

@@ -42,6 +42,19 @@ def test_a_changed_file_is_taken_in_with_a_pseudonym_key_for_every_tenant(desk: 
     assert desk.tenants() == {"acme", "globex"} == set(pseudonyms.load(desk.vault))
 
 
+def test_a_tenant_whose_keys_are_gone_is_still_one_whose_records_are_here(desk: Desk):
+    desk.add("globex")
+    desk.keys.read(NOW_US)
+    desk.held = apikeys.new_file(os.urandom)
+    desk.add("acme")
+    desk.keys.read(NOW_US)
+    assert desk.tenants() == {"acme"}
+    assert desk.keys.tenants_ever == {"acme", "globex"}
+    again = KeysFile(desk.path, desk.vault)
+    again.read(NOW_US)
+    assert again.tenants_ever == {"acme", "globex"}
+
+
 def test_a_file_that_could_not_be_read_once_is_read_again_unchanged(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     """The stamp must not move before the reading has worked: the file is whole and no further change of it will come."""
     desk.keys.read(NOW_US)

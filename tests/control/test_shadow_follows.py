@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_a_deadline_that_ends_a_shadow_before_it_may_count_as_proven_starts_noth
         controller.rollouts.feed(pair(number))
     controller.judge(5000)
     assert controller.rollouts.running["m"].verdict.outcome == "fine"
+    assert phases(controller) == ("stopped", "draft")
+
+
+def test_a_draft_that_somebodys_pause_became_is_not_started():
+    controller = fed(0)
+    controller.take("x", "start")
+    controller.take("x", "pause")
+    asyncio.run(controller.rollouts.begin_anew(3, 10**18))
+    assert controller.state("x").phase == "draft"
+    # The shadow began before the renewal too, and draws for each call: it goes on.
+    assert controller.state("m").phase == "running"
+    for number in range(1000):
+        controller.rollouts.feed(pair(number))
+    controller.judge(10)
     assert phases(controller) == ("stopped", "draft")
 
 

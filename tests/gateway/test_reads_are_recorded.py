@@ -71,6 +71,15 @@ def test_a_question_on_the_command_line_is_a_record_that_names_the_person(asked:
     assert record["writer"]["node"] == "cli"
 
 
+@pytest.mark.parametrize(
+    ("path", "parameters"),
+    [("/api/records", {"limit": "9" * 5000}), ("/api/evidence", {"first": "9" * 5000, "end": "1"}), (f"/api/records/{'9' * 5000}", {})],
+)
+def test_a_number_no_index_can_have_is_refused_in_words(asked: Deployment, path: str, parameters: dict[str, str]):
+    assert get(asked, path, **parameters).status_code in (400, 404)
+    assert asked.client.get(f"{asked.admin}{path}", params=parameters).status_code in (401, 404), "and tells a stranger nothing"
+
+
 def test_showing_one_record_is_a_record(asked: Deployment):
     before = len(reads(asked))
     index = get(asked, "/api/records", model="split", limit="1").json()["rows"][0]["idx"]
