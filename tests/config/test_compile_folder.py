@@ -175,7 +175,7 @@ def test_all_mistakes_of_all_files_are_told_at_once(config):
     edit(config, "gateway.yaml", "workers: 2", "wrokers: 2")
     edit(config, "models/credit-risk.yaml", "risk: high", "risk: hgih")
     edit(config, "models/credit-risk.yaml", "retries: 1", "retries: 99")
-    edit(config, "experiments/credit-ab.yaml", "seed: ", "sede: ")
+    edit(config, "experiments/credit-ab.yaml", 'seed: "1"', 'sede: "1"')
     found = issues(config)
     assert len(found) == 4, found
     assert [issue.split(":")[0] for issue in found] == [
