@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,8 +16,10 @@ import pytest
 from deployment import BODY, Deployment, wait_until
 from upstreams import Model
 
+from audit.statements import machine_boot_id
 from gateway import pseudonyms
 from gateway.config.layout import write_durably
+from gateway.control.vaultclock import HOLD_S, Seen
 from gateway.limits import DENIED_BURST_BYTES, DENIED_BYTES_PER_S
 from policies.approvals import Approval, origin_of, sign_approval
 from policies.trust import PersonKey
@@ -107,18 +110,36 @@ def test_one_unit_has_different_pseudonyms_in_different_tenants(gateway: Deploym
     assert (ours["tenant"], theirs["tenant"]) == ("acme", "other")
 
 
-def test_a_pseudonym_key_that_has_ended_is_destroyed_and_units_get_new_pseudonyms(gateway: Deployment):
-    def subject() -> str:
-        return str(gateway.record(gateway.infer("plain", unit="someone").headers["assay-decision"])["subject"])
-
-    path = gateway.data / "vault" / "epochs.json"
-    before, held = subject(), pseudonyms.load(path)
+def end_the_key(deployment: Deployment) -> tuple[pseudonyms.EpochKey, str]:
+    """Let the pseudonym key of `acme` end in a moment; return it and the pseudonym that a unit has under it."""
+    path = deployment.data / "vault" / "epochs.json"
+    before, held = subject(deployment), pseudonyms.load(path)
     (key,) = held["acme"]
     pseudonyms.save(path, {**held, "acme": [msgspec.structs.replace(key, ends_us=time.time_ns() // 1000 + 1_500_000)]})
-    assert subject() == before
-    wait_until(lambda: subject() != before, "a new pseudonym", 10)
-    (fresh,) = pseudonyms.load(path)["acme"]
-    assert (fresh.epoch, fresh.secret == key.secret) == (key.epoch + 1, False)
+    assert subject(deployment) == before
+    return key, before
+
+
+def subject(deployment: Deployment) -> str:
+    return str(deployment.record(deployment.infer("plain", unit="someone").headers["assay-decision"])["subject"])
+
+
+@pytest.mark.parametrize("steady_s", [HOLD_S, 0])
+def test_a_pseudonym_key_that_has_ended_is_destroyed_once_the_clock_has_run_steadily_for_a_day(tmp_path: Path, one: Model, steady_s: int):
+    deployment = Deployment(tmp_path)
+    deployment.write_model("plain", {"1": one.url})
+    deployment.approve("plain", "1", url=one.url)
+    seen = Seen(time.time_ns() // 1000, time.monotonic_ns() // 1000, machine_boot_id(), steady_s * 1_000_000)
+    write_durably(deployment.data / "vault" / "clock.json", msgspec.json.encode(seen), mode=0o600)
+    with deployment.running():
+        key, before = end_the_key(deployment)
+        if steady_s:
+            wait_until(lambda: subject(deployment) != before, "a new pseudonym", 15)
+            (fresh,) = pseudonyms.load(deployment.data / "vault" / "epochs.json")["acme"]
+            assert (fresh.epoch, fresh.secret == key.secret) == (key.epoch + 1, False)
+        else:
+            time.sleep(5)  # the key ended long ago, and the vault was looked at twice
+            assert subject(deployment) == before
 
 
 # --- scopes -------------------------------------------------------------------------------------------------------------------------------
