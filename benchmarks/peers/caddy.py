@@ -17,7 +17,6 @@ class Caddy(Peer):
         (setting.folder / "Caddyfile").write_text(f"""{{
   admin off
   auto_https off
-  persist_config off
 }}
 http://127.0.0.1:{setting.port} {{
   reverse_proxy 127.0.0.1:{setting.upstream_port}
@@ -30,7 +29,12 @@ http://127.0.0.1:{setting.port} {{
 
     def environment(self, setting: Setting) -> dict[str, str]:
         """As many running threads as cores, and no files in the user's home."""
-        return {"GOMAXPROCS": str(setting.cores), "HOME": str(setting.folder), "XDG_DATA_HOME": str(setting.folder)}
+        return {
+            "GOMAXPROCS": str(setting.cores),
+            "HOME": str(setting.folder),
+            "XDG_DATA_HOME": str(setting.folder),
+            "XDG_CONFIG_HOME": str(setting.folder),
+        }
 
     @classmethod
     def version_command(cls) -> list[str]:

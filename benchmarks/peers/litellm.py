@@ -35,7 +35,8 @@ class LiteLlm(Peer):
 
     def environment(self, setting: Setting) -> dict[str, str]:  # noqa: ARG002 - the signature is the peer's
         """Production mode, no look-ups elsewhere."""
-        return {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        lean = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        return {**lean, "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}  # newer ones refuse to start without a key
 
     def traffic(self, setting: Setting) -> Traffic:  # noqa: ARG002 - the signature is the peer's
         """Chat completions."""
