@@ -365,12 +365,16 @@ def _judge_cosignatures(head: SignedCheckpoint, now_s: int, limit_s: int, said: 
     for one in head.cosignatures:
         age_s = now_s - (one.time_s or 0)
         if age_s > limit_s:
-            stale.append(f"witness `{one.key.name}` saw this head {_span(age_s)} ago, at POSIX time {one.time_s}, more than {_span(limit_s)}")
+            stale.append(f"witness `{one.key.name}` saw this head {_span(age_s)} ago, at {_moment(one.time_s or 0)}, more than {_span(limit_s)}")
         elif age_s < -CLOCK_SKEW_S:
             stale.append(f"witness `{one.key.name}` says POSIX time {one.time_s}, which is {_span(-age_s)} ahead of this clock")
         else:
-            said.append(f"witness `{one.key.name}` saw this head at POSIX time {one.time_s}")
+            said.append(f"witness `{one.key.name}` saw this head at {_moment(one.time_s or 0)}")
     return stale
+
+
+def _moment(unix_s: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s))
 
 
 def _span(seconds: int) -> str:
