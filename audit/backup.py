@@ -95,16 +95,30 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _copy_tree(source: Path, target: Path, skip: str = "") -> None:
+    """Copy a folder whose files only come and are replaced by others.
+
+    A partial tile may go between the listing and its copy; the full one that replaced it is in the next listing.
+    """
+    while _copy_missing(source, target, skip):
+        pass
+
+
+def _copy_missing(source: Path, target: Path, skip: str) -> bool:
+    """Copy what is not there yet; return whether something that was listed had gone."""
     target.mkdir(parents=True, exist_ok=True)
+    has_gone = False
     for path in sorted(source.rglob("*")):
         if path.is_symlink() or path.name.startswith(".") or path.name.endswith(".tmp") or (skip and path == source / skip):
             continue
         inner = target / path.relative_to(source)
         if path.is_dir():
             inner.mkdir(exist_ok=True)
-        else:
-            with contextlib.suppress(FileNotFoundError):  # a partial tile that a full one has replaced meanwhile
+        elif not inner.exists():
+            try:
                 _copy_file(path, inner)
+            except FileNotFoundError:
+                has_gone = True
+    return has_gone
 
 
 def _copy_file(source: Path, target: Path) -> None:
