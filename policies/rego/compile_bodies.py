@@ -163,8 +163,7 @@ class BodyCompiler(TermCompiler):
                 pairs = [(value, value) for value in container]
             else:
                 return False
-            frame[0].charge(len(container))
-            for key, value in pairs:
+            for key, value in frame[0].paced(pairs, len(container)):
                 frame[key_slot] = key
                 frame[value_slot] = value
                 if not inner(frame):

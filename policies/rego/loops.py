@@ -173,8 +173,8 @@ def indexed_loop(table: dict[Any, list[Any]], probe: ValueCode, slot: int, out: 
         if wanted is UNDEFINED:
             return False
         found = table.get(frame[0].keyed(wanted) if type(wanted) in COMPOSITES else freeze(wanted), ())
-        frame[0].charge(1 + len(found))
-        for key, value in found:
+        frame[0].charge(1)
+        for key, value in frame[0].paced(found, len(found)):
             frame[slot] = key
             frame[out] = value
             if then(frame):
@@ -225,8 +225,7 @@ def loop_code(slot: int, after: PlaceCode, *, in_order: bool) -> PlaceCode:
         pairs = pairs_of(place, in_order=in_order)
         if pairs is None:
             return False
-        frame[0].charge(len(place))
-        for key, value in pairs:
+        for key, value in frame[0].paced(pairs, len(place)):
             frame[slot] = key
             if after(frame, value):
                 return True
@@ -242,8 +241,7 @@ def last_loop(slot: int, out: int, then: TestCode, *, in_order: bool) -> PlaceCo
 
     def loop(frame: Frame, place: Any) -> bool:
         if type(place) is list:
-            frame[0].charge(len(place))
-            for index, value in enumerate(place):
+            for index, value in frame[0].paced(enumerate(place), len(place)):
                 frame[slot] = index
                 frame[out] = value
                 if then(frame):
@@ -252,8 +250,7 @@ def last_loop(slot: int, out: int, then: TestCode, *, in_order: bool) -> PlaceCo
         pairs = pairs_of(place, in_order=in_order)
         if pairs is None:
             return False
-        frame[0].charge(len(place))
-        for key, value in pairs:
+        for key, value in frame[0].paced(pairs, len(place)):
             frame[slot] = key
             frame[out] = value
             if then(frame):
@@ -275,8 +272,7 @@ def _value_loop(out: int, then: TestCode, *, in_order: bool) -> PlaceCode:
             values = ordered(place) if in_order else [key.value if type(key) is Key else key for key in keys_of(place)]
         else:
             return False
-        frame[0].charge(len(place))
-        for value in values:
+        for value in frame[0].paced(values, len(place)):
             frame[out] = value
             if then(frame):
                 return True

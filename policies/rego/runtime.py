@@ -1,19 +1,23 @@
 """One evaluation: its documents, its memory of rules already computed, and its bounds.
 
-Bounds are counted where work is done: every iteration charges the number of its entries before it starts, every rule and function one
-step. The clock is looked at every `CLOCK_STEPS` steps. Built-ins that can make much out of little ask `Limits` themselves.
+Bounds are counted where work is done: every iteration pays for its entries, a long one in parts while it is gone through (paid at once,
+a million tests behind it would run between two looks at the clock), every rule and function one step. The clock is looked at every
+`CLOCK_STEPS` steps. Built-ins that can make much out of little ask `Limits` themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from policies.rego.errors import BuiltinError, EvaluationError, LimitError
 from policies.rego.values import UNDEFINED, Key, RegoSet
 
-CLOCK_STEPS: Final = 2_000
+CLOCK_STEPS: Final = 500
+PART: Final = 256
+"""Entries of an iteration that are paid for at once."""
 MISSING: Final = object()
 SMALL: Final = 32
 PRICED_WEIGHT: Final = 64
@@ -71,11 +75,36 @@ class Context:
         budget = self.budget
         budget.left -= count
         if budget.left < budget.mark:
-            if budget.left < 0:
-                raise LimitError("steps", f"more than `{self.limits.steps}` steps")
-            budget.mark = budget.left - CLOCK_STEPS
-            if self.clock() > self.deadline:
-                raise LimitError("wall_s", f"longer than `{self.limits.wall_s}` seconds")
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the budget and at the clock."""
+        budget = self.budget
+        if budget.left < 0:
+            raise LimitError("steps", f"more than `{self.limits.steps}` steps")
+        budget.mark = budget.left - CLOCK_STEPS
+        if self.clock() > self.deadline:
+            raise LimitError("wall_s", f"longer than `{self.limits.wall_s}` seconds")
+
+    def paced(self, entries: Iterable[Any], count: int) -> Iterable[Any]:
+        """Return the entries to go through, `count` of them, paid for: few at once, many in parts as they are reached.
+
+        Raises:
+            LimitError: `steps` or `wall_s` used up; also while the entries are gone through.
+        """
+        if count <= PART:
+            budget = self.budget
+            budget.left -= count
+            if budget.left < budget.mark:
+                self._look()
+            return entries
+        return self._in_parts(entries)
+
+    def _in_parts(self, entries: Iterable[Any]) -> Iterator[Any]:
+        rest = iter(entries)
+        while part := list(islice(rest, PART)):
+            self.charge(len(part))
+            yield from part
 
     def weigh(self, value: Any) -> int:  # noqa: C901 - one flat list of cases
         """Return the number of values inside a value, shared parts counted as often as they occur.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from policies.rego import UNDEFINED, Engine, LimitError, Limits, PolicyError, RegoError
+from policies.rego.runtime import CLOCK_STEPS, PART
 
 LIMITS = Limits(wall_s=0.5)
 WORST_S = 2.0
@@ -188,6 +189,34 @@ def test_a_clock_that_jumps_ends_the_evaluation():
     with pytest.raises(LimitError) as caught:
         engine.value("data.p.x", {})
     assert caught.value.limit == "wall_s"
+
+
+MANY = list(range(50_000))
+LONG_LOOPS = {
+    "an array's values": ("x := [a | some a in input.list; a < 0]", {"list": MANY}),
+    "an array's indices": ("x := [i | some i, a in input.list; a < 0]", {"list": MANY}),
+    "an object's values": ("x := [a | some a in input.object; a < 0]", {"object": {str(n): n for n in MANY}}),
+    "an object's keys": ("x := {k: a | some k, a in input.object; a < 0}", {"object": {str(n): n for n in MANY}}),
+    "a set": ("x := {a | some a in s; a < 0}\n\ns contains a if some a in input.list", {"list": MANY}),
+    "a loop with more of the path behind it": ("x := [a | a := input.list[_].a; a < 0]", {"list": [{"a": n} for n in MANY]}),
+    "every": ("x if every a in input.list { a >= 0 }", {"list": MANY}),
+    "an index of base data": ("x := [a | some a in data.base; a.k == input.k; a.v < 0]", {"k": 1}),
+}
+
+
+@pytest.mark.parametrize("name", LONG_LOOPS)
+def test_a_long_iteration_looks_at_the_clock_while_it_goes_on(name):
+    body, given = LONG_LOOPS[name]
+    looks = []
+
+    def clock() -> float:
+        looks.append(len(looks))
+        return 0.0
+
+    data = {"base": [{"k": 1, "v": n} for n in MANY]}
+    engine = Engine({"p.rego": f"package p\n\n{body}\n"}, data, clock=clock)
+    assert engine.value("data.p.x", given) is not UNDEFINED
+    assert len(looks) >= len(MANY) // (CLOCK_STEPS + PART)
 
 
 @pytest.mark.slow
