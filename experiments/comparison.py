@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `always_valid` | whenever you look | product e-process, exact | asymptotic confidence sequence, after its burn-in |
 | `group_sequential` | at the looks named | z statistic against the spending boundary | the same |
-| `fixed` | at this size alone | Newcombe | Welch; delta method for ratios |
+| `fixed` | at this size alone | Fisher, exact, in small cells; else the score test | Welch; delta method for ratios |
 | `bayesian` | under the prior shown | beta-binomial | normal-normal |
 
 Formulas, assumptions and sources are at the functions of `experiments/stats/`, in words in `docs/statistics.md`.
@@ -86,15 +86,15 @@ def compare(treatment: Cell, control: Cell, metric: Metric, plan: Plan, *, adjus
         adjusts: whether there is a covariate.
 
     Returns:
-        JSON-able: `n`, `means`, `difference`, `lower`, `upper`, `lift`, `basis`, `p_value`, `log_e_value`, `note`, `verdict` and what belongs to the
-        method; what does not apply is null.
+        JSON-able: `n`, `means`, `difference`, `lower`, `upper`, `lift`, `basis`, `test`, `p_value`, `log_e_value`, `note`, `verdict` and what belongs
+        to the method; what does not apply is null.
     """
     is_counted = metric.type == "proportion" and treatment.is_binary and control.is_binary and not adjusts
     found: dict[str, Any] = {
         "n": [treatment.n, control.n],
         "means": [_mean(treatment, metric), _mean(control, metric)],
         "basis": "exact" if is_counted and plan.method != "group_sequential" else "asymptotic",
-        **dict.fromkeys(("difference", "lower", "upper", "lift", "p_value", "log_e_value", "note")),
+        **dict.fromkeys(("difference", "lower", "upper", "lift", "test", "p_value", "log_e_value", "note")),
     }
     if min(treatment.n, control.n) == 0:
         found["note"] = "an arm has no values"
@@ -115,15 +115,18 @@ def compare(treatment: Cell, control: Cell, metric: Metric, plan: Plan, *, adjus
 
 def _by_counts(treatment: Cell, control: Cell, plan: Plan) -> dict[str, Any]:
     counts = treatment.ones, treatment.n, control.ones, control.n
-    fixed = stats.compare_proportions(*counts, plan.alpha)
-    found: dict[str, Any] = {"difference": fixed.difference}
+    found: dict[str, Any] = {"difference": treatment.ones / treatment.n - control.ones / control.n}
     if plan.method == "fixed":
-        return found | {"lower": fixed.lower, "upper": fixed.upper, "p_value": fixed.p_value}
+        fixed = stats.compare_proportions(*counts, plan.alpha)
+        basis = "exact" if fixed.test == "fisher" else "asymptotic"
+        return found | {"lower": fixed.lower, "upper": fixed.upper, "p_value": fixed.p_value, "basis": basis, "test": fixed.test}
     if plan.method == "bayesian":
         posterior = stats.beta_binomial(*counts, prior=plan.beta_prior, alpha=plan.alpha)
         others = [stats.beta_binomial(*counts, prior=prior, alpha=plan.alpha) for prior in ((0.5, 0.5), (1.0, 1.0), (5.0, 5.0))]
         return found | _posterior(posterior, others)
     if plan.method == "group_sequential":
+        if (expected := stats.fewest_expected(*counts)) < stats.FEWEST_EXPECTED:
+            raise stats.BurnInError(f"{expected:.1f} units expected in a cell; a z statistic of rates needs {stats.FEWEST_EXPECTED:g}")
         return found | _at_a_look(_moments_of(treatment), _moments_of(control), plan)
     lower, upper = stats.product_difference_bounds(*counts, plan.alpha, n_star=plan.n_star)
     mirrored = control.ones, control.n, treatment.ones, treatment.n
@@ -146,7 +149,7 @@ def _by_moments(treatment: Cell, control: Cell, metric: Metric, plan: Plan, *, a
         return found | _at_a_look(first, second, plan)
     estimate = stats.welch(first, second, plan.alpha)
     if plan.method == "fixed":
-        return found | {"lower": estimate.lower, "upper": estimate.upper, "p_value": estimate.p_value}
+        return found | {"lower": estimate.lower, "upper": estimate.upper, "p_value": estimate.p_value, "test": "welch"}
     sd = plan.prior_sd if plan.prior_sd is not None else math.sqrt(second.variance)
     posterior, *others = (
         stats.normal_normal(found["difference"], estimate.standard_error, prior_sd=sd * factor, alpha=plan.alpha) for factor in (1, 0.1, 10)
@@ -184,6 +187,8 @@ def _adjusted(treatment: Cell, control: Cell) -> tuple[list[Moments], dict[str, 
 
 def _at_a_look(treatment: Moments, control: Moments, plan: Plan) -> dict[str, Any]:
     """Z statistic, boundary and repeated confidence interval (Jennison & Turnbull 1989, JRSS-B 51:305)."""
+    if min(treatment.n, control.n) < 2:
+        raise stats.BurnInError(f"{min(treatment.n, control.n)} unit in an arm; a z statistic needs two")
     fraction = (treatment.n + control.n) / plan.n_star
     looks = [*plan.earlier_looks, fraction]
     boundary = float(stats.boundaries(looks, plan.alpha, plan.spending)[-1])

@@ -55,7 +55,16 @@ from experiments.stats.latency import PairedBuckets, paired_buckets, past_thresh
 from experiments.stats.means import Estimate, normal_estimate, welch
 from experiments.stats.moments import JointMoments, Moments
 from experiments.stats.multiplicity import benjamini_hochberg, e_benjamini_hochberg, holm
-from experiments.stats.proportions import Comparison, compare_proportions, wilson_interval
+from experiments.stats.proportions import (
+    FEWEST_EXPECTED,
+    Comparison,
+    compare_proportions,
+    fewest_expected,
+    fisher_p_value,
+    melded_interval,
+    score_interval,
+    wilson_interval,
+)
 from experiments.stats.rates import exact_rate_p_value, log_rate_e_value, rate_ratio_bounds
 from experiments.stats.ratios import fieller_interval, linearised, ratio_difference, relative_lift
 from experiments.stats.sample_ratio import log_srm_e_value, srm_chi_square, sum_log_shares
@@ -63,6 +72,7 @@ from experiments.stats.sample_ratio import log_srm_e_value, srm_chi_square, sum_
 __all__ = [
     "BURN_IN_EVENTS",
     "BURN_IN_UNITS",
+    "FEWEST_EXPECTED",
     "Array",
     "BurnInError",
     "Comparison",
@@ -92,7 +102,9 @@ __all__ = [
     "difference_sd",
     "e_benjamini_hochberg",
     "exact_rate_p_value",
+    "fewest_expected",
     "fieller_interval",
+    "fisher_p_value",
     "holm",
     "inflation",
     "linearised",
@@ -102,6 +114,7 @@ __all__ = [
     "log_non_inferiority_e_value",
     "log_rate_e_value",
     "log_srm_e_value",
+    "melded_interval",
     "normal_estimate",
     "normal_normal",
     "normal_quantile",
@@ -114,6 +127,7 @@ __all__ = [
     "rate_ratio_bounds",
     "ratio_difference",
     "relative_lift",
+    "score_interval",
     "spent",
     "srm_chi_square",
     "sum_log_shares",

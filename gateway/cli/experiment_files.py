@@ -139,11 +139,15 @@ def _show(result: dict[str, Any]) -> None:
         gap = "-" if found["difference"] is None else f"{found['difference']:+.4g}"
         row = [gap, interval, found["verdict"]]
         if is_wide:
-            row = [_counted(found), *map(_mean, found["means"]), *row, found["basis"], bar(found, spans[found["metric"]])]
+            row = [_counted(found), *map(_mean, found["means"]), *row, _basis(found), bar(found, spans[found["metric"]])]
         table.add_row(found["metric"], found["arm"], *row)
     out.print(table)
     for line in _footnotes(result, with_means=not is_wide):
         out.print(line, markup=False, soft_wrap=True)
+
+
+def _basis(found: dict[str, Any]) -> str:
+    return found["basis"] if found["test"] is None else f"{found['basis']} ({found['test']})"
 
 
 def _counted(found: dict[str, Any]) -> str:
@@ -160,7 +164,7 @@ def _footnotes(result: dict[str, Any], *, with_means: bool) -> list[str]:
     if result["planned_units"] is None and result["method"] == "always_valid":
         lines.append(f"intervals are tightest near {result['tuned_for_units']} units; --planned-units, fixed beforehand, tunes them")
     for found in result["comparisons"]:
-        said = [f"{' / '.join(map(_mean, found['means']))} of {_counted(found)} units, {found['basis']}"] if with_means else []
+        said = [f"{' / '.join(map(_mean, found['means']))} of {_counted(found)} units, {_basis(found)}"] if with_means else []
         if found["note"]:
             said.append(found["note"])
         if found.get("cuped") and found["cuped"]["variance_factor"] < 0.995:

@@ -480,9 +480,14 @@ fixed(
     lambda rng: _misses(stats.welch(*(stats.Moments.of(rng.exponential(1, n)) for n in (500, 1500))), 0.0),
 )
 fixed(
-    "Newcombe",
+    "score test of two rates",
     "4 % and 6 %, 400 units each",
     lambda rng: _misses(stats.compare_proportions(int(rng.binomial(400, 0.06)), 400, int(rng.binomial(400, 0.04)), 400), 0.02),
+)
+fixed(
+    "Fisher's exact test, melded interval",
+    "1 % and 3 %, 60 and 120 units",
+    lambda rng: _misses(stats.compare_proportions(int(rng.binomial(60, 0.03)), 60, int(rng.binomial(120, 0.01)), 120), 0.02),
 )
 
 

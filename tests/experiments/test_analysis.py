@@ -37,10 +37,18 @@ def analyzed(rows, metrics=(BOUGHT,), *, method="always_valid", covariate=None, 
     return analyze(chunks, metrics, control=control, plan=plan, covariate=covariate, shares=shares, is_sorted=is_sorted)
 
 
-def test_fixed_proportions_agree_with_newcombe():
+def test_fixed_proportions_are_asymptotic_where_cells_are_large_and_exact_where_they_are_small():
     (found,) = analyzed(rows_of({"a": (48, 80), "b": (56, 70)}), method="fixed")["comparisons"]
-    assert (found["difference"], found["lower"], found["upper"]) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert found["basis"] == "exact"
+    assert (found["difference"], found["lower"], found["upper"]) == pytest.approx((0.2, 0.0533, 0.3377), abs=5e-5)
+    assert (found["basis"], found["test"]) == ("asymptotic", "score")
+    (found,) = analyzed(rows_of({"a": (3, 500), "b": (1, 1)}), method="fixed")["comparisons"]
+    assert (found["basis"], found["test"], found["p_value"]) == ("exact", "fisher", pytest.approx(8 / 501))
+
+
+def test_a_planned_look_at_tiny_cells_is_too_few_and_no_certainty():
+    for metrics in ([BOUGHT], [SPENT]):
+        (found,) = analyzed(rows_of({"a": (3, 500), "b": (1, 1)}), metrics, method="group_sequential", planned_units=1000)["comparisons"]
+        assert (found["verdict"], found["lower"]) == ("too few", None)
 
 
 def test_always_valid_is_wider_than_fixed_and_holds_the_estimate():
@@ -230,7 +238,7 @@ def test_a_result_at_a_look_names_boundary_and_what_was_spent():
 
 
 def test_an_early_look_concludes_nothing():
-    found = analyzed(rows_of({"a": (3, 10), "b": (9, 10)}), method="group_sequential", planned_units=40_000)["comparisons"][0]
+    found = analyzed(rows_of({"a": (6, 20), "b": (18, 20)}), method="group_sequential", planned_units=80_000)["comparisons"][0]
     assert (found["lower"], found["verdict"]) == (None, "not shown")
 
 

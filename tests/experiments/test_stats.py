@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import stats
@@ -30,9 +30,45 @@ def test_wilson_agrees_with_newcombe_1998_table_i(events, n, lower, upper):
     assert stats.wilson_interval(events, n) == pytest.approx((lower, upper), abs=5e-5)
 
 
-def test_difference_agrees_with_newcombe_1998_example_a():
-    found = stats.compare_proportions(56, 70, 48, 80)
-    assert (found.difference, found.lower, found.upper) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+@pytest.mark.parametrize(
+    ("counts", "lower", "upper"),
+    [((56, 70, 48, 80), 0.0533, 0.3377), ((9, 10, 3, 10), 0.1821, 0.8370), ((6, 7, 2, 7), 0.0544, 0.8478), ((5, 56, 0, 29), -0.0313, 0.1926)],
+)
+def test_the_score_interval_agrees_with_newcombe_1998_table_ii_method_5(counts, lower, upper):
+    assert stats.score_interval(*counts) == pytest.approx((lower, upper), abs=5e-5)
+
+
+def test_one_of_one_against_three_of_500_is_no_certainty():
+    found = stats.compare_proportions(1, 1, 3, 500)
+    assert (found.test, found.p_value) == ("fisher", pytest.approx(2 * 4 / 501))
+    assert 0 < found.lower < 0.02
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 30), st.integers(0, 300), st.integers(0, 30), st.integers(0, 300), st.sampled_from([0.01, 0.05, 0.2]))
+def test_a_p_value_and_its_interval_never_contradict_each_other(k1, more1, k0, more0, alpha):
+    """Also across the two tests: in small cells and large ones, in either direction, and with the arms exchanged."""
+    counts = k1, k1 + more1, k0, k0 + more0
+    found = stats.compare_proportions(*counts, alpha)
+    mirrored = stats.compare_proportions(*counts[2:], *counts[:2], alpha)
+    assert (found.p_value <= alpha) == (not found.lower <= 0 <= found.upper)
+    assert -1 <= found.lower <= found.difference <= found.upper <= 1
+    assert (mirrored.lower, mirrored.upper) == pytest.approx((-found.upper, -found.lower), abs=1e-9)
+    assert mirrored.p_value == pytest.approx(found.p_value, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n1", "n0"), [(1, 6), (4, 9), (7, 7)])
+def test_the_melded_interval_covers_every_pair_of_rates_of_small_arms(n1, n0):
+    """By all outcomes, not by simulation."""
+    intervals = {(k1, k0): stats.melded_interval(k1, n1, k0, n0) for k1 in range(n1 + 1) for k0 in range(n0 + 1)}
+    for p1 in (0.0, 0.03, 0.2, 0.5, 0.9):
+        for p0 in (0.01, 0.1, 0.45, 0.8, 1.0):
+            missed = sum(
+                math.comb(n1, k1) * p1**k1 * (1 - p1) ** (n1 - k1) * math.comb(n0, k0) * p0**k0 * (1 - p0) ** (n0 - k0)
+                for (k1, k0), (lower, upper) in intervals.items()
+                if not lower <= p1 - p0 <= upper
+            )
+            assert missed <= 0.05
 
 
 def test_asymptotic_width_agrees_with_the_normal_mixture_of_howard_et_al():

@@ -2,19 +2,21 @@
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate
+from scipy import integrate, optimize
 from scipy import stats as scipy_stats
 from statsmodels.stats import multitest, proportion
 from statsmodels.stats.power import NormalIndPower, normal_sample_size_one_tail
 
 from experiments import stats
 from experiments.stats import JointMoments, Moments, group_sequential, power
+from experiments.stats.proportions import _beta_gap
 
 EXACT = 1e-9
 counts = st.integers(0, 400)
@@ -42,15 +44,47 @@ def test_welch_agrees_with_scipy(seed, alpha):
 
 @settings(max_examples=40)
 @given(counts, counts, counts, counts)
-def test_proportions_agree_with_statsmodels(k1, more1, k0, more0):
+def test_proportions_agree_with_statsmodels_and_in_small_cells_with_scipys_fisher(k1, more1, k0, more0):
     n1, n0 = k1 + more1, k0 + more0
-    if min(n1, n0) == 0 or k1 + k0 in (0, n1 + n0):
+    if min(n1, n0) == 0:
         return
     found = stats.compare_proportions(k1, n1, k0, n0)
-    assert found.p_value == pytest.approx(proportion.proportions_ztest([k1, k0], [n1, n0])[1], abs=EXACT)
-    newcombe = proportion.confint_proportions_2indep(k1, n1, k0, n0, method="newcomb", compare="diff")
-    assert (found.lower, found.upper) == pytest.approx(newcombe, abs=EXACT)
+    table = [[k1, more1], [k0, more0]]
+    tails = [scipy_stats.fisher_exact(table, side).pvalue for side in ("greater", "less")]
+    assert stats.fisher_p_value(k1, n1, k0, n0) == pytest.approx(min(1, 2 * min(tails)), abs=EXACT)
+    if found.test == "fisher":
+        assert scipy_stats.contingency.expected_freq(table).min() < 5
+        assert found.p_value == stats.fisher_p_value(k1, n1, k0, n0)
+    else:
+        assert scipy_stats.contingency.expected_freq(table).min() >= 5
+        assert found.p_value == pytest.approx(proportion.proportions_ztest([k1, k0], [n1, n0])[1], abs=EXACT)
     assert stats.wilson_interval(k1, n1) == pytest.approx(proportion.proportion_confint(k1, n1, method="wilson"), abs=EXACT)
+
+
+def test_a_limit_of_the_score_interval_is_where_the_likeliest_rates_give_the_critical_value():
+    """Against scipy's own maximum of the likelihood; statsmodels 0.15 solves another cubic here, whose rates are not the likeliest."""
+    k1, n1, k0, n0 = 174, 340, 69, 255
+    for limit in stats.score_interval(k1, n1, k0, n0):
+
+        def likelihood(r0: float, d: float = limit) -> float:
+            return scipy_stats.binom.logpmf(k1, n1, r0 + d) + scipy_stats.binom.logpmf(k0, n0, r0)
+
+        r0 = optimize.minimize_scalar(lambda r0, f=likelihood: -f(r0), bounds=(0, 1 - limit), method="bounded", options={"xatol": 1e-12}).x
+        error = math.sqrt((r0 + limit) * (1 - r0 - limit) / n1 + r0 * (1 - r0) / n0)
+        assert abs(k1 / n1 - k0 / n0 - limit) / error == pytest.approx(scipy_stats.norm.isf(0.025), abs=1e-6)
+
+
+@pytest.mark.parametrize(("counts", "gap"), [((1, 1, 3, 500), -0.3), ((4, 30, 1, 200), 0.05), ((2, 9, 6, 14), 0.2), ((3, 4000, 2, 90), -0.01)])
+def test_the_melded_integral_agrees_with_scipys_quadrature(counts, gap):
+    k1, n1, k0, n0 = counts
+    first, second = scipy_stats.beta(k1, n1 - k1 + 1), scipy_stats.beta(k0 + 1, n0 - k0)
+    lower = stats.melded_interval(k1, n1, k0, n0)[0]
+    for at in (gap, lower):
+        points = sorted({float(np.clip(x, 0, 1)) for q in (1e-6, 0.01, 0.5, 0.99, 1 - 1e-6) for x in (second.ppf(q), first.ppf(q) - at)} - {0.0, 1.0})
+        edges = [0.0, *points, 1.0]
+        found = sum(integrate.quad(lambda b, at=at: second.pdf(b) * first.cdf(b + at), *pair, epsabs=1e-12)[0] for pair in pairwise(edges))
+        assert _beta_gap((k1, n1 - k1 + 1), (k0 + 1, n0 - k0), at) == pytest.approx(found, abs=EXACT)
+    assert found == pytest.approx(0.025, abs=EXACT)
 
 
 @settings(max_examples=40)
@@ -239,6 +273,7 @@ def test_normal_normal_with_a_flat_prior_is_the_z_test_and_with_a_sharp_one_is_t
 # --- multiplicity and power -------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=25)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_adjusted_p_values_agree_with_statsmodels(p_values):
     for ours, name in ((stats.holm, "holm"), (stats.benjamini_hochberg, "fdr_bh")):

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from promises import ALPHA, PROMISES, rate_of, refuted, running, running_cuped, running_ratio, srm_alarms
+from promises import ALPHA, BLOCK, PROMISES, rate_of, refuted, running, running_cuped, running_ratio, srm_alarms
 from scipy import stats as scipy_stats
 
 from experiments import stats
@@ -125,12 +125,16 @@ def powered(runs):
     found["conditional"] = np.mean(refuted_at(n, events))
 
     units = math.ceil(power.units_for_mean(0.15, 0.03, power=POWER) * always_valid_inflation(ALPHA, POWER)) * 2
-    few = max(100, runs // 10)
-    values = np.clip(rng.normal(0.3, 0.15, (few, units)), 0, 1)
-    treated = rng.random((few, units)) < 0.5
-    outcomes = stats.difference_outcomes(np.clip(values + 0.03 * treated, 0, 1), treated, 0.5)
-    found["betting difference"] = np.mean((stats.log_betting_capital(outcomes, 0.5, ALPHA, n_star=units) >= math.log(1 / ALPHA)).any(axis=1))
+    seen = [bets_seen(rng, min(BLOCK, runs - start), units) for start in range(0, runs, BLOCK)]
+    found["betting difference"] = np.mean(np.concatenate(seen))
     return found
+
+
+def bets_seen(rng, runs, units):
+    values = np.clip(rng.normal(0.3, 0.15, (runs, units)), 0, 1)
+    treated = rng.random((runs, units)) < 0.5
+    outcomes = stats.difference_outcomes(np.clip(values + 0.03 * treated, 0, 1), treated, 0.5)
+    return (stats.log_betting_capital(outcomes, 0.5, ALPHA, n_star=units) >= math.log(1 / ALPHA)).any(axis=1)
 
 
 def refuted_at(n, events):
@@ -138,14 +142,18 @@ def refuted_at(n, events):
     return log_e >= math.log(1 / ALPHA)
 
 
+def underpowered(found, runs):
+    return {name: share for name, share in found.items() if share < POWER - 3 * math.sqrt(POWER * (1 - POWER) / runs)}
+
+
 def test_planned_effects_are_seen_with_the_planned_power():
-    assert {name: share for name, share in powered(500).items() if share < POWER - 3 * math.sqrt(POWER * (1 - POWER) / 100)} == {}
+    assert underpowered(powered(300), 300) == {}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_planned_effects_are_seen_with_the_planned_power_in_ten_thousand_runs():
-    assert {name: share for name, share in powered(10_000).items() if share < POWER - 3 * math.sqrt(POWER * (1 - POWER) / 1000)} == {}
+    assert underpowered(powered(10_000), 10_000) == {}
 
 
 def test_refuted_counts_are_those_beyond_both_bounds():
