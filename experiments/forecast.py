@@ -1,29 +1,33 @@
 """What an experiment can show, before it starts: units by week, the smallest difference it would find, and whether its deadline is long enough.
 
-Sizes are for the always-valid tests that judge it: the fixed-size formula times the price of looking whenever one likes
-(`stats.always_valid_inflation`), at 80 % power. Rules:
+Sizes are those of the very tests that judge it (`experiments/judge.py`), at 80 % power at the last look: the judge is asked about the counts that
+only 20 % of the runs fall behind. Looking on the way, it mostly ends sooner. Rules:
 - `units_per_day` are taken as new units every day. Units that come back every day bring less: then the first day's count is nearly all there is.
 - Arms collect units as the ramp says: each step for its hold, the last one until the deadline.
-- A margin in percentage points needs (z_alpha + z_power)^2 * 2 p (1-p) / margin^2 units an arm when nothing differs; a deadline that passes before is
-  too short, and the experiment would end undecided although nothing is wrong with the challenger.
+- A margin in percentage points is looked at as if nothing differed; a deadline that passes before it is proven is too short, and the experiment would
+  end undecided although nothing is wrong with the challenger.
+- Numbers (means, counts, ratios) are left out: how much they vary is not known before.
 
 Example:
     >>> forecast(document, units_per_day=20_000, rates={"errors": 0.01}).metrics[0].needed_units
-    9130
+    24590
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
+from experiments.judge import harm_log_e
 from experiments.shares import WHOLE
-from experiments.stats.power import always_valid_inflation, detectable_rate, units_for_mean
+from experiments.stats import normal_quantile
 
 POWER = 0.8
+MIN_UNITS = 2
 WEEKS = (1, 2, 3, 4, 6, 8)
 _DAY_US = 86_400_000_000
 ASSUMED_RATES: Mapping[str, float] = {"errors": 0.01, "diverted": 0.001, "label": 0.1, "reward": 0.1}
@@ -76,11 +80,18 @@ def forecast(document: ExperimentDocument, *, units_per_day: float, rates: Mappi
     if not units_per_day > 0 or any(not 0 < rate < 1 for rate in rates.values()):
         raise ValueError("units a day must be above 0 and rates between 0 and 1")
     metrics = [*(() if document.goal is None else ((document.goal, "goal"),)), *((metric, "guardrail") for metric in document.guardrails)]
+    treatments = len(document.arms) - 1
+    # As the judge splits them.
+    alpha, alpha_harm = document.alpha_ppm / 1e6 / treatments, document.alpha_harm_ppm / 1e6 / max(1, len(metrics) * treatments)
     return Forecast(
         {week: math.floor(_units_an_arm(document, units_per_day, 7 * week)) for week in WEEKS},
-        tuple(_metric(document, metric, role, units_per_day, rates) for metric, role in metrics if metric.kind != "latency"),
+        tuple(_metric(document, metric, role, units_per_day, rates, (alpha, alpha_harm)) for metric, role in metrics if _is_rate(metric)),
         None if document.deadline_us is None else document.deadline_us / _DAY_US,
     )
+
+
+def _is_rate(metric: MetricDocument) -> bool:
+    return metric.kind != "latency" and metric.type == "proportion"
 
 
 def _units_an_arm(document: ExperimentDocument, units_per_day: float, days: float) -> float:
@@ -95,21 +106,55 @@ def _units_an_arm(document: ExperimentDocument, units_per_day: float, days: floa
     return total
 
 
-def _metric(document: ExperimentDocument, metric: MetricDocument, role: str, units_per_day: float, rates: Mapping[str, float]) -> MetricForecast:
+def _metric(
+    document: ExperimentDocument, metric: MetricDocument, role: str, units_per_day: float, rates: Mapping[str, float], alphas: tuple[float, float]
+) -> MetricForecast:
     rate = rates.get(metric.metric, ASSUMED_RATES[metric.kind])
-    alpha = document.alpha_ppm / 1e6
-    inflation = always_valid_inflation(alpha, POWER)
-    found = {}
-    for week in WEEKS:
-        n = _units_an_arm(document, units_per_day, 7 * week) / inflation
-        found[week] = detectable_rate(rate, n, alpha=alpha, power=POWER) - rate if n >= 2 else math.inf
+    alpha, alpha_harm = alphas
+    found = {week: _detectable(rate, _units_an_arm(document, units_per_day, 7 * week), alpha_harm) - rate for week in WEEKS}
     forecast = MetricForecast(metric.metric, role, rate, metric.metric not in rates, found)
     if metric.margin_unit != "pp" or metric.margin == 0:
         return forecast
     margin = metric.margin / 1e6
-    # One-sided at alpha: the two-sided formula at twice that.
-    needed = units_for_mean(math.sqrt(rate * (1 - rate)), margin, alpha=min(0.5, 2 * alpha), power=POWER) * inflation
+    needed = _needed(rate, margin, alpha)
     return msgspec.structs.replace(forecast, margin=margin, needed_units=math.ceil(needed), needed_days=_days_until(document, units_per_day, needed))
+
+
+def _needed(rate: float, margin: float, alpha: float) -> float:
+    """Units an arm at which the judge proves a margin in 80 % of the runs when nothing differs."""
+
+    def is_proven(units: float) -> bool:
+        events, control_events = _counts(units, rate, rate, unlucky=1)
+        n = round(units)
+        return stats.log_non_inferiority_e_value(events, n, control_events, n, margin) >= math.log(1 / alpha)
+
+    return _first(is_proven, 2.0, 1e12)
+
+
+def _detectable(rate: float, units: float, alpha_harm: float) -> float:
+    """Rate of a treatment that the judge finds harmful in 80 % of the runs by so many units an arm; infinite if there is none."""
+
+    def is_found(treated: float) -> bool:
+        events, control_events = _counts(units, treated, rate, unlucky=-1)
+        return harm_log_e(events, control_events, 0.5) >= math.log(1 / alpha_harm)
+
+    return _first(is_found, rate, 1.0) if units >= MIN_UNITS and is_found(1.0) else math.inf
+
+
+def _counts(units: float, treated: float, control: float, *, unlucky: int) -> tuple[int, int]:
+    """Bad events of both arms when their difference is as far on the wrong side (`unlucky`: 1 too high, -1 too low) as 20 % of the runs exceed."""
+    spread = units * (treated * (1 - treated) + control * (1 - control))
+    shift = unlucky * normal_quantile(POWER) * math.sqrt(spread) / 2
+    events, control_events = (min(max(0, round(units * rate + side)), round(units)) for rate, side in ((treated, shift), (control, -shift)))
+    return events, control_events
+
+
+def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Smallest number between the two from which a statement holds, to a thousandth; `high` if it holds nowhere before."""
+    while high - low > 1e-3 * high and high - low > 1e-7:
+        middle = math.sqrt(low * high) if low > 0 else high / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def _days_until(document: ExperimentDocument, units_per_day: float, units: float) -> float:

@@ -5,7 +5,7 @@ is planned so that it has the power at the planned size; it mostly ends sooner.
 
 Example:
     >>> plan_size(Question(rate=0.10, effect=0.01)).units
-    56328
+    59774
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def detectable(question: Question, units: float) -> float:
 def method_factor(question: Question) -> float:
     """Units over those of a fixed-size test, for the same power at the planned size."""
     if question.method == "always_valid":
-        return power.always_valid_inflation(question.alpha, question.power)
+        inflation = power.always_valid_inflation if question.rate is None else power.always_valid_rate_inflation
+        return inflation(question.alpha, question.power)
     if question.method == "group_sequential":
         fractions = [look / question.looks for look in range(1, question.looks + 1)]
         return group_sequential.inflation(fractions, question.alpha, question.power, question.spending)

@@ -1,22 +1,24 @@
 """Before the start: how many units, and what could be seen with those there are.
 
 Rules: `n` is units of the *control*; the treatment gets `ratio` times as many. Everything is two-sided. Multipliers for what is not a fixed-size test
-of independent units: `always_valid_inflation`, `group_sequential.inflation`, `cuped_factor`, `design_effect`.
+of independent units: `always_valid_inflation` (rates: `always_valid_rate_inflation`), `group_sequential.inflation`, `cuped_factor`, `design_effect`.
 
 Example:
     >>> round(units_for_proportions(0.10, 0.11, alpha=0.05, power=0.8))
     14745
-    >>> round(14745 * always_valid_inflation(0.05, 0.8))
-    28164
+    >>> round(14745 * always_valid_rate_inflation(0.05, 0.8))
+    29875
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from scipy import optimize, special
 
 from experiments.stats.asymptotic import asymptotic_half_width, asymptotic_rho
+from experiments.stats.binomial import product_difference_bounds
 from experiments.stats.kinds import normal_quantile
 
 
@@ -87,9 +89,24 @@ def always_valid_inflation(alpha: float = 0.05, power: float = 0.8) -> float:
 
     Source: half-width from Waudby-Smith et al. (2024), Ann. Stat. 52:2613, eq. 7.
     """
-    width = float(asymptotic_half_width(1.0, 1.0, alpha, asymptotic_rho(1.0, alpha)))
+    return _inflation(float(asymptotic_half_width(1.0, 1.0, alpha, asymptotic_rho(1.0, alpha))), alpha, power)
+
+
+def always_valid_rate_inflation(alpha: float = 0.05, power: float = 0.8) -> float:
+    """As `always_valid_inflation`, for rates by the product e-process (`product_difference_bounds`); about 2.0. Source: as there."""
+    return _inflation(_product_half_width(alpha), alpha, power)
+
+
+def _inflation(half_width: float, alpha: float, power: float) -> float:
     fixed = normal_quantile(1 - alpha / 2) + normal_quantile(power)
-    return ((width + normal_quantile(power)) / fixed) ** 2
+    return ((half_width + normal_quantile(power)) / fixed) ** 2
+
+
+@cache
+def _product_half_width(alpha: float) -> float:
+    """Half-width at the tuned size in standard errors, read off arms so large that their counts are as good as normal."""
+    n = 200_000
+    return product_difference_bounds(n // 2, n, n // 2, n, alpha, n_star=2 * n)[1] / math.sqrt(0.5 / n)
 
 
 def cuped_factor(correlation: float) -> float:

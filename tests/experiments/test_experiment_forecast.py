@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 from experiment_documents import document_of, layer_of
 from msgspec.structs import replace
 
+from experiments import stats
 from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
 from experiments.forecast import forecast
+from experiments.judge import harm_log_e
 from experiments.movement import NOT_EXPOSED, OUTSIDE, moved
 
 CANARY = {
@@ -37,8 +40,26 @@ def test_more_traffic_or_a_wider_margin_takes_less_time_and_half_the_margin_four
     (narrow,) = forecast(compiled(guardrails={"errors": {"max_harm": "0.25pp"}}), units_per_day=10_000, rates={"errors": 0.01}).metrics
     assert many.needed_days < few.needed_days
     assert many.needed_units == few.needed_units
-    assert narrow.needed_units == pytest.approx(4 * few.needed_units, rel=0.01)
+    assert 4 * few.needed_units < narrow.needed_units < 5.5 * few.needed_units, "four times, and the price of looking for longer"
     assert few.detectable[8] < few.detectable[1]
+
+
+@pytest.mark.parametrize(("rate", "margin"), [(0.01, "0.5pp"), (0.1, "2pp"), (0.002, "0.2pp")])
+def test_what_a_forecast_promises_the_judge_keeps_in_80_percent_of_the_runs(rate, margin):
+    """Drawn, and asked of the judge's own tests at the size foreseen; within four standard errors of 200 runs."""
+    rng = np.random.default_rng(1)
+    (found,) = forecast(compiled(guardrails={"errors": {"max_harm": margin}}), units_per_day=40_000, rates={"errors": rate}).metrics
+    n, runs = found.needed_units, 200
+    slack = 4 * math.sqrt(0.8 * 0.2 / runs)
+    fine = [
+        stats.log_non_inferiority_e_value(*(int(x) for x in (k1, n, k0, n)), found.margin) >= math.log(20)
+        for k1, k0 in rng.binomial(n, rate, (runs, 2))
+    ]
+    assert np.mean(fine) == pytest.approx(0.8, abs=slack)
+    week = forecast(compiled(), units_per_day=40_000, rates={}).units_by_week[1]
+    treated = rng.binomial(week, rate + found.detectable[1], runs)
+    harmed = [harm_log_e(int(k1), int(k0), 0.5) >= math.log(1 / 0.025) for k1, k0 in zip(treated, rng.binomial(week, rate, runs), strict=True)]
+    assert np.mean(harmed) == pytest.approx(0.8, abs=slack)
 
 
 def test_a_deadline_that_passes_before_the_margin_is_proven_is_too_short():

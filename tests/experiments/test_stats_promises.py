@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from experiments import stats
 from experiments.simulation import Truth, simulate
 from experiments.stats import JointMoments, Moments, power
-from experiments.stats.power import always_valid_inflation
+from experiments.stats.power import always_valid_inflation, always_valid_rate_inflation
 
 KEPT = [one for one in PROMISES if one.holds]
 MISUSED = [one for one in PROMISES if not one.holds]
@@ -114,7 +114,7 @@ def powered(runs):
     half = float(stats.asymptotic_half_width(2 * n, 2.0, ALPHA, stats.asymptotic_rho(2 * n)))
     found = {"asymptotic": np.mean(means[0] + 0.2 - means[1] > half)}
 
-    n = math.ceil(power.units_for_proportions(0.1, 0.15, power=POWER) * always_valid_inflation(ALPHA, POWER))
+    n = math.ceil(power.units_for_proportions(0.1, 0.15, power=POWER) * always_valid_rate_inflation(ALPHA, POWER))
     counts = rng.binomial(n, [[0.15], [0.1]], (2, runs)).T
     pairs, repeats = np.unique(counts, axis=0, return_counts=True)
     seen = [stats.log_non_inferiority_e_value(int(k0), n, int(k1), n, 0.0, n_star=2 * n) >= math.log(2 / ALPHA) for k1, k0 in pairs]
