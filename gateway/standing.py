@@ -12,7 +12,8 @@ import msgspec
 
 from gateway.gate import Standing
 from gateway.snapshot import Route, Version
-from policies.approvals import Approval, Candidate, InForce, Revocation
+from policies.approvals import Approval, Revocation
+from policies.in_force import Candidate, InForce
 from policies.trust import TrustRoot
 
 

@@ -168,7 +168,7 @@ def _not_approved(layout: Layout, compiled: Compiled, document: ExperimentDocume
     """Return, for each version that would get traffic, why it may not have its largest share."""
     from gateway.cli.model import candidate_of, read_inbox  # noqa: PLC0415 - cryptography, only here
     from gateway.cli.trust import read_root  # noqa: PLC0415
-    from policies.approvals import judge  # noqa: PLC0415
+    from policies.in_force import judge  # noqa: PLC0415
 
     if not layout.trust_root.exists() or compiled.manifest is None or compiled.gateway is None:
         return []

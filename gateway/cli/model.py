@@ -22,18 +22,8 @@ from gateway.config.compile import compile_folder
 from gateway.config.layout import Layout, write_durably
 from gateway.config.quantities import parse_duration_us, parse_share_ppm
 from gateway.documents import RouteDocument, VersionDocument
-from policies.approvals import (
-    Approval,
-    Candidate,
-    InvalidApproval,
-    Revocation,
-    judge,
-    load,
-    origin_of,
-    sign_approval,
-    sign_revocation,
-    time_text,
-)
+from policies.approvals import Approval, InvalidApproval, Revocation, load, origin_of, sign_approval, sign_revocation, time_text
+from policies.in_force import Candidate, judge
 from policies.trust import PersonKey, TrustRoot
 
 app = typer.Typer(no_args_is_help=True, help="Which versions may serve.")

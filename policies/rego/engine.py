@@ -27,7 +27,7 @@ from policies.rego.program import Linker, Program, module_map, replaced_by, with
 from policies.rego.reads import reachable, read_paths, targets
 from policies.rego.runtime import CLOCK_STEPS, COMPOSITES, Budget, Context, Limits
 from policies.rego.syntax import Module, Statement
-from policies.rego.trace import TracedEngine
+from policies.rego.tracing import TracedEngine
 from policies.rego.values import UNDEFINED, depth_exceeds, import_value
 
 load.all_families()

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from policies.rego.trace import Attempt, RuleTrace, Sample
+from policies.rego.trace import Attempt, RuleTrace, Sample
 
 COLUMN: Final = 76
 TEXT_CHARS: Final = 100

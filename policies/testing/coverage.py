@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from policies.rego.coverage import FileCoverage, Reached, coverage_of
 from policies.rego.syntax import Module
-from policies.rego.trace import FileCoverage, Reached, coverage_of
 from policies.testing.discover import is_test_rule
 
 

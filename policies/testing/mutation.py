@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from policies.rego import PolicyError
+from policies.rego.coverage import Reached
 from policies.rego.spans import Span, module_spans
 from policies.rego.syntax import Module, Rule, Scalar, Statement, Unify
-from policies.rego.trace import Reached
 from policies.testing.coverage import holds_tests
 
 MOST: Final = 400

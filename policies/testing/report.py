@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from policies.rego.coverage import Reached
 from policies.rego.syntax import Module
-from policies.rego.trace import Reached
 from policies.testing.coverage import Coverage, measure
 from policies.testing.mutation import Hint, hint
 from policies.testing.run import Result, Suite, Test

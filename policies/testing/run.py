@@ -21,12 +21,13 @@ from typing import Any, Final, Literal
 
 from policies.bundle import PREFIX
 from policies.rego import UNDEFINED, Engine, PolicyError, RegoError, to_json
+from policies.rego.coverage import Reached
 from policies.rego.explain import explain_rules
 from policies.rego.names import split_head
 from policies.rego.parser import parse_module
 from policies.rego.render import json_text, rego
 from policies.rego.syntax import Array, Branch, Module, Rule, Var
-from policies.rego.trace import Reached, TracedEngine
+from policies.rego.tracing import TracedEngine
 from policies.rego.values import import_value
 from policies.sources import SourceError
 from policies.testing.cases import Case, with_params

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from gateway.control import inbox
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry, concerns
-from policies.approvals import Candidate, InvalidApproval, judge, load, sign_approval
+from policies.approvals import InvalidApproval, load, sign_approval
+from policies.in_force import Candidate, judge
 from policies.trust import Person
 
 

@@ -22,7 +22,8 @@ from gateway.gate import MEMO_ENTRIES, Gate
 from gateway.live import Live
 from gateway.record import CallRecord, Source
 from gateway.standing import Approvals
-from policies.approvals import Candidate, Revocation, judge
+from policies.approvals import Revocation
+from policies.in_force import Candidate, judge
 
 OFFICE = """package policy.office
 import rego.v1

@@ -11,7 +11,8 @@ from gateway.config.model_file import ModelFile, check_model
 from gateway.config.names import _served_path
 from gateway.pathname import PathError, normalise
 from gateway.protocols.http import Serves, is_twice_encoded
-from policies.approvals import Candidate, InForce, origin_of
+from policies.approvals import origin_of
+from policies.in_force import Candidate, InForce
 
 SERVES = {"/score": ("POST",), "/items/*": ("GET", "PUT"), "/items/special": ("DELETE",), "/v1/**": ("GET",)}
 FILES = route(protocol="http", serves=SERVES, unit_pointer=None)

@@ -7,20 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.approvals import (
-    WHOLE,
-    Approval,
-    Candidate,
-    InForce,
-    InvalidApproval,
-    Revocation,
-    judge,
-    load,
-    sign_approval,
-    sign_revocation,
-    time_text,
-    time_us,
-)
+from policies.approvals import WHOLE, Approval, InvalidApproval, Revocation, load, sign_approval, sign_revocation, time_text, time_us
+from policies.in_force import Candidate, InForce, judge
 from policies.trust import DEFAULT_THRESHOLDS, Person, PersonKey, TrustRoot
 
 NAMES = ("alice", "bob", "carol")
