@@ -46,6 +46,8 @@ RESERVED_ARMS = frozenset({"exposure", "holdout", "layer", "default"})
 Draw = tuple[str, int, int]
 """(node, epoch, n) of a draw that is not sticky."""
 
+Variants = Mapping[str, str]
+
 _DECIMAL = DecimalContext(prec=50)
 _HASH = re.compile(r"[0-9a-f]{16}")
 _ULP = 2.0**-53
@@ -72,6 +74,8 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
     exposure: int
     extra: Mapping[str, Any]
     """Further keys of `route` that the arm depends on: `control`, `layer`, `holdout`, `draw`, `excluded`, `segments`."""
+    problem: str = ""
+    """Why a call that asks for this may not be served at all; empty where it may."""
 
     def route(self) -> dict[str, Any]:
         """The experiment's part of the record's `route`; the gateway adds `served`, `eligible`, `live_digest`."""
@@ -122,7 +126,8 @@ class Assigner:
         """
         if live.experiment != document.experiment or not set(live.shares) <= set(document.arms):
             raise ValueError(f"the live state of `{live.experiment}` does not fit experiment `{document.experiment}`")
-        if sum(live.shares.values()) != WHOLE or not 0 <= live.exposure <= WHOLE:
+        is_undeclared = document.external is not None and not live.shares
+        if (sum(live.shares.values()) != WHOLE and not is_undeclared) or not 0 <= live.exposure <= WHOLE:
             raise ValueError(f"the shares of `{live.experiment}` must sum to 2**32 and its exposure lie within it")
         self._document, self._live, self._exposure = document, live, live.exposure
         self.in_force = live.phase in ("running", "paused", "promoted", "rolled_back")
@@ -141,7 +146,9 @@ class Assigner:
         self._extra = _constant_extra(document, live)
         self._reads_context = bool(document.who or document.exclude or document.segments)
 
-    def assign(self, pseudonym: str, draw: Draw | None = None, context: Context = EMPTY, unit: str = "") -> Assignment | None:
+    def assign(
+        self, pseudonym: str, draw: Draw | None = None, context: Context = EMPTY, unit: str = "", variants: Variants | None = None
+    ) -> Assignment | None:
         """Assign one unit (or, with `sticky: none`, one call).
 
         Args:
@@ -149,6 +156,7 @@ class Assigner:
             draw: (node, epoch, n), needed if the experiment draws per call.
             context: what the caller says of the call, for targeting, exclusions and segments.
             unit: the raw id, which only compatibility modes (`experiments/ranges.py`) look at.
+            variants: experiment -> what the caller says its arm is, which only `experiments/external.py` looks at.
 
         Returns:
             The assignment; None if the experiment is not in force or the unit lies outside its slots.
@@ -160,7 +168,7 @@ class Assigner:
             raise ValueError("an empty pseudonym cannot be assigned; hint: a call without unit is served by the default")
         if not self.in_force:
             return None
-        del unit  # ours draws from the pseudonym
+        del unit, variants  # ours draws from the pseudonym
         encoded = pseudonym.encode()
         key = len(encoded).to_bytes(4, "big") + encoded
         hashes: dict[str, str] = {}
@@ -258,6 +266,7 @@ class Assigner:
         versions: tuple[tuple[str, str], ...],
         hashes: dict[str, str],
         extra: Mapping[str, Any],
+        problem: str = "",
     ) -> Assignment:
         live = self._live
         return Assignment(
@@ -271,6 +280,7 @@ class Assigner:
             hashes,
             self._exposure,
             extra,
+            problem,
         )
 
 
@@ -285,7 +295,8 @@ def recompute(route: Mapping[str, Any], subject: str | None = None, salt: str | 
     """Recompute the arm of a record from its `route` object.
 
     From the route alone: layer slot, holdout, exposure and the draw follow from the recorded hashes and integer shares. With `subject` and `salt`
-    (from the `experiment.start` record) the hashes themselves are recomputed too.
+    (from the `experiment.start` record) the hashes themselves are recomputed too. Where another system assigned (`mode: external`) there is nothing
+    to recompute: the arm is what the caller said, and is returned as stated.
 
     Args:
         route: the record's `route`, with `experiment`.
@@ -311,6 +322,10 @@ def recompute(route: Mapping[str, Any], subject: str | None = None, salt: str | 
 
 def _replay(route: Mapping[str, Any]) -> str:
     hashes, shares = route["hashes"], route["shares"]
+    if route.get("mode") == "external":
+        if hashes or (not route["exposed"] and route["assigned"] != route["control"]):
+            raise RouteMismatchError("another system assigned: there are no hashes, and who takes no part gets the control")
+        return str(route["assigned"])
     layer, holdout = route.get("layer"), route.get("holdout")
     if layer is not None and not layer["first"] <= _slot(hashes["layer"], layer["slots"]) <= layer["last"]:
         raise RouteMismatchError("the unit's hash lies outside the slots of the experiment's layer")

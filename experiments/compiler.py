@@ -39,8 +39,10 @@ from experiments.config import (
 from experiments.document import (
     BreakerDocument,
     BucketingDocument,
+    DrawMode,
     ExclusionDocument,
     ExperimentDocument,
+    ExternalDocument,
     HoldoutDocument,
     LayerDocument,
     MetricDocument,
@@ -105,7 +107,7 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS,
         sticky="unit" if file.unit == "unit" else "none",
         salt=salt_of(file.experiment, file.seed),
         seed=file.seed,
-        mode="native" if not isinstance(file, AbFile) or file.bucketing is None else file.bucketing.mode,
+        mode=_mode(file),
         steps=_steps(file),
         guardrails=tuple(_metric(name, file.guardrails[name].max_harm, file.guardrails[name].on_harm, metrics) for name in sorted(file.guardrails)),
         goal=goal,
@@ -131,6 +133,7 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = _NO_LAYERS,
         bucketing=BucketingDocument(seed=file.bucketing.seed, order=tuple(file.bucketing.order))
         if isinstance(file, AbFile) and file.bucketing is not None
         else None,
+        external=_external(file),
         verify_shadow=file.verify.shadow if isinstance(file, BlueGreenFile) and file.verify is not None else None,
         keep_warm_us=file.keep_blue_warm if isinstance(file, BlueGreenFile) else 0,
     )
@@ -217,6 +220,7 @@ def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["no
         "who",
         "exclude",
         "bucketing",
+        "external",
         "verify_shadow",
         "keep_warm_us",
     )
@@ -265,8 +269,24 @@ def _shadow(file: ShadowFile) -> ShadowDocument:
     )
 
 
+def _mode(file: AnyExperimentFile) -> DrawMode:
+    if not isinstance(file, AbFile):
+        return "native"
+    if file.external is not None:
+        return "external"
+    return "native" if file.bucketing is None else file.bucketing.mode
+
+
+def _external(file: AnyExperimentFile) -> ExternalDocument | None:
+    if not isinstance(file, AbFile) or file.external is None:
+        return None
+    variants = {**{arm: arm for arm in file.arms}, **file.external.variants}
+    return ExternalDocument(system=file.external.system, variants=dict(sorted(variants.items())), unknown=file.external.unknown)
+
+
 def _ab_steps(file: AbFile) -> tuple[StepDocument, ...]:
-    return (StepDocument(exposure=share_of(file.exposure), shares=integer_shares(file.split), hold_us=0, min_units=0),)
+    shares = {} if file.split is None else integer_shares(file.split)
+    return (StepDocument(exposure=share_of(file.exposure), shares=shares, hold_us=0, min_units=0),)
 
 
 def _canary_step(step: Step) -> StepDocument:
@@ -490,6 +510,10 @@ def _conflicts(file: AnyExperimentFile, other: AnyExperimentFile) -> list[Fault]
         return [Fault(("experiment",), f"another file also declares experiment `{file.experiment}`")]
     if other.model != file.model or isinstance(other, ShadowFile):
         return []  # a shadow splits nothing
+    for one in (file, other):
+        if isinstance(one, AbFile) and one.external is not None:
+            said = f"experiment `{other.experiment}` also splits `{file.model}`; one that another system assigns has the model for itself"
+            return [Fault(("model",), said)]
     mine, theirs = file.layer, other.layer
     if mine is None or theirs is None or mine.name != theirs.name:
         return [

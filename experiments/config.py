@@ -201,12 +201,33 @@ class Bucketing(Strict):
     order: list[ArmName] = Field(min_length=2, max_length=16, description="The arms in the order their ranges have there.")
 
 
+Variant = Annotated[str, Field(pattern=r"^[!-+.-~-]{1,64}$")]
+"""What another system calls an arm: visible ASCII but for the comma, which separates."""
+
+
+class External(Strict):
+    """Assignment by another system, which says with each call which arm it is for (`Assay-Variant`)."""
+
+    system: str = Field(min_length=1, max_length=64, description="Who assigns: the feature-flag product, as reports shall name it.")
+    variants: dict[Variant, ArmName] = Field(
+        default_factory=dict, max_length=64, description="What it calls an arm -> the arm, where that is not the arm's own name."
+    )
+    unknown: Literal["refuse", "control"] = Field(
+        default="refuse", description="A call that names no arm is refused, or served by the control, recorded so and not compared."
+    )
+
+
 class AbFile(Experiment):
     """Fixed split between arms; guardrails can end it, nothing promotes by itself."""
 
     strategy: Literal["ab"]
     arms: dict[ArmName, Arm] = Field(description="Arm -> version.", max_length=16)
-    split: dict[ArmName, Share] = Field(description="Arm -> share of the exposed units; together exactly 100%.")
+    external: External | None = None
+    split: dict[ArmName, Share] | None = Field(
+        default=None,
+        validate_default=True,
+        description="Arm -> share of the exposed units; together exactly 100%. With `external` what the other system declares, if it does.",
+    )
     exposure: Share = Field(default=Fraction(1), description="Part of the units that takes part; the rest is served by the control.")
     control: ArmName = Field(default="control", description="Arm the others are compared with.", validate_default=True)
     bucketing: Bucketing | None = None
@@ -218,15 +239,46 @@ class AbFile(Experiment):
             return None
         if sorted(bucketing.order) != sorted(info.data.get("arms", ())):
             raise ValueError(f"`order` names {_list(bucketing.order)}; it must name each arm once")
+        if info.data.get("external") is not None:
+            raise ValueError("`bucketing` is how we draw and `external` who draws instead: leave one out")
         if info.data.get("unit") == "call" or info.data.get("layer") is not None or info.data.get("holdout") is not None:
             raise ValueError("another system's buckets know no draws per call, layers or holdouts of ours")
         return bucketing
 
     _named_well = field_validator("arms")(_arms_are_named_well)
 
+    @field_validator("external")
+    @classmethod
+    def _external_decides_alone(cls, external: External | None, info: ValidationInfo) -> External | None:
+        if external is None:
+            return None
+        unknown = sorted(set(external.variants.values()) - set(info.data.get("arms", external.variants.values())))
+        if unknown:
+            raise ValueError(f"`variants` leads to {_list(unknown)}, which is no arm; allowed: {_list(info.data['arms'])}")
+        for name, arm in external.variants.items():
+            if name in info.data.get("arms", ()) and name != arm:
+                raise ValueError(f"`{name}` is an arm and cannot mean another one, `{arm}`")
+        if info.data.get("unit") == "call":
+            raise ValueError("that calls are drawn one by one only the other system could know: leave `unit: call` out")
+        for key in ("layer", "holdout"):
+            if info.data.get(key) is not None:
+                raise ValueError(f"whom it draws the other system decides: leave `{key}` out")
+        return external
+
+    @field_validator("exposure")
+    @classmethod
+    def _exposure_is_the_other_systems(cls, exposure: Fraction, info: ValidationInfo) -> Fraction:
+        if info.data.get("external") is not None and exposure != 1:
+            raise ValueError("who takes part the other system decides: leave `exposure` out")
+        return exposure
+
     @field_validator("split")
     @classmethod
-    def _split_fits_the_arms(cls, split: dict[str, Fraction], info: ValidationInfo) -> dict[str, Fraction]:
+    def _split_fits_the_arms(cls, split: dict[str, Fraction] | None, info: ValidationInfo) -> dict[str, Fraction] | None:
+        if split is None:
+            if info.data.get("external") is None:
+                raise ValueError("is missing: the share of each arm, together exactly 100%")
+            return None
         arms = info.data.get("arms")
         if arms is not None and set(split) != set(arms):
             raise ValueError(f"`split` names {_list(split)}, `arms` names {_list(arms)}; they must be the same")

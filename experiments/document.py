@@ -23,6 +23,8 @@ from experiments.shares import WHOLE
 
 Strategy = Literal["ab", "canary", "shadow", "blue_green", "champion_challenger"]
 Sticky = Literal["unit", "none"]
+DrawMode = Literal[Mode, "external"]
+"""Whose draw it is: ours, ours as another system does it, or another system's, which says so with the call."""
 OnHarm = Literal["rollback", "hold"]
 Phase = Literal["draft", "running", "paused", "promoted", "rolled_back", "stopped", "superseded", "archived"]
 """`experiments/lifecycle.py` says what each means and what leads from one to another."""
@@ -38,7 +40,7 @@ class StepDocument(Document, frozen=True, kw_only=True):
     exposure: int
     """Part of the units that is in the comparison, out of 2**32. In a canary twice the challenger's share, at most everyone."""
     shares: dict[str, int]
-    """Shares of the arms within the exposed units; they sum to 2**32."""
+    """Shares of the arms within the exposed units; they sum to 2**32. Empty where another system assigns and no split was declared."""
     hold_us: int
     """Least time on this step."""
     min_units: int
@@ -163,6 +165,17 @@ class BucketingDocument(Document, frozen=True, kw_only=True):
     """Arms in the order of their ranges."""
 
 
+class ExternalDocument(Document, frozen=True, kw_only=True):
+    """What another system's assignment needs (`experiments/external.py`)."""
+
+    system: str
+    """Who assigns, as its owner names it."""
+    variants: dict[str, str]
+    """What the caller says -> arm."""
+    unknown: Literal["refuse", "control"]
+    """What becomes of a call that says anything else."""
+
+
 class ExperimentDocument(Document, frozen=True, kw_only=True):
     """One file of `config/experiments/`, compiled."""
 
@@ -179,7 +192,7 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     salt: str
     """Derived from the name and the declared seed; committed in `experiment.start`."""
     seed: str
-    mode: Mode
+    mode: DrawMode
     steps: tuple[StepDocument, ...]
     guardrails: tuple[MetricDocument, ...]
     goal: MetricDocument | None
@@ -198,6 +211,8 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     """Attribute -> values that results are told by."""
     bucketing: BucketingDocument | None = None
     """None in native mode."""
+    external: ExternalDocument | None = None
+    """Who assigns instead of us; None where we do."""
     verify_shadow: str | None = None
     """Of `blue_green`: a shadow whose limits have to be proven kept before the switch."""
     keep_warm_us: int = 0

@@ -67,6 +67,10 @@ class Evidence(msgspec.Struct, frozen=True):
     overflow: int = 0
     out_of_range: int = 0
     """Rewards that were not used because they lay outside the declared range."""
+    flipped: int = 0
+    """Units that came with more than one arm, where another system assigns; each counts by its first."""
+    unknown_variants: int = 0
+    """Calls that named no arm, where another system assigns; told up to `_MOST_REMEMBERED`."""
 
 
 _OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
@@ -107,6 +111,8 @@ class _Unit(msgspec.Struct):
     at_us: int = 0
     """When it was decided; only where a metric has a window."""
     segments: dict[str, str] | None = None
+    flipped: bool = False
+    """It came with another arm too."""
 
 
 class Fold:
@@ -135,6 +141,7 @@ class Fold:
         self._orphans: OrderedDict[str, list[Record]] = OrderedDict()
         self._refused_units: set[str] = set()
         self._out_of_range: set[str] = set()  # ids of records, at most `_MOST_REMEMBERED`
+        self._unknown_variants: set[str] = set()  # ids of records, at most `_MOST_REMEMBERED`
         self._clock = ""  # time of the newest record
 
     def add(self, record: Record) -> None:
@@ -182,6 +189,8 @@ class Fold:
             metrics={metric.metric: self._counts(metric, arms, among) for metric in self._metrics},
             overflow=len(self._refused_units),
             out_of_range=len(self._out_of_range),
+            flipped=sum(unit.flipped for unit in among),
+            unknown_variants=len(self._unknown_variants),
         )
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -190,14 +199,15 @@ class Fold:
         route = record.get("route", {})
         if route.get("experiment") != self._document.experiment or route.get("epoch") != self._epoch:
             return
-        if not route.get("exposed") or route.get("assigned") not in self._document.arms or route.get("shares") not in self._tested:
-            return
-        if _is_refused(record):
+        self._note_unknown(record["id"], route)
+        if not self._is_counted(record, route):
             return
         decision = record["id"]
         key = record["subject"] if self._document.sticky == "unit" else decision
         known = self._units.get(key)
+        is_flip = known is not None and known.arm != route["assigned"]
         if known is not None and known.decision <= decision:
+            known.flipped = known.flipped or is_flip
             return
         if known is None and len(self._units) >= self._max_units:
             if len(self._refused_units) < self._max_units:
@@ -206,11 +216,21 @@ class Fold:
         if known is not None:
             del self._by_decision[known.decision]
         unit = self._unit_of(decision, record)
+        unit.flipped = known is not None and (known.flipped or is_flip)
         self._units[key] = self._by_decision[decision] = unit
         if "outcome" in record:
             self._answered(unit, record)
         for waiting in self._orphans.pop(decision, ()):
             self._answered(unit, waiting)
+
+    def _note_unknown(self, decision: str, route: Record) -> None:
+        if "unknown_variant" in route and len(self._unknown_variants) < _MOST_REMEMBERED:
+            self._unknown_variants.add(decision)
+
+    def _is_counted(self, record: Record, route: Record) -> bool:
+        if not route.get("exposed") or route.get("assigned") not in self._document.arms or route.get("shares") not in self._tested:
+            return False
+        return not _is_refused(record)
 
     def _unit_of(self, decision: str, record: Record) -> _Unit:
         route = record["route"]

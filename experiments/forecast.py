@@ -100,7 +100,7 @@ def _units_an_arm(document: ExperimentDocument, units_per_day: float, days: floa
     for number, step in enumerate(document.steps):
         is_last = number + 1 == len(document.steps)
         spent = left if is_last else min(left, step.hold_us / _DAY_US)
-        if step.tested:
+        if step.tested and step.shares:
             total += spent * units_per_day * step.exposure / WHOLE * min(step.shares.values()) / WHOLE
         left -= spent
     return total

@@ -11,6 +11,8 @@ For each treatment and metric (events are the bad ones, `experiments/evidence.py
   threshold.
 - *hold*: everything else, above all no data. What is proven worse, but by less than the margin, is fine.
 
+Where another system assigns (`experiments/external.py`) all this rests on the split its owner declared; with none declared nothing is judged.
+
 Sample ratios are tested at four stages (alarm at e >= 1,000): `assigned` off blocks every verdict, `served` off blocks `fine`, and `outcome` and
 `labelled` off block the metrics that rest on them.
 
@@ -51,6 +53,8 @@ def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
     mismatches = sample_ratio_mismatches(evidence, shares)
     metrics = (*document.guardrails, *((document.goal,) if document.goal is not None else ()))
     treatments = [arm for arm in sorted(document.arms) if arm != document.control]
+    if not shares:
+        return _undeclared(document, evidence, treatments)
     alpha_harm = document.alpha_harm_ppm / 1e6 / max(1, len(metrics) * len(treatments))
     alpha = document.alpha_ppm / 1e6 / len(treatments)
     verdicts = tuple(
@@ -71,8 +75,10 @@ def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
 
 
 def sample_ratio_mismatches(evidence: Evidence, shares: dict[str, int]) -> dict[str, str]:
-    """Stages whose units do not arrive in the declared ratio, with the reason in words."""
-    found = {}
+    """Stages whose units do not arrive in the declared ratio, with the reason in words; none where no ratio was declared."""
+    found: dict[str, str] = {}
+    if not shares:
+        return found
     for stage, units in evidence.stages.items():
         arms = [arm for arm in sorted(units) if shares[arm] > 0]
         counts = [units[arm] for arm in arms]
@@ -81,6 +87,19 @@ def sample_ratio_mismatches(evidence: Evidence, shares: dict[str, int]) -> dict[
             seen = ", ".join(f"`{arm}` {count}" for arm, count in zip(arms, counts, strict=True))
             found[stage] = f"sample ratio off at stage `{stage}`: {seen}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
     return found
+
+
+def _undeclared(document: ExperimentDocument, evidence: Evidence, treatments: list[str]) -> Verdict:
+    """Hold in everything: how units were split is not known, so neither is what their numbers prove."""
+    metrics = (*document.guardrails, *((document.goal,) if document.goal is not None else ()))
+    verdicts = tuple(_not_judged(metric, evidence, arm, document.control) for metric in metrics for arm in treatments)
+    return _combined(document, evidence, verdicts, {})
+
+
+def _not_judged(metric: MetricDocument, evidence: Evidence, arm: str, control: str) -> MetricVerdict:
+    found = evidence.metrics[metric.metric]
+    said = f"{_counted(metric, found, arm, control)}: not judged, the split is not declared"
+    return MetricVerdict(metric.metric, arm, "hold", False, said, min(found.units.values()) > 0, metric.on_harm)
 
 
 def harm_log_e(treatment_events: int, control_events: int, share: float) -> float:
@@ -167,14 +186,34 @@ def _combined(document: ExperimentDocument, evidence: Evidence, verdicts: tuple[
         on_harm="rollback" if any(found.on_harm == "rollback" for found in harmed) else "hold",
         may_advance=not harmed and not mismatches and has_data and min(evidence.stages["assigned"].values()) > 0,
         units=evidence.stages["assigned"],
-        reasons=(*mismatches.values(), *_unused(evidence), *(found.reason for found in worst_first)),
+        reasons=(*mismatches.values(), *_unused(evidence), *(found.reason for found in worst_first), *external_limits(document)),
         metrics=verdicts,
         evidence=_for_record(evidence),
     )
 
 
 def _unused(evidence: Evidence) -> list[str]:
-    return [f"{evidence.out_of_range} rewards lay outside their declared range and were not used"] if evidence.out_of_range else []
+    told = [f"{evidence.out_of_range} rewards lay outside their declared range and were not used"] if evidence.out_of_range else []
+    if evidence.flipped:
+        units = sum(evidence.stages["assigned"].values())
+        told.append(f"{evidence.flipped} of {units} units came with more than one arm; each counts by its first")
+    if evidence.unknown_variants:
+        told.append(f"{evidence.unknown_variants} calls named no arm of this experiment; they are not compared")
+    return told
+
+
+def external_limits(document: ExperimentDocument) -> tuple[str, ...]:
+    """Return what may and may not be concluded where another system assigns (semantics.md 3.8); nothing where we do."""
+    if document.external is None:
+        return ()
+    if any(step.shares for step in document.steps):
+        split = "its split is the one its owner declared: the ratio is tested, that it is random cannot be"
+    else:
+        split = "it declares no split: effects are described, nothing is tested"
+    return (
+        f"assigned by `{document.external.system}`, not here: {split}",
+        "no probability of a single assignment is known: it never promotes by itself, and no off-policy evaluation and no bandit may learn from it",
+    )
 
 
 def _for_record(evidence: Evidence) -> dict[str, object]:

@@ -35,6 +35,10 @@ class Outlook(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def outlook(document: ExperimentDocument, evidence: Evidence) -> list[Outlook]:
     """Return one line for each metric and arm that the judge holds."""
+    if document.external is not None and not document.steps[0].shares:
+        arms = [arm for arm in sorted(document.arms) if arm != document.control]
+        words = f"declare the `split` of `{document.external.system}`, for a new epoch: without it no number of units decides anything"
+        return [Outlook("-", arm, words) for arm in arms[:1]]
     told = []
     for held in judge(document, evidence).metrics:
         if held.outcome != "hold":

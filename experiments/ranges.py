@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Final
 
-from experiments.assignment import Assigner, Assignment, Draw
+from experiments.assignment import Assigner, Assignment, Draw, Variants
 from experiments.bucketing import Mode, bucket
 from experiments.document import ExperimentDocument, LiveExperiment
+from experiments.external import ExternalAssigner
 from experiments.shares import WHOLE
 from experiments.targeting import EMPTY, Context, matches
 
@@ -50,15 +51,18 @@ class RangeAssigner(Assigner):
         """Work the ranges out. Raises ValueError as `Assigner`, or for a document in native mode."""
         super().__init__(document, live)
         bucketing = document.bucketing
-        if bucketing is None or document.mode == "native":
-            raise ValueError(f"`{document.experiment}` draws natively")
-        self._mode: Mode = document.mode
+        mode = document.mode
+        if bucketing is None or mode == "native" or mode == "external":  # noqa: PLR1714 - two comparisons are what narrows the type
+            raise ValueError(f"`{document.experiment}` does not draw as another system does")
+        self._mode: Mode = mode
         self._seed = bucketing.seed
-        self._ranges = ranges_of(live.shares, bucketing.order, live.exposure, RESOLUTION[document.mode])
+        self._ranges = ranges_of(live.shares, bucketing.order, live.exposure, RESOLUTION[mode])
 
-    def assign(self, pseudonym: str, draw: Draw | None = None, context: Context = EMPTY, unit: str = "") -> Assignment | None:
+    def assign(
+        self, pseudonym: str, draw: Draw | None = None, context: Context = EMPTY, unit: str = "", variants: Variants | None = None
+    ) -> Assignment | None:
         """Assign one unit by its raw id; None where the rules do not hold for it or it has none."""
-        del pseudonym, draw  # other systems know neither
+        del pseudonym, draw, variants  # other systems know neither
         if not self.in_force or not unit or (self._reads_context and not matches(self._document.who, context)):
             return None
         extra: dict[str, Any] = dict(self._with_context(context) if self._reads_context else self._extra)
@@ -74,5 +78,7 @@ class RangeAssigner(Assigner):
 
 
 def assigner_of(document: ExperimentDocument, live: LiveExperiment) -> Assigner:
-    """Return who assigns: by ranges while it runs in a compatibility mode, natively otherwise."""
+    """Return who assigns: whoever says so with the call; by ranges while it runs in a compatibility mode; natively otherwise."""
+    if document.external is not None:
+        return ExternalAssigner(document, live)
     return RangeAssigner(document, live) if document.mode != "native" and live.phase == "running" else Assigner(document, live)

@@ -20,7 +20,7 @@ from experiments.document import ExperimentDocument, Phase, StepDocument
 from experiments.effects import PPM, effects
 from experiments.evidence import Evidence
 from experiments.history import EpochStory, Story
-from experiments.judge import SRM_ALPHA, judge, sample_ratio_mismatches
+from experiments.judge import SRM_ALPHA, external_limits, judge, sample_ratio_mismatches
 from experiments.lifecycle import STAGE
 from experiments.outlook import outlook
 from experiments.shares import WHOLE, format_share
@@ -85,6 +85,7 @@ def _epoch(epoch: EpochStory) -> dict[str, Any]:
             for arm in sorted(document.arms)
         ],
         "sample_ratio": _sample_ratio(document, evidence),
+        **_assigned_elsewhere(document, evidence),
         "verdict": {"outcome": verdict.outcome, "words": verdict_in_words(verdict), "reasons": list(verdict.reasons)},
         "effects": _effects(epoch, evidence, verdict),
         "trail": [
@@ -148,11 +149,14 @@ def _quoted(document: ExperimentDocument) -> list[dict[str, str]]:
     """Return the plan as lines a person reads; the whole of it is in the record that the digest is of."""
     goal = "none" if document.goal is None else f"{document.goal.metric}, better when {document.goal.better}, margin {_margin(document.goal)}"
     alphas = f"{document.alpha_ppm / 10_000:g} % for promotion, {document.alpha_harm_ppm / 10_000:g} % for rollback, at all looks together"
+    shares = "; ".join(map(step_in_words, document.steps))
+    if document.external is not None:
+        shares = f"assigned by {document.external.system}; it declares {shares or 'no split'}"
     lines = {
         "hypothesis": document.hypothesis or "not stated",
         "arms": ", ".join(f"{arm} = version {version}" for arm, version in sorted(document.arms.items())) + f"; control {document.control}",
         "unit": "each unit keeps its arm" if document.sticky == "unit" else "every call is drawn anew",
-        "shares": "; ".join(map(step_in_words, document.steps)),
+        "shares": shares,
         "goal": goal,
         "guardrails": "; ".join(f"{metric.metric}: at most {_margin(metric)} worse, harm means {metric.on_harm}" for metric in document.guardrails)
         or "none",
@@ -218,6 +222,8 @@ def _exposure(epoch: EpochStory, evidence: Evidence) -> dict[str, Any]:
 def _sample_ratio(document: ExperimentDocument, evidence: Evidence) -> list[dict[str, Any]]:
     """Return both tests of each stage: the e-value that is valid at all times and blocks, and the chi-square a reader may know."""
     shares = next(step.shares for step in document.steps if step.tested or step is document.steps[-1])
+    if not shares:
+        return []  # no ratio was declared
     off = sample_ratio_mismatches(evidence, shares)
     told = []
     for stage in STAGES:
@@ -236,6 +242,14 @@ def _sample_ratio(document: ExperimentDocument, evidence: Evidence) -> list[dict
             }
         )
     return told
+
+
+def _assigned_elsewhere(document: ExperimentDocument, evidence: Evidence) -> dict[str, Any]:
+    """Return what can be said of another system's assignment; nothing where it was ours."""
+    if document.external is None:
+        return {}
+    found = {"system": document.external.system, "flipped_units": evidence.flipped, "unknown_variant_calls": evidence.unknown_variants}
+    return {"assigned_elsewhere": {**found, "limits": list(external_limits(document))}}
 
 
 def _segments(epoch: EpochStory) -> dict[str, Any]:

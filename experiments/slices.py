@@ -51,7 +51,7 @@ def slice_findings(document: ExperimentDocument, by_segment: Mapping[str, Eviden
             for arm in sorted(set(document.arms) - {document.control}):
                 # Values are judged in the whole; in a slice their asymptotics would be believed too early.
                 is_small = min(counts.units[arm], counts.units[document.control]) < FEWEST_UNITS
-                if counts.moments is not None or is_small:
+                if counts.moments is not None or is_small or not document.steps[0].shares:  # without a declared split nothing is tested
                     found.append(SliceFinding(segment, metric.metric, arm, "insufficient"))
                     continue
                 share = shares[arm] / (shares[arm] + shares[document.control])

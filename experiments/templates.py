@@ -43,6 +43,9 @@ control: control
 split: {{control: 50%, treatment: 50%}}
 exposure: 100%                   # part of the units that takes part; raising it only adds units
 
+# external: {{system: NAME}}        # a feature-flag product chooses the arm instead; callers send `Assay-Variant: {name}=ARM`
+# bucketing: {{mode: growthbook-v2, seed: S, order: [control, treatment]}}   # we draw, as that product would
+
 goal: {{metric: errors, margin: 0.5pp}}   # the one number this is about; labels and rewards can be goals too
 guardrails:
   p95_ms: {{max_harm: 20%, on_harm: hold}}

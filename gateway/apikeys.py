@@ -31,6 +31,7 @@ SCOPES: Final = {
     "infer": "call models",
     "unit:assert": "say whom a call is about (Assay-Unit)",
     "context:assert": "say what a call is like (Assay-Context)",
+    "variant:assert": "say which arm an experiment gives a call that another system assigns (Assay-Variant)",
     "version:pin": "name a version; recorded, and outside experiments",
     "feedback:write": "send labels and rewards",
     "feedback:correct": "correct labels that another key sent",

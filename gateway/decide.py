@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from experiments.assignment import Assignment
+from experiments.assignment import Assignment, Variants
 from experiments.shares import WHOLE
 from experiments.targeting import Context
 from gateway.facts import Facts
@@ -45,7 +45,9 @@ class Call:
     context: Context = field(default_factory=dict)
     """What the caller says of the call, for experiments that ask for it."""
     unit: str = ""
-    """The raw unit, which only experiments that draw as another system does look at; it is never recorded."""
+    """The raw unit, which only experiments that draw as another system does look at; never recorded. Empty where the call has none of its own."""
+    variants: Variants | None = None
+    """Experiment -> arm, as the caller says: only experiments that another system assigns look at it."""
 
 
 @dataclass(slots=True)
@@ -88,11 +90,13 @@ def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
         refusal = None if judged.allowed else _denied(version, judged)
         return Decision(version, judged, cached, None, None, _told(version.name, judged), refusal, pinned=True)
-    assignment = live.assign(route.document.model, call.subject, call.draw, call.context, call.unit)
+    assignment = live.assign(route.document.model, call.subject, call.draw, call.context, call.unit, call.variants)
     if assignment is None:
         version = route.default
         judged, cached = live.gate(route, version, now_us).judge(facts, now_us)
         return Decision(version, judged, cached, None, None, _told(version.name, judged), None if judged.allowed else _denied(version, judged))
+    if assignment.problem:
+        return Decision(route.default, None, False, assignment, None, [], Refusal("unknown_variant", assignment.problem))
     return _in_experiment(call, facts, live, assignment, now_us)
 
 
@@ -152,8 +156,8 @@ def _stand_in(route: Route, facts: Facts, live: Live, assignment: Assignment, no
 
 def _exposure(assignment: Assignment, arm: str, version: Version, route: Route) -> int:
     """Return the share of the traffic an arm may get, which its approvals have to cover; the default has to be good for everyone."""
-    if version is route.default or not assignment.exposed:
-        return WHOLE
+    if version is route.default or not assignment.exposed or assignment.mode == "external":
+        return WHOLE  # how many get an arm that somebody else hands out is not ours to bound
     return assignment.exposure * assignment.shares[arm] // WHOLE
 
 

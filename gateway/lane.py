@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from audit.journal import Journal
-from gateway import context, service
+from gateway import context, service, variants
 from gateway.authenticate import Authenticator, Principal
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
@@ -58,7 +58,7 @@ _TOLD: Final = {
     Fault.TOO_LARGE: f"the reply is longer than the {REPLY_LIMIT_BYTES >> 20} MiB that are read whole",
     Fault.BUSY: "all connections to the model server are in use",
 }
-_ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-unit", b"content-type", b"traceparent"))
+_ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-unit", b"assay-variant", b"content-type", b"traceparent"))
 """Fields the gateway reads: two of one name would be two calls in one."""
 Fields = Mapping[bytes, bytes]
 
@@ -214,7 +214,7 @@ class Lane:
         if principal.models is not None and document.model not in principal.models:
             raise Refusal("model_not_allowed", f"this key may not call `{document.model}`")
         unit = _unit(fields.get(b"assay-unit"), route, parsed.document, principal)
-        subject = record.subject = pseudonyms.of(unit)
+        subject = record.subject = pseudonyms.of(unit or f"key:{principal.id}")  # without a unit of its own a call is about who calls
         if route.contract is not None and parsed.columns is not None:
             fault = route.contract(parsed.columns)
             if fault is not None:
@@ -237,6 +237,9 @@ class Lane:
         stated = fields.get(b"assay-context")
         known = principal.context if stated is None else context.read(stated, principal)
         call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws), known, unit)
+        said = fields.get(b"assay-variant")
+        if said is not None:
+            call.variants = variants.read(said, principal, has_unit=bool(unit))
         decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
         if decision.judged is not None and decision.judged.reply_rules is not None:
             # What policies see of the arm is the one that serves, not the last one that was looked at.
@@ -462,7 +465,7 @@ def _trace(header: bytes | None) -> str | None:
 
 
 def _unit(asserted: bytes | None, route: Route, document: Any, principal: Principal) -> str:
-    """Return the unit a call is about: asserted header, else the declared pointer, else who calls."""
+    """Return the unit a call is about: asserted header, else the declared pointer; empty where there is neither."""
     if asserted is not None:
         if not principal.may_assert_unit:
             raise Refusal("missing_scope", "the header `Assay-Unit` needs the scope `unit:assert`")
@@ -474,7 +477,7 @@ def _unit(asserted: bytes | None, route: Route, document: Any, principal: Princi
         if value is MISSING or value == "" or type(value) not in (str, int):
             raise Refusal("schema_mismatch", f"the unit is missing: `{route.document.unit_pointer}` has to hold text or a whole number")
         return str(value)
-    return f"key:{principal.id}"
+    return ""
 
 
 def _redacted(judged: Judged, request: Request, record: CallRecord, pseudonyms: TenantPseudonyms) -> bytes:

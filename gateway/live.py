@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from experiments.assignment import Assigner, Assignment, Draw
+from experiments.assignment import Assigner, Assignment, Draw, Variants
 from experiments.document import LiveExperiment
 from experiments.ranges import assigner_of
 from experiments.shares import WHOLE
@@ -67,13 +67,15 @@ class Live:
         self._gates: dict[tuple[str, str, int], tuple[int, Gate]] = {}  # with the time each was built at; changed by `gate` alone
         self._assigners: dict[str, tuple[Assigner, ...]] = {}  # of the models that were asked for; changed by `assign` alone
 
-    def assign(self, model: str, subject: str, draw: Draw, context: Context = EMPTY, unit: str = "") -> Assignment | None:
+    def assign(
+        self, model: str, subject: str, draw: Draw, context: Context = EMPTY, unit: str = "", variants: Variants | None = None
+    ) -> Assignment | None:
         """Return where a call to `model` goes, or None where no experiment of it has the unit."""
         assigners = self._assigners.get(model)
         if assigners is None:
             assigners = self._assigners[model] = self._in_force(model)
         for assigner in assigners:
-            assignment = assigner.assign(subject, draw, context, unit)
+            assignment = assigner.assign(subject, draw, context, unit, variants)
             if assignment is not None:
                 return assignment
         return None

@@ -42,6 +42,7 @@ CODES: Final[dict[str, Code]] = {
     "body_too_large": Code(413, "caller", "send less, or raise `front.body_limit`"),
     "unsupported_media": Code(415, "caller", "send `Content-Type: application/json` without Content-Encoding"),
     "schema_mismatch": Code(422, "caller", "compare the inputs with the `schema` of the model's file"),
+    "unknown_variant": Code(422, "caller", "name an arm of the experiment, or one of its `external.variants`, in `Assay-Variant`"),
     "bad_feedback": Code(422, "caller", "see the fields of /feedback in docs/http.md"),
     # governance says no
     "missing_scope": Code(403, "governance", "ask for a key with this scope: `assay key create --scope`"),

@@ -117,7 +117,7 @@ class AdminState:
                     "name": arm,
                     "version": version,
                     "control": arm == document.control,
-                    "share": format_share(live.shares.get(arm, 0)),
+                    "share": format_share(live.shares.get(arm, 0)) if live.shares else "not declared",
                     "units": verdict.units.get(arm, 0),
                 }
                 for arm, version in sorted(document.arms.items())

@@ -112,7 +112,8 @@ def status(
         out.print(f"  {reason}", markup=False, soft_wrap=True)
     for arm in found["arms"]:
         control = ", the control" if arm["control"] else ""
-        out.print(f"  {arm['name']}: version {arm['version']}{control}, {arm['share']} of the compared, {arm['units']} units", markup=False)
+        share = "split not declared" if arm["share"] == "not declared" else f"{arm['share']} of the compared"
+        out.print(f"  {arm['name']}: version {arm['version']}{control}, {share}, {arm['units']} units", markup=False)
     for row in found["history"][:5]:
         by = f" by {row['by']}" if row["by"] else ""
         out.print(f"  {row['time']} {row['action']}{by}: {row['reason']}", markup=False, soft_wrap=True)
