@@ -24,7 +24,8 @@ from typing import Self
 from deployment import BODY, Deployment, wait_until
 
 PAUSE_S = 0.002
-TIMEOUT_S = 20.0
+TIMEOUT_S = 120.0
+"""A call that hangs is found; one that waits for processes to start on a busy machine is not one."""
 
 
 @dataclass(frozen=True, slots=True)

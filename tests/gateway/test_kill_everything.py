@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -36,6 +37,8 @@ KINDS = ("worker", "recorder", "controller", "stalled recorder, then workers", "
 STALL_S = 0.3
 """Longer than the window: calls that were answered after it had passed would be lost with the workers."""
 WINDOW_MS = 50
+PATIENCE_S = 180.0
+"""How long anything is waited for: what is awaited here says nothing about how fast the machine is."""
 SLACK_MS = 50
 """From the decision's id to its leaf: a call to the model lies in between, on a busy machine."""
 
@@ -49,6 +52,8 @@ class Ordeal:
     deaths_ms: list[float] = field(default_factory=list)
     """When workers were killed, Unix milliseconds."""
     checkpoints: list[bytes] = field(default_factory=list)
+    ready_after_s: list[float] = field(default_factory=list)
+    """How long the front door was shut each time everything had been killed."""
 
     def kill(self, kind: str) -> None:
         deployment = self.deployment
@@ -56,7 +61,10 @@ class Ordeal:
             self.deaths_ms.append(time.time() * 1000)
             deployment.kill_everything()
             self.keep_checkpoint()
-            deployment.start()
+            began_s = time.monotonic()
+            deployment.start(wait=False)
+            deployment.wait_ready(PATIENCE_S)
+            self.ready_after_s.append(time.monotonic() - began_s)
             return
         pids = deployment.pids()
         names = [kind]
@@ -72,7 +80,7 @@ class Ordeal:
         for name in names:
             os.kill(pids[name], signal.SIGKILL)
         for name in names:
-            wait_until(lambda name=name: deployment.pids().get(name, pids[name]) != pids[name], f"a new `{name}`", 20)
+            wait_until(lambda name=name: deployment.pids().get(name, pids[name]) != pids[name], f"a new `{name}`", PATIENCE_S)
         self.keep_checkpoint()
 
     def keep_checkpoint(self) -> None:
@@ -84,14 +92,14 @@ class Ordeal:
         deployment = self.deployment
         with Load(deployment, {"batch": 4, "sync": 3}) as load:
             for cycle in range(cycles):
-                load.wait_for(40)
-                wait_until(lambda: {"worker 0", "worker 1", "recorder", "controller"} <= deployment.pids().keys(), "all to run")
+                load.wait_for(40, timeout_s=PATIENCE_S)
+                wait_until(lambda: {"worker 0", "worker 1", "recorder", "controller"} <= deployment.pids().keys(), "all to run", PATIENCE_S)
                 time.sleep(self.draw.uniform(0, 0.3))
                 self.kill(KINDS[cycle % len(KINDS)])
-            load.wait_for(40)
-        deployment.wait_ready()
-        deployment.wait_idle(20)
-        wait_until(lambda: self.dead_writers() <= self.stated_ends().keys(), "every death to be stated", 20)
+            load.wait_for(40, timeout_s=PATIENCE_S)
+        deployment.wait_ready(PATIENCE_S)
+        deployment.wait_idle(PATIENCE_S)
+        wait_until(lambda: self.dead_writers() <= self.stated_ends().keys(), "every death to be stated", PATIENCE_S)
         self.judge(load)
 
     # --- the judge ------------------------------------------------------------------------------------------------------------------------
@@ -118,7 +126,8 @@ class Ordeal:
         assert [fault.message for fault in verdict.completeness.faults if "stated: writer" not in fault.message] == []
         print(  # noqa: T201 - shown by `pytest -s`: how hard the run was
             f"\n{len(load.answers)} calls, {len(load.acknowledged)} acknowledged, {len(lost)} of them lost, {stated} records stated as lost, "
-            f"{len(log.records)} records, {len(self.deaths_ms)} worker deaths"
+            f"{len(log.records)} records, {len(self.deaths_ms)} worker deaths; "
+            f"ready after {min(self.ready_after_s):.1f} to {max(self.ready_after_s):.1f} s, median {median(self.ready_after_s):.1f}"
         )
 
     def dead_writers(self) -> set[tuple[str, int]]:
@@ -180,12 +189,12 @@ def deployment(tmp_path: Path, one: Model) -> Iterator[Deployment]:
         yield made
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_killing_any_process_at_any_time_loses_nothing_that_was_promised(deployment: Deployment):
     Ordeal(deployment, random.Random(1)).run(CYCLES)  # noqa: S311 - times of death, to be repeatable
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_many_kills_lose_nothing_that_was_promised(deployment: Deployment):
     Ordeal(deployment, random.Random(2)).run(SLOW_CYCLES)  # noqa: S311 - as above
