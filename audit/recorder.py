@@ -11,7 +11,7 @@ Rules:
 - A failed write or flush ends the process (exit code 74) after telling the waiters. Nothing is tried again on the same pages; the next process reads
   what is there.
 - When a writer dies, its high-water mark tells what it had numbered. What was never committed is stated as `log.lost`; a death without loss
-  as `log.recover`. A writer is dead when its lock is free, and is judged only after everything it had sent has been read.
+  as `log.recover`. Who is dead is said in `audit/census.py`; sockets are in `audit/switchboard.py`.
 
 The parent binds the Unix socket and hands its descriptor over, so that writers queue in the backlog while a recorder is replaced.
 
@@ -22,7 +22,6 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import selectors
 import signal
 import socket
 import sys
@@ -33,13 +32,16 @@ from typing import Any, Final
 
 import msgspec
 
-from audit import highwater, wire
+from audit import wire
+from audit.census import Census
+from audit.highwater import Mark
 from audit.leaf import render
 from audit.statements import Clock, machine_boot_id, statement
 from audit.store import layout
 from audit.store.errors import RetryMismatch, SequenceGap, StoreBroken, StoreError, StoreFull, WriterEnded
 from audit.store.opening import open_leaves
 from audit.store.staging import Run, Staging, WriterKey
+from audit.switchboard import Connection, Switchboard
 
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 78
@@ -47,33 +49,11 @@ EXIT_REFUSED: Final = 78
 EXIT_IO: Final = 74
 """A write failed; a restart reads what is there."""
 
-_READ_BYTES: Final = 256 * 1024
-_READS_PER_PASS: Final = 8
-_OUTPUT_LIMIT_BYTES: Final = 1 << 20
-_CONNECTION_LIMIT: Final = 1024
-_LINGER_S: Final = 1.0
 _DRAIN_S: Final = 2.0
 _CENSUS_S: Final = 0.25
 """How often dead writers are looked for."""
 _PASSES_TO_READ_ALL: Final = 3
-"""Accept; read all that a dead writer's socket can hold (less than `_READS_PER_PASS` reads); read its end."""
-_UNKNOWN: Final = "unknown"
-
-
-class Connection:
-    """One writer's socket. Owned by the recorder's loop."""
-
-    __slots__ = ("closing_at_s", "decoder", "key", "output", "pending", "serial", "socket")
-
-    def __init__(self, serial: int, accepted: socket.socket) -> None:
-        """Take over an accepted, non-blocking socket."""
-        self.serial = serial
-        self.socket = accepted
-        self.decoder = wire.Decoder(from_writer=True)
-        self.key: WriterKey | None = None  # set by its `Hello`
-        self.pending: list[Run] = []  # staged in this pass, to be acknowledged after the commit
-        self.output = bytearray()  # bytes the socket did not take yet
-        self.closing_at_s: float | None = None  # after a refusal: when to hang up at the latest
+"""Accept; read all that a dead writer's socket can hold (less than `audit.switchboard.READS_PER_PASS` reads); read its end."""
 
 
 class Counters(msgspec.Struct):
@@ -99,20 +79,13 @@ class Recorder:
             clock: For its own records.
         """
         self.counters = Counters()
-        self._run_dir = layout.run_dir(data_dir)
         self._store = store
-        self._listener = listener
         self._clock = clock
         self._identity = _own_identity(store, node, clock)
-        self._own_seq = 0
-        self._selector = selectors.DefaultSelector()
-        self._connections: dict[int, Connection] = {}  # by serial, oldest first
-        self._accepted = 0
-        self._suspects: dict[WriterKey, highwater.Mark | None] = {}  # found dead in the last census, judged in the next
-        self._marks_refused: set[Path] = set()  # mark files that are none of ours, reported once
-        self._stopping = False
-        listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ, None)
+        self._own_seq = 0  # next number of the recorder's own records; raised by `_write`
+        self._sockets = Switchboard(listener)
+        self._census = Census(layout.run_dir(data_dir), store, self._identity, clock.boot_id)
+        self._stopping = False  # set by `stop`
 
     def stop(self) -> None:
         """Ask `run` to drain what has arrived and to end. Safe from a signal handler."""
@@ -128,74 +101,42 @@ class Recorder:
             StoreBroken: A write failed. Every writer has been told.
         """
         if wakeup is not None:
-            self._selector.register(wakeup, selectors.EVENT_READ, wakeup)
+            self._sockets.watch(wakeup)
         try:
-            self._remove_marks_of_ended()
+            self._census.remove_marks_of_ended()
             self._open_own_epoch()
             census_at_s = 0.0
             while not self._stopping:
                 self._pass(_CENSUS_S)
                 now_s = time.monotonic()
                 if now_s >= census_at_s:
-                    self._census()
+                    self._state_ends()
                     census_at_s = now_s + _CENSUS_S
             self._drain()
         except StoreBroken as error:
-            self._refuse_all(wire.STORE_BROKEN, str(error))
+            self._sockets.refuse_all(wire.STORE_BROKEN, str(error))
             raise
         finally:
-            self._hang_up()
+            self._sockets.close()
 
     # -- one pass ---------------------------------------------------------------------------------------------------------------
 
     def _pass(self, timeout_s: float) -> bool:
         """Read, commit, acknowledge. Return whether anything was received."""
-        events = self._selector.select(timeout_s)
         received = False
-        ready = sorted((key.data for key, mask in events if isinstance(key.data, Connection) and mask & selectors.EVENT_READ), key=_serial)
-        for connection in ready:
+        for connection in self._sockets.wait(timeout_s):
             received |= self._read(connection)
         self._commit()
-        for key, mask in events:
-            if key.data is None:
-                self._accept()
-            elif isinstance(key.data, socket.socket):
-                with contextlib.suppress(BlockingIOError):
-                    key.data.recv(4096)
-            elif mask & selectors.EVENT_WRITE:
-                self._send(key.data, b"")
-        self._close_lingering()
-        self._housekeep(idle=not received)
+        self._sockets.attend()
+        # Space for the WAL to move into may be missing too; the next commit says so to those it concerns.
+        with contextlib.suppress(StoreFull):
+            self._store.housekeep(idle=not received)
         return received
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            if len(self._connections) >= _CONNECTION_LIMIT:
-                accepted.close()
-                return
-            accepted.setblocking(False)
-            connection = Connection(self._accepted, accepted)
-            self._accepted += 1
-            self._connections[connection.serial] = connection
-            self._selector.register(accepted, selectors.EVENT_READ, connection)
-
     def _read(self, connection: Connection) -> bool:
-        """Take what the socket holds and stage it; return whether there was anything."""
+        """Stage what a connection has sent; return whether there was anything."""
         received = False
-        for _ in range(_READS_PER_PASS):
-            try:
-                data = connection.socket.recv(_READ_BYTES)
-            except BlockingIOError:
-                break
-            except OSError:
-                data = b""
-            if not data:
-                self._forget(connection)
-                break
+        for data in self._sockets.chunks(connection):
             received = True
             if connection.closing_at_s is not None:
                 continue  # refused: what still arrives is read only so that the refusal gets through
@@ -206,8 +147,6 @@ class Recorder:
                 self._refuse(connection, "frame.invalid", str(error))
             except _Refused as refused:
                 self._refuse(connection, refused.code, str(refused))
-            if len(data) < _READ_BYTES // 2:
-                break
         return received
 
     def _take(self, connection: Connection, frame: wire.Frame) -> None:
@@ -243,172 +182,65 @@ class Recorder:
 
     def _commit(self) -> None:
         """Commit what is staged, then answer: acks for what is durable, a refusal where the disk was full."""
-        staged = self._store.staged_count
         before = self._store.committed_count
         full: StoreFull | None = None
-        if staged:
+        if self._store.staged_count:
             try:
                 self._store.commit()
             except StoreFull as error:
                 full = error
             self.counters.commits += 1
             self.counters.records += self._store.committed_count - before
-        for connection in [each for each in self._connections.values() if each.pending]:
+        for connection in self._sockets.waiting():
             self._acknowledge(connection, full)
 
     def _acknowledge(self, connection: Connection, full: StoreFull | None) -> None:
         runs, connection.pending = connection.pending, []
         durable = self._store.settled(runs)
         answer = b"".join([wire.encode_ack(run.first_seq, run.count, run.first_index) for run in durable])
-        self._send(connection, answer)
+        self._sockets.send(connection, answer)
         if sum(run.count for run in durable) != sum(run.count for run in runs):
             self._refuse(connection, wire.STORE_FULL, str(full))
 
-    def _forget(self, connection: Connection) -> None:
-        """The writer hung up. What it sent is staged and will be committed; nobody is left to tell."""
-        connection.pending = []
-        self._drop(connection)
-
-    # -- answers ----------------------------------------------------------------------------------------------------------------
-
-    def _send(self, connection: Connection, data: bytes) -> None:
-        connection.output += data
-        if not connection.output or connection.serial not in self._connections:
-            return
-        try:
-            sent = connection.socket.send(connection.output)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return  # it hung up; reading will see that, after what it had sent before
-        del connection.output[:sent]
-        if len(connection.output) > _OUTPUT_LIMIT_BYTES:
-            self._drop(connection)
-            return
-        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.output else 0)
-        if self._selector.get_key(connection.socket).events != mask:
-            self._selector.modify(connection.socket, mask, connection)
-
     def _refuse(self, connection: Connection, code: str, text: str) -> None:
-        """Send the last frame, then read and ignore until the writer hangs up, so that the frame is not lost with unread data."""
         if connection.closing_at_s is not None:
             return
         self.counters.refusals += 1
-        connection.closing_at_s = time.monotonic() + _LINGER_S
+        connection.closing_at_s = time.monotonic()  # nothing more is taken from it, whatever the commit brings
         if connection.pending:
             # What came before the refused frame is still to be committed and acknowledged, in order.
             self._commit()
-        self._send(connection, wire.encode_refusal(code, text))
-
-    def _refuse_all(self, code: str, text: str) -> None:
-        for connection in list(self._connections.values()):
-            connection.pending = []
-            if connection.closing_at_s is None:
-                connection.closing_at_s = time.monotonic()
-                self._send(connection, wire.encode_refusal(code, text))
-
-    def _close_lingering(self) -> None:
-        now_s = 0.0
-        for connection in [each for each in self._connections.values() if each.closing_at_s is not None]:
-            now_s = now_s or time.monotonic()
-            if connection.closing_at_s is not None and now_s > connection.closing_at_s:
-                self._drop(connection)
-
-    def _drop(self, connection: Connection) -> None:
-        if self._connections.pop(connection.serial, None) is not None:
-            self._selector.unregister(connection.socket)
-            connection.socket.close()
-
-    def _housekeep(self, *, idle: bool) -> None:
-        # Space for the WAL to move into may be missing too; the next commit says so to those it concerns.
-        with contextlib.suppress(StoreFull):
-            self._store.housekeep(idle=idle)
+        self._sockets.refuse(connection, code, text)
 
     # -- writers that died ------------------------------------------------------------------------------------------------------
 
-    def _census(self) -> None:
-        """Find dead writers; state the end of those found dead before the last complete pass.
+    def _state_ends(self) -> None:
+        """State the end of writers that were dead before the last complete pass."""
+        judged = self._census.judged(self._sockets.connected())
+        if not judged:
+            return
+        for _ in range(_PASSES_TO_READ_ALL):
+            self._sockets.accept()
+            self._pass(0)
+        for key in sorted(judged.keys() - self._sockets.connected()):
+            if not self._state_end(key, judged[key]):
+                break
 
-        A writer found dead sends nothing more. What it left in the backlog and in its socket is read before it is judged, so its committed
-        numbers are final then.
-        """
-        dead = self._dead_writers()
-        judged = {key: mark for key, mark in dead.items() if key in self._suspects}
-        if judged:
-            for _ in range(_PASSES_TO_READ_ALL):
-                self._accept()
-                self._pass(0)
-            connected = {each.key for each in self._connections.values()}
-            for key in sorted(judged.keys() - connected):
-                if not self._state_end(key, judged[key]):
-                    break
-        self._suspects = dead
-
-    def _remove_marks_of_ended(self) -> None:
-        """Remove marks of writers whose end is stated: a kill came between the two. To be done before anything is appended.
-
-        A range that is turned over no longer knows ended writers. A mark that outlived that would have its writer's end stated a second time.
-        """
-        for path in highwater.marks(self._run_dir):
-            with contextlib.suppress(highwater.HighWaterError):  # the census says what is wrong with it
-                mark = highwater.read_if_abandoned(path)
-                if mark is not None and self._store.position((mark.node, mark.epoch)).ended:
-                    path.unlink(missing_ok=True)
-
-    def _dead_writers(self) -> dict[WriterKey, highwater.Mark | None]:
-        """Return writers without a connection whose lock is free (with their mark), or who are unended and have no mark at all."""
-        connected = {each.key for each in self._connections.values()}
-        marked: set[WriterKey] = set()
-        dead: dict[WriterKey, highwater.Mark | None] = {}
-        for path in highwater.marks(self._run_dir):
-            node, _, epoch = path.name.removeprefix("hwm-").rpartition("-")
-            key = (node, int(epoch)) if epoch.isdigit() else (node, -1)
-            marked.add(key)
-            if key in connected or path in self._marks_refused:
-                continue
-            try:
-                mark = highwater.read_if_abandoned(path)
-            except highwater.HighWaterError as error:
-                self._marks_refused.add(path)
-                print(error, file=sys.stderr, flush=True)  # noqa: T201 - the recorder's stderr is its log
-                continue
-            if mark is not None:
-                dead[mark.node, mark.epoch] = mark
-        for key, seed in self._store.writers().items():
-            if not seed.ended and key not in marked and key not in connected and key != self._identity:
-                dead[key] = None
-        return dead
-
-    def _state_end(self, key: WriterKey, mark: highwater.Mark | None) -> bool:
+    def _state_end(self, key: WriterKey, mark: Mark | None) -> bool:
         """Commit how a dead writer's epoch ended, then remove its mark. Return False if the disk is full."""
-        committed = self._store.position(key)
         try:
-            if not committed.ended:
-                self._write_end(key, mark, committed.last_seq)
+            if not self._store.position(key).ended:
+                ending = self._census.ending(key, mark)
+                if ending is None:
+                    self._store.end_writer(key)
+                else:
+                    self._write(ending.kind, ends=key, **ending.carries)
+                    self.counters.lost += ending.lost
         except StoreFull:
             return False
-        # A kill here leaves the mark of an ended writer, which the next census removes.
-        if mark is not None:
-            (self._run_dir / f"hwm-{mark.node}-{mark.epoch}").unlink(missing_ok=True)
+        # A kill here leaves the mark of an ended writer, which the next recorder removes before it appends.
+        self._census.forget(mark)
         return True
-
-    def _write_end(self, key: WriterKey, mark: highwater.Mark | None, last_seq: int) -> None:
-        node, epoch = key
-        last = self._store.last_leaf(key)
-        if last is not None and msgspec.json.decode(last).get("type") == "writer.close":
-            self._store.end_writer(key)
-            return
-        if node == self._identity[0]:
-            # An earlier recorder numbers a record only in the transaction that commits it: nothing can be missing.
-            self._write("log.recover", ends=key, node=node, epoch=epoch, last=last_seq)
-        elif mark is None or mark.boot_id != self._clock.boot_id:
-            self._write("log.lost", ends=key, node=node, epoch=epoch, **{"from": last_seq + 1, "to": _UNKNOWN})
-            self.counters.lost += 1
-        elif mark.assigned > last_seq:
-            self._write("log.lost", ends=key, node=node, epoch=epoch, **{"from": last_seq + 1, "to": mark.assigned})
-            self.counters.lost += mark.assigned - last_seq
-        else:
-            self._write("log.recover", ends=key, node=node, epoch=epoch, last=last_seq)
 
     # -- the recorder's own records ---------------------------------------------------------------------------------------------
 
@@ -432,21 +264,14 @@ class Recorder:
         self._store.commit()
         self._own_seq += 1
 
-    # -- the end ----------------------------------------------------------------------------------------------------------------
-
     def _drain(self) -> None:
         """Commit what has arrived, then close the recorder's own epoch."""
         until_s = time.monotonic() + _DRAIN_S
-        self._accept()
+        self._sockets.accept()
         while self._pass(0) and time.monotonic() < until_s:
-            self._accept()
+            self._sockets.accept()
         with contextlib.suppress(StoreFull):
             self._write("writer.close", ends=self._identity, last_seq=self._own_seq)
-
-    def _hang_up(self) -> None:
-        for connection in list(self._connections.values()):
-            self._drop(connection)
-        self._selector.close()
 
 
 class _Refused(Exception):  # noqa: N818 - carries a refusal, not an error of ours
@@ -455,10 +280,6 @@ class _Refused(Exception):  # noqa: N818 - carries a refusal, not an error of ou
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
-
-
-def _serial(connection: Connection) -> int:
-    return connection.serial
 
 
 def _own_identity(store: Staging, node: str, clock: Clock) -> WriterKey:
