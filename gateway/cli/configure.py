@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 import gateway
 from audit.keys import InvalidKey, SigningKey, save_signing_key
 from audit.signer import load_signer
+from experiments.document import ExperimentDocument
 from gateway import apikeys
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
@@ -103,10 +105,11 @@ def check(
     layout = layout_of(directory)
     compiled = compile_folder(layout.config)
     problems = [str(issue) for issue in compiled.issues] + _secret_problems(layout, compiled)
+    notes = [] if problems else _unapproved_switches(layout, compiled)
     if json_flag:
         counts = _counts(compiled.manifest) if compiled.manifest else {}
         digest = compiled.digest if compiled.manifest else None
-        emit_json({"ok": not problems, "config_digest": digest, "counts": counts, "problems": problems})
+        emit_json({"ok": not problems, "config_digest": digest, "counts": counts, "problems": problems, "notes": notes})
     elif problems:
         for problem in problems:
             out.print(problem, markup=False, soft_wrap=True)
@@ -118,8 +121,25 @@ def check(
                 words = f"{path}: {reason['mode']}: policy `{reason['package']}` says {reason['id']} {reason['msg']}"
                 out.print(words, markup=False, soft_wrap=True)
         out.print(f"ok: {listed}; config digest {compiled.digest}", markup=False, soft_wrap=True)
+        for note in notes:
+            out.print(note, markup=False, soft_wrap=True)
     if problems:
         raise typer.Exit(int(Exit.NO))
+
+
+def _unapproved_switches(layout: Layout, compiled: Compiled) -> list[str]:
+    """Return what keeps each configured blue-green switch from being started: a side that nobody has approved for everyone."""
+    from gateway.cli.missing_approvals import missing_approvals  # noqa: PLC0415 - cryptography, only where there is something to ask
+
+    if compiled.manifest is None:
+        return []
+    documents = [msgspec.json.decode(compiled.objects[digest], type=ExperimentDocument) for digest in compiled.manifest.experiments.values()]
+    switches = [document for document in documents if document.strategy == "blue_green"]
+    return [
+        f"experiments/{document.experiment}.yaml: cannot be started yet: {line}"
+        for document in switches
+        for line in missing_approvals(layout, compiled, document)
+    ]
 
 
 def schema(

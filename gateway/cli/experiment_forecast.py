@@ -7,7 +7,6 @@ margin can be proven.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -17,13 +16,13 @@ import msgspec
 import typer
 
 from experiments.document import ExperimentDocument
-from experiments.shares import WHOLE
 from gateway.cli.admin_client import DirOption
 from gateway.cli.configure import layout_of
+from gateway.cli.missing_approvals import missing_approvals
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
 from gateway.config.layout import Layout
-from gateway.documents import Manifest, RouteDocument, decode
+from gateway.documents import Manifest, decode
 from gateway.processes.control import ControlDirectory, ControlError
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def plan(
         seen.count(_data(layout, compiled), document.model)
     foreseen = None if seen.units_per_day is None else forecast(document, units_per_day=seen.units_per_day, rates=seen.rates)
     movement = moved(_in_force(layout, compiled, name), document, sample=sample)
-    missing = _not_approved(layout, compiled, document)
+    missing = missing_approvals(layout, compiled, document)
     told = {
         "experiment": name,
         "units_per_day": seen.units_per_day,
@@ -162,29 +161,6 @@ def _in_force(layout: Layout, compiled: Compiled, name: str) -> ExperimentDocume
         return None if digest is None else msgspec.json.decode(control.get(digest), type=ExperimentDocument)
     except (ControlError, ValueError, OSError):
         return None
-
-
-def _not_approved(layout: Layout, compiled: Compiled, document: ExperimentDocument) -> list[str]:
-    """Return, for each version that would get traffic, why it may not have its largest share."""
-    from gateway.cli.model import candidate_of, read_inbox  # noqa: PLC0415 - cryptography, only here
-    from gateway.cli.trust import read_root  # noqa: PLC0415
-    from policies.in_force import judge  # noqa: PLC0415
-
-    if not layout.trust_root.exists() or compiled.manifest is None or compiled.gateway is None:
-        return []
-    root = read_root(layout)
-    approvals, revocations, _ = read_inbox(layout, root)
-    route = msgspec.json.decode(compiled.objects[compiled.manifest.models[document.model]], type=RouteDocument)
-    missing = []
-    for arm, version in sorted(document.arms.items()):
-        share = max(step.exposure * step.shares.get(arm, 0) // WHOLE for step in document.steps)
-        if arm == document.control or document.strategy == "blue_green":
-            share = WHOLE
-        candidate = candidate_of(route, route.versions[version])
-        found = judge(approvals, revocations, candidate, root, compiled.gateway.environment, time.time_ns() // 1000, max(1, share))
-        if found.reason is not None:
-            missing.append(f"version {version} (arm {arm}) may not have {share * 100 / WHOLE:g} % of the traffic: {found.reason}")
-    return missing
 
 
 def _show(document: ExperimentDocument, told: dict[str, Any], foreseen: Forecast | None) -> None:

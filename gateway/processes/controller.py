@@ -56,18 +56,19 @@ from gateway.control.logkeys import KeyHasEnded, due, refuse_ended
 from gateway.control.orders import Asked, admit
 from gateway.control.policy_changes import PolicyChanges
 from gateway.control.publishing import Publishing
-from gateway.control.readiness import unreachable
+from gateway.control.readiness import require_approved, unreachable
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 from gateway.control.tail import ROWS_PER_STEP, Tail, fold_registry
 from gateway.control.vaultclock import VaultClock
 from gateway.control.witnesses import Known, Witnesses
-from gateway.documents import RouteDocument
+from gateway.documents import RouteDocument, SettingsDocument, decode
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.embedded import BoundedHttp, EmbeddedServer
 from gateway.processes.parent import Status, end_with_parent
 from gateway.refusals import Refusal
-from gateway.standing import ApprovalsInForce
+from gateway.snapshot import compile_route
+from gateway.standing import Approvals, ApprovalsInForce
 from policies.bundle import BundleError
 from policies.trust import InvalidTrust, TrustRoot
 
@@ -319,15 +320,18 @@ class Controller:
     def _publish_live(self) -> None:
         document = live_state.LiveDocument(
             experiments=self._rollouts.live(time.time_ns() // 1000),
-            approvals=ApprovalsInForce(
-                trust_root=self._root.encode().decode(),
-                approvals=tuple(self._registry.approvals.values()),
-                revocations=tuple(self._registry.revocations.values()),
-            ),
+            approvals=self._approvals_in_force(),
         )
         # Always a manifest together with rollouts that follow it: new documents under an old state would send everyone to a version not begun.
         self._published = (self._aligned, self._control.put_live(live_state.encode(document), time.monotonic()))
         self._tick()
+
+    def _approvals_in_force(self) -> ApprovalsInForce:
+        return ApprovalsInForce(
+            trust_root=self._root.encode().decode(),
+            approvals=tuple(self._registry.approvals.values()),
+            revocations=tuple(self._registry.revocations.values()),
+        )
 
     def _tick(self) -> None:
         assert self._published is not None  # noqa: S101 - `_prepare` publishes before any loop runs
@@ -489,12 +493,24 @@ class Controller:
         if silent:
             raise Refusal("upstream_unreachable", f"version `{document.arms[winner]}` of `{document.model}` does not answer at {', '.join(silent)}")
 
+    def _require_approved(self, experiment: str, now_us: int) -> None:
+        """Refuse to make a switch ready, or to take it, for a green that may not serve everyone: afterwards blue would go on serving in its name."""
+        found, manifest = self._rollouts.running.get(experiment), self._configuration.manifest
+        if found is None or manifest is None or found.document.strategy != "blue_green":
+            return
+        digest = manifest.models[found.document.model]
+        settings = decode(self._control.get(manifest.settings), SettingsDocument)
+        approvals = Approvals(self._approvals_in_force())
+        require_approved(compile_route(digest, self._control.get(digest)), found.document.arms["green"], approvals, settings.environment, now_us)
+
     async def _take_step(self, asked: Asked, principal: Principal) -> Action:
         """Take a step of an experiment that someone asked for, and tell the workers at once."""
         now_us = time.time_ns() // 1000
-        if asked.verb == "promote":
+        if asked.verb in ("start", "promote"):
             # First whether they may at all: who may not makes the gateway call nobody, and learns no address.
             admit(asked, self._rollouts.running, principal, self._root, now_us)
+            self._require_approved(asked.experiment, now_us)
+        if asked.verb == "promote":
             await self._require_reachable(asked.experiment)
         action = await self._rollouts.take(lambda running: admit(asked, running, principal, self._root, now_us), now_us)
         self._publish_live()

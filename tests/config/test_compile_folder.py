@@ -48,7 +48,7 @@ def issues(config):
 def test_the_reference_configuration_has_no_issue():
     compiled = compile_folder(REFERENCE)
     assert compiled.issues == ()
-    assert set(compiled.manifest.models) == {"credit-risk"}
+    assert set(compiled.manifest.models) == {"churn", "credit-risk"}
 
 
 def test_every_digest_of_the_manifest_names_its_object():
@@ -231,7 +231,8 @@ def test_a_file_that_is_too_long_is_refused(config):
 def test_files_may_be_linked_as_kubernetes_does_it(config):
     (config / "models").rename(config / "..data")
     (config / "models").mkdir()
-    (config / "models" / "credit-risk.yaml").symlink_to("../..data/credit-risk.yaml")
+    for name in ("churn.yaml", "credit-risk.yaml"):
+        (config / "models" / name).symlink_to(f"../..data/{name}")
     assert issues(config) == []
 
 
@@ -273,7 +274,7 @@ def test_a_changed_model_has_its_experiments_checked_again(config):
     compiler = Compiler(config)
     assert compiler.compile().issues == ()
     edit(config, "models/credit-risk.yaml", '  "4":', '  "5":')
-    assert {issue.file for issue in compiler.compile().issues} == {f"experiments/credit-{name}.yaml" for name in ("ab", "canary", "shadow")}
+    assert {issue.file for issue in compiler.compile().issues} == {f"experiments/credit-{name}.yaml" for name in ("ab", "canary", "duel", "shadow")}
     edit(config, "models/credit-risk.yaml", '  "5":', '  "4":')
     assert compiler.compile().issues == ()
 

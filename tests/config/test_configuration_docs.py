@@ -1,6 +1,7 @@
 """Schemas, `docs/configuration.md` and the reference configuration say the same."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,15 +56,18 @@ def test_the_reference_configuration_teaches_every_key(kind, pattern):
 
 @pytest.mark.parametrize(("kind", "pattern"), [("gateway", "gateway.yaml"), ("model", "models/*.yaml")])
 def test_every_key_of_the_reference_configuration_is_commented(kind, pattern):
-    """The line before a key, or the line before its mapping's keys when it is written in one line, says what it is."""
-    for file in (ROOT / "config").glob(pattern):
-        lines = file.read_text().splitlines()
-        commented = "\n".join(line for line in lines if line.lstrip().startswith("#"))
-        for path in key_paths(kind):
-            key = path.rsplit(".", maxsplit=1)[-1]
-            at = [number for number, line in enumerate(lines) if re.match(rf"\s*{re.escape(key)}:", line)]
-            above = any(number and lines[number - 1].lstrip().startswith("#") for number in at)
-            assert above or re.search(rf"\b{re.escape(key)}\b", commented), f"{file.name}: `{path}` has no comment"
+    """The line before a key, or the line before its mapping's keys when it is written in one line, says what it is; in one of the files."""
+    files = [file.read_text().splitlines() for file in (ROOT / "config").glob(pattern)]
+    commented = "\n".join(line for lines in files for line in lines if line.lstrip().startswith("#"))
+    above = {
+        match[1]
+        for lines in files
+        for before, line in pairwise(lines)
+        if before.lstrip().startswith("#") and (match := re.match(r"\s*([a-z0-9_]+):", line))
+    }
+    for path in key_paths(kind):
+        key = path.rsplit(".", maxsplit=1)[-1]
+        assert key in above or re.search(rf"\b{re.escape(key)}\b", commented), f"`{path}` has no comment"
 
 
 @pytest.mark.parametrize("kind", FILES)

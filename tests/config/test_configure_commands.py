@@ -51,7 +51,7 @@ def test_init_copies_the_reference_configuration_byte_for_byte(deployment):
 
 
 def test_what_init_writes_passes_check(deployment, cli):
-    assert cli("check", deployment).startswith("ok: 1 models, 3 experiments")
+    assert cli("check", deployment).startswith("ok: 2 models, 6 experiments")
     assert json.loads(cli("check", deployment / "config", "--json"))["ok"] is True
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
-from deployment import Deployment, free_port, wait_until
+from deployment import Deployment, wait_until
 from typer.testing import CliRunner
 from upstreams import Model
 
@@ -203,69 +200,6 @@ def test_the_report_of_an_experiment_is_made_from_the_log_and_is_the_same_twice(
     assert body["epochs"][0]["plan"]["holds"]
     unknown = CliRunner().invoke(build("report"), ["report", "experiment", "nothing", "--data", str(lab.data)])
     assert unknown.exit_code == 1
-
-
-def test_blue_green_switches_everyone_at_once_and_back_without_one_failed_call(tmp_path: Path, one: Model, two: Model):
-    deployment = Deployment(tmp_path / "switch", workers=2)
-    deployment.write_model("shop", {"1": one.url, "2": two.url}, expose_arm=True)
-    for version, model in (("1", one), ("2", two)):
-        deployment.approve("shop", version, url=model.url)
-    document = {"experiment": "cutover", "strategy": "blue_green", "model": "shop", "start": "manual"}
-    document |= {"arms": {"blue": {"version": "1"}, "green": {"version": "2"}}}
-    deployment.write_config("experiments/cutover.yaml", json.dumps(document))
-    deployment.add_key("promoter", "experiment:promote", "experiment:start", "experiment:operate")
-    statuses: list[int] = []
-    served: list[str | None] = []
-    ending = threading.Event()
-
-    def keep_calling() -> None:
-        with httpx.Client(timeout=20) as client:
-            for number in range(20_000):
-                if ending.is_set():
-                    return
-                reply = deployment.infer("shop", unit=f"u{number % 50}", client=client)
-                statuses.append(reply.status_code)
-                served.append(reply.headers.get("assay-arm"))
-
-    def wait_for(arm: str) -> None:
-        wait_until(lambda: len(served) > 20 and set(served[-20:]) == {arm}, f"everyone to be served by {arm}")
-
-    with deployment.running(), ThreadPoolExecutor(3) as pool:
-        try:
-            assert ask(deployment, "promoter", "cutover", "start").status_code == 200
-            callers = [pool.submit(keep_calling) for _ in range(2)]
-            wait_for("blue")
-            slow = pool.submit(deployment.infer, "shop", behave="slow:2", unit="slow")
-            time.sleep(0.3)  # it is under way
-            assert ask(deployment, "promoter", "cutover", "promote").json()["to"] == "promoted"
-            wait_for("green")
-            assert slow.result().headers["assay-arm"] == "blue", "a call under way ends where it began"
-            assert ask(deployment, "promoter", "cutover", "rollback").json()["to"] == "rolled_back"
-            wait_for("blue")
-        finally:
-            ending.set()
-        for caller in callers:
-            caller.result()
-        assert set(statuses) == {200}
-        step = next(record for record in deployment.log.of_type("rollout.step") if record["action"] == "promote")
-        assert "against_evidence" not in step
-
-
-def test_a_switch_to_servers_that_do_not_answer_is_refused(tmp_path: Path, one: Model):
-    deployment = Deployment(tmp_path / "dead")
-    nowhere = f"http://127.0.0.1:{free_port()}"
-    deployment.write_model("shop", {"1": one.url, "2": nowhere})
-    deployment.approve("shop", "1", url=one.url)
-    document = {"experiment": "cutover", "strategy": "blue_green", "model": "shop", "arms": {"blue": {"version": "1"}, "green": {"version": "2"}}}
-    deployment.write_config("experiments/cutover.yaml", json.dumps(document))
-    deployment.add_key("promoter", "experiment:promote")
-    deployment.add_key("reader", "audit:read")
-    with deployment.running():
-        refused = ask(deployment, "reader", "cutover", "promote")
-        assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope"), "who may not promote learns no address"
-        refused = ask(deployment, "promoter", "cutover", "promote")
-        assert (refused.status_code, refused.json()["code"]) == (502, "upstream_unreachable")
-        assert state(deployment, "cutover")["phase"] == "running"
 
 
 def test_the_page_shows_effect_and_buttons_with_their_consequences_to_those_who_may_press_them(lab: Deployment):
