@@ -15,13 +15,13 @@ Example::
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from experiments.assignment import Assignment, Variants
+from experiments.assignment import Assignment, Draw, Variants
 from experiments.shares import WHOLE
 from experiments.targeting import Context
 from gateway.facts import Facts
 from gateway.gate import Judged
-from gateway.live import Live
 from gateway.refusals import Refusal
 from gateway.snapshot import Route, Snapshot, Version
 
@@ -68,7 +68,32 @@ class Decision:
     """The caller named the version; outside experiments."""
 
 
-def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int) -> Decision:
+class Judging(Protocol):
+    """A gate, as the decision uses it."""
+
+    def judge(self, facts: Facts, now_us: int) -> tuple[Judged, bool]:
+        """Return the answer for a call, and whether it was remembered."""
+
+
+class InForce(Protocol):
+    """A live state, as the decision uses it; `gateway.live.Live` is the usual one."""
+
+    @property
+    def as_of_us(self) -> int:
+        """Return when it was last confirmed."""
+
+    @property
+    def killed(self) -> frozenset[str]:
+        """Return the models that have been stopped."""
+
+    def assign(self, model: str, subject: str, draw: Draw, context: Context, unit: str, variants: Variants | None) -> Assignment | None:
+        """Return where a call goes, or None where no experiment has the unit."""
+
+    def gate(self, route: Route, version: Version, now_us: int, exposure: int = WHOLE) -> Judging:
+        """Return the gate of a version."""
+
+
+def decide(call: Call, facts: Facts, snapshot: Snapshot, live: InForce, now_us: int) -> Decision:
     """Decide one call.
 
     Args:
@@ -100,7 +125,7 @@ def decide(call: Call, facts: Facts, snapshot: Snapshot, live: Live, now_us: int
     return _in_experiment(call, facts, live, assignment, now_us)
 
 
-def _refused_early(call: Call, snapshot: Snapshot, live: Live, now_us: int) -> Refusal | None:
+def _refused_early(call: Call, snapshot: Snapshot, live: InForce, now_us: int) -> Refusal | None:
     document = call.route.document
     settings = snapshot.settings
     bound_us = settings.staleness_high_risk_us if document.risk == "high" else settings.staleness_default_us
@@ -113,7 +138,7 @@ def _refused_early(call: Call, snapshot: Snapshot, live: Live, now_us: int) -> R
     return None
 
 
-def _in_experiment(call: Call, facts: Facts, live: Live, assignment: Assignment, now_us: int) -> Decision:
+def _in_experiment(call: Call, facts: Facts, live: InForce, assignment: Assignment, now_us: int) -> Decision:
     route = call.route
     facts.experiment = assignment.experiment
     eligible: Eligible = []
@@ -143,7 +168,7 @@ def _in_experiment(call: Call, facts: Facts, live: Live, assignment: Assignment,
     return Decision(version, judged, cached, assignment, None, eligible, _denied(version, judged))
 
 
-def _stand_in(route: Route, facts: Facts, live: Live, assignment: Assignment, now_us: int) -> tuple[str | None, Version, Judged, bool] | None:
+def _stand_in(route: Route, facts: Facts, live: InForce, assignment: Assignment, now_us: int) -> tuple[str | None, Version, Judged, bool] | None:
     """Find who serves where the assigned arm may not: the default, else an arm that is good for everyone, not only for its share."""
     arms = [(arm, route.versions[name]) for arm, name in assignment.versions]
     for arm, version in [("", route.default), *((arm, version) for arm, version in arms if version is not route.default)]:

@@ -97,6 +97,24 @@ class RouteDocument(Document, frozen=True):
     slo_p99_us: int | None = None
 
 
+class PolicyServerDocument(Document, frozen=True):
+    """The OPA servers that are asked, instead of our engine or beside it."""
+
+    engine: Literal["opa", "both"]
+    addresses: tuple[str, ...]
+    """`http://host:port`; they have the same policies and are asked in turn."""
+    timeout_us: int
+    bundle: str | None = None
+    """Name of the bundle the servers load by themselves; None where the gateway publishes to them."""
+    token: str | None = None
+    """Bearer token by reference, `file:PATH` or `env:NAME`."""
+    certificate: str | None = None
+    authority: str | None = None
+    """Paths of PEM files, for https."""
+    on_failure: dict[str, Literal["closed", "native"]] = {}
+    """Fail mode by decision point; `closed` where a point is not named."""
+
+
 class SettingsDocument(Document, frozen=True):
     """The parts of `gateway.yaml` that may change while running."""
 
@@ -106,6 +124,13 @@ class SettingsDocument(Document, frozen=True):
     staleness_high_risk_us: int
     modes: dict[str, Literal["enforce", "warn", "dryrun", "off"]]
     """Mode of each policy package."""
+    policy_server: PolicyServerDocument | None = None
+    """None: our engine decides alone."""
+
+    @property
+    def engine(self) -> Literal["native", "opa", "both"]:
+        """Return which engine decides."""
+        return "native" if self.policy_server is None else self.policy_server.engine
 
 
 class Manifest(Document, frozen=True):

@@ -126,6 +126,8 @@ def told_of(verdict: Verdict) -> dict[str, Any]:
         told["reasons"] = list(verdict.reasons)
     if verdict.obligations:
         told["obligations"] = [one.told() for one in verdict.obligations]
+    if verdict.by:
+        told["engine"] = verdict.by
     return told
 
 

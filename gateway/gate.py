@@ -63,46 +63,55 @@ class Judged:
 class Gate:
     """The gate of one version. The memo is its only mutable state, owned by the worker's loop; it never changes an answer."""
 
-    __slots__ = ("_fixed", "_key", "_memo", "_names", "_policies", "_reply_gate", "standing")
+    __slots__ = ("_fixed", "_memo", "_names", "_reply_gate", "key", "policies", "standing")
 
     def __init__(self, standing: Standing, policies: PolicyBundle) -> None:
         """Fix what is known of the version and learn which facts the policies read."""
         self.standing = standing
         model = standing.document.get("model", {}).get("name", "")
-        self._policies = policies.at("request").about(model)
-        self._names = tuple(name for path, name in PATHS.items() if self._policies.reads(path))
-        # Two fields or more, so that the key is a tuple whatever the policies read; `exhausted` costs nothing.
-        self._key = attrgetter("exhausted", "rows", *self._names)
+        self.policies = policies.at("request").about(model)
+        self._names = tuple(name for path, name in PATHS.items() if self.policies.reads(path))
+        # What varies in the answers. Two fields or more, so that the key is a tuple whatever the policies read; `exhausted` costs nothing.
+        self.key = attrgetter("exhausted", "rows", *self._names)
         self._memo: dict[tuple[Any, ...], Judged] = {}
         self._fixed = ""  # digest of the standing's document; set by the first answer
         replies = policies.at("response").about(model)
         self._reply_gate = ReplyGate(standing.document, replies) if replies.packages else None
 
     def judge(self, facts: Facts, now_us: int) -> tuple[Judged, bool]:
-        """Return the answer for a call, and whether it was remembered.
+        """Return our engine's answer for a call, and whether it was remembered.
 
         A policy that asks what time it is, other than by its input, is never answered from memory; neither is one that failed.
         """
-        key = self._key(facts)
-        judged = self._memo.get(key)
+        judged = self._memo.get(self.key(facts))
         if judged is not None:
             return judged, True
-        judged = self._work_out(facts, now_us)
-        is_long = len(facts.path) > _REMEMBERED_CHARS
-        if self._policies.reads_clock or is_long or any(reason["id"] == "ENGINE-ERR" for reason in judged.verdict.reasons):
-            return judged, False
+        return self.conclude(facts, self.policies.evaluate(self.document(facts), now_us * 1000)), False
+
+    def remembered(self, facts: Facts) -> Judged | None:
+        """Return the answer, where it is remembered."""
+        return self._memo.get(self.key(facts))
+
+    def document(self, facts: Facts) -> dict[str, Any]:
+        """Return the input of the policies for a call."""
+        return input_document(facts, self.standing.document)
+
+    def conclude(self, facts: Facts, verdict: Verdict) -> Judged:
+        """Return the answer that follows from the policies' verdict, whoever evaluated them, and remember it."""
+        judged = self._judged(facts, verdict)
+        if self.policies.reads_clock or len(facts.path) > _REMEMBERED_CHARS or not verdict.is_settled:
+            return judged
         memo = self._memo
         if len(memo) >= MEMO_ENTRIES:
             del memo[next(iter(memo))]
-        memo[key] = judged
-        return judged, False
+        memo[self.key(facts)] = judged
+        return judged
 
-    def _work_out(self, facts: Facts, now_us: int) -> Judged:
-        verdict = self._policies.evaluate(input_document(facts, self.standing.document), now_us * 1000)
+    def _judged(self, facts: Facts, verdict: Verdict) -> Judged:
         missing = self.standing.refusal
         if missing is not None:
             reason = {"id": missing, "package": "approval", "msg": "the version is not approved for this use", "mode": "enforce"}
-            verdict = Verdict("deny", (reason, *verdict.reasons))
+            verdict = Verdict("deny", (reason, *verdict.reasons), by=verdict.by)
         first = verdict.reasons[0]["id"] if not verdict.allowed else None
         on_reply = tuple(one for one in verdict.obligations if one.on == "reply")
         return Judged(

@@ -26,6 +26,7 @@ from gateway.identifiers import Identifiers
 from gateway.ledger import Held, Ledger
 from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
+from gateway.policy_server import PolicyServer
 from gateway.protocols import problem, v2
 from gateway.protocols.http import is_twice_encoded
 from gateway.protocols.pointer import MISSING
@@ -92,6 +93,8 @@ class Lane:
     ids: Identifiers = field(default_factory=Identifiers)
     open: dict[str, Held] = field(default_factory=dict)
     """Calls in flight by id, oldest first."""
+    policy_server: PolicyServer | None = None
+    """Asked what policies say, where our own engine does not decide alone; belongs to `snapshot` and is swapped with it."""
     shadows: Shadows | None = None
     """Copies of answered calls go there, where a shadow runs."""
     draws: int = 0
@@ -109,13 +112,14 @@ class Lane:
         """Open the ledger on the journal."""
         self.ledger = Ledger(self.journal, self.source, self.counters, self.ids, self.open, self.denied)
 
-    def install(self, snapshot: Snapshot, live: Live) -> None:
+    def install(self, snapshot: Snapshot, live: Live, policy_server: PolicyServer | None = None) -> None:
         """Put a configuration and a live state in force for every call that begins from now on."""
         self.snapshot = snapshot
         self.live = live
-        self.source.install(snapshot.config_digest, live.digest, snapshot.policies.record)
+        self.policy_server = policy_server
+        self.source.install(snapshot.config_digest, live.digest, {**snapshot.policies.record, "engine": snapshot.settings.engine})
         if self.shadows is not None:
-            self.shadows.install(snapshot, live, self.pseudonyms)
+            self.shadows.install(snapshot, live, self.pseudonyms, policy_server)
 
     async def serve(self, exchange: Exchange) -> None:
         """Serve one request."""
@@ -147,7 +151,7 @@ class Lane:
         request = exchange.request
         started_ns = time.monotonic_ns()
         unix_us = time.time_ns() // 1000
-        snapshot, live, route = self.snapshot, self.live, target.route
+        snapshot, live, server, route = self.snapshot, self.live, self.policy_server, target.route
         document = route.document
 
         # 1. Who: before this nothing is recorded one by one.
@@ -169,7 +173,15 @@ class Lane:
         self.open[call_id] = held
         try:
             # 3. Decide.
-            decision = self._decide(request, fields, target, parsed, principal, pseudonyms, record, snapshot, live)
+            call, facts = self._ask(request, fields, target, parsed, principal, pseudonyms, record)
+            if server is None:
+                decision = decide(call, facts, snapshot, live, unix_us)
+            else:
+                decision = await server.decide(call, facts, snapshot, live, unix_us)
+            record.decision = decision
+            if decision.judged is not None and decision.judged.reply_rules is not None:
+                # What policies see of the arm is the one that serves, not the last one that was looked at.
+                facts.arm = decision.served or ""
             record.decided_us = (time.monotonic_ns() - started_ns) // 1000
             if decision.refusal is not None:
                 raise decision.refusal  # noqa: TRY301 - every refusal of a call ends in the one place below
@@ -180,7 +192,7 @@ class Lane:
             if document.audit == "sync":
                 await self.ledger.decide_durably(held)
             # 5. Forward, 6. record, 7. reply.
-            await self._forward(exchange, route, parsed, decision, held, pseudonyms, salt_out)
+            await self._forward(exchange, route, parsed, decision, held, pseudonyms, salt_out, server)
         except Refusal as refusal:
             await self._refuse(exchange, document.protocol == "v2", route, held, refusal)
         except (CallerGone, asyncio.CancelledError):
@@ -193,7 +205,7 @@ class Lane:
         finally:
             self.open.pop(call_id, None)
 
-    def _decide(
+    def _ask(
         self,
         request: Request,
         fields: Fields,
@@ -202,10 +214,8 @@ class Lane:
         principal: Principal,
         pseudonyms: TenantPseudonyms,
         record: CallRecord,
-        snapshot: Snapshot,
-        live: Live,
-    ) -> Decision:
-        """Gather the facts and decide; what is refused here is recorded with what is known so far."""
+    ) -> tuple[Call, Facts]:
+        """Gather what is decided about; what is refused here is recorded with what is known so far."""
         route = target.route
         document = route.document
         record.decision = Decision(route.default, None, False, None, None, [])
@@ -236,15 +246,12 @@ class Lane:
         self.draws += 1
         stated = fields.get(b"assay-context")
         known = principal.context if stated is None else context.read(stated, principal)
-        call = Call(record.id, route, target.pinned, subject, principal.may_pin, (self.journal.node, self.journal.epoch, self.draws), known, unit)
+        drawn = (self.journal.node, self.journal.epoch, self.draws)
+        call = Call(record.id, route, target.pinned, subject, principal.may_pin, drawn, known, unit)
         said = fields.get(b"assay-variant")
         if said is not None:
             call.variants = variants.read(said, principal, has_unit=bool(unit))
-        decision = record.decision = decide(call, facts, snapshot, live, record.unix_us)
-        if decision.judged is not None and decision.judged.reply_rules is not None:
-            # What policies see of the arm is the one that serves, not the last one that was looked at.
-            facts.arm = decision.served or ""
-        return decision
+        return call, facts
 
     async def _forward(
         self,
@@ -255,6 +262,7 @@ class Lane:
         held: Held,
         pseudonyms: TenantPseudonyms,
         salt_out: bytes,
+        server: PolicyServer | None,
     ) -> None:
         request, record = exchange.request, held.record
         version, judged = decision.version, decision.judged
@@ -268,7 +276,7 @@ class Lane:
             reply = await self._attempt(request, head_for(request, body_in), body_in, route, parsed.upstream_target, version, deadline_s)
             if judged.reply_rules is not None:
                 assert record.facts is not None  # noqa: S101 - decided by them
-                governed = await govern(judged.reply_rules, record.facts, reply, record.unix_us, REPLY_LIMIT_BYTES)
+                governed = await govern(judged.reply_rules, record.facts, reply, record.unix_us, REPLY_LIMIT_BYTES, server)
                 record.reply_policy = governed.told
             if governed is None or (governed.body is None and governed.refusal is None):
                 if not route.reads_reply and not 0 <= reply.content_length < WHOLE_BELOW_BYTES:

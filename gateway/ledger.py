@@ -232,7 +232,8 @@ class Ledger:
             if held.started_ns > bound_ns:
                 return
             decision = held.record.decision
-            if not held.decided and decision is not None and decision.refusal is None:
+            # Without an answer of the policies it is not decided yet: a policy server has been asked.
+            if not held.decided and decision is not None and decision.refusal is None and decision.judged is not None:
                 try:
                     self.decide(held)
                 except Refusal:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
@@ -57,7 +57,8 @@ _LONG_NUMBER: Final = re.compile(rb"(?<![.0-9])[0-9]{19}")
 _CHARSET: Final = re.compile(rb"charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE)
 _JSON_TYPES: Final = frozenset(("", "application/json", "text/json"))
 _OF_THE_OLD_BODY: Final = frozenset((b"etag", b"content-md5", b"digest", b"content-digest", b"repr-digest", b"content-range", b"accept-ranges"))
-_UNREAD: Final = object()
+UNREAD: Final = object()
+"""Stands for a body that was not read."""
 
 
 class ReplyGate:
@@ -69,12 +70,12 @@ class ReplyGate:
         "_key",
         "_memo",
         "_names",
-        "_policies",
         "_reply_key",
         "_reply_names",
         "_told",
         "needs_body",
         "needs_length",
+        "policies",
         "wants_body",
     )
 
@@ -86,7 +87,7 @@ class ReplyGate:
             policies: the packages asked at `response`.
         """
         self._fixed = fixed
-        self._policies = policies
+        self.policies = policies
         self._names = tuple(name for path, name in PATHS.items() if policies.reads(path))
         self._reply_names = tuple(name for path, name in REPLY_PATHS.items() if policies.reads(path))
         self._key = attrgetter("exhausted", "rows", *self._names)
@@ -99,16 +100,26 @@ class ReplyGate:
         self.needs_length = policies.reads(("response", "kib"), enforced=True)
 
     def judge(self, facts: Facts, reply: ReplyFacts, body: Any, now_us: int) -> tuple[ReplyJudged, bool]:
-        """Return the verdict on a reply, and whether it was remembered; one on a body never is."""
-        reads_body = self.wants_body and body is not _UNREAD
-        key = (self._key(facts), self._reply_key(reply))
-        held = None if reads_body or self.wants_body else self._memo.get(key)
+        """Return our engine's verdict on a reply, and whether it was remembered; one on a body never is."""
+        held = self.remembered(facts, reply)
         if held is not None:
             return held, True
+        return self.conclude(facts, reply, self.policies.evaluate(self.document(facts, reply, body), now_us * 1000)), False
+
+    def remembered(self, facts: Facts, reply: ReplyFacts) -> ReplyJudged | None:
+        """Return the answer, where it is remembered."""
+        return None if self.wants_body else self._memo.get((self._key(facts), self._reply_key(reply)))
+
+    def document(self, facts: Facts, reply: ReplyFacts, body: Any) -> dict[str, Any]:
+        """Return the input of the policies; `body` is the JSON document, or `UNREAD`."""
         document = reply_document(facts, self._fixed, reply)
-        if reads_body:
+        if self.wants_body and body is not UNREAD:
             document["response"]["body"] = body
-        verdict = self._policies.evaluate(document, now_us * 1000)
+        return document
+
+    def conclude(self, facts: Facts, reply: ReplyFacts, verdict: Verdict) -> ReplyJudged:
+        """Return the answer that follows from the policies' verdict, whoever evaluated them, and remember it."""
+        key = (self._key(facts), self._reply_key(reply))
         is_short = len(facts.path) <= REMEMBERED_CHARS
         told = self._told.get(key)
         if told is None:
@@ -116,10 +127,9 @@ class ReplyGate:
             if is_short:
                 _remember(self._told, key, told)
         judged = ReplyJudged(verdict, {**told_of(verdict), **told}, warning_of(verdict))
-        has_failed = any(reason["id"] == "ENGINE-ERR" for reason in verdict.reasons)
-        if is_short and not (self.wants_body or self._policies.reads_clock or has_failed):
+        if is_short and verdict.is_settled and not (self.wants_body or self.policies.reads_clock):
             _remember(self._memo, key, judged)
-        return judged, False
+        return judged
 
     def _told_input(self, facts: Facts, reply: ReplyFacts) -> dict[str, Any]:
         if not self._digest:
@@ -173,7 +183,14 @@ class Governed:
         return self.body != self.model_body
 
 
-async def govern(rules: ReplyRules, facts: Facts, reply: UpstreamReply, now_us: int, limit_bytes: int) -> Governed:
+class ReplyServer(Protocol):
+    """Answers on replies in place of our engine; `gateway.policy_server.PolicyServer` is one."""
+
+    async def judge_reply(self, gate: ReplyGate, facts: Facts, reply: ReplyFacts, body: Any, now_us: int) -> tuple[ReplyJudged, bool]:
+        """Return the answer on a reply, and whether it was remembered."""
+
+
+async def govern(rules: ReplyRules, facts: Facts, reply: UpstreamReply, now_us: int, limit_bytes: int, server: ReplyServer | None = None) -> Governed:
     """Judge a reply whose head has arrived, and do what has to be done to it.
 
     Args:
@@ -182,6 +199,7 @@ async def govern(rules: ReplyRules, facts: Facts, reply: UpstreamReply, now_us: 
         reply: read here if its body is asked for, closed here if nothing of it leaves.
         now_us: the call's Unix microseconds.
         limit_bytes: longest body that is held.
+        server: who is asked, where our engine does not decide alone.
 
     Raises:
         UpstreamError: the body did not arrive, or is longer.
@@ -197,10 +215,13 @@ async def govern(rules: ReplyRules, facts: Facts, reply: UpstreamReply, now_us: 
             seen = ReplyFacts(seen.status, seen.content_type, (len(governed.body) + 1023) >> 10)
             fault, document = _document(gate, governed.body)
         else:
-            document = _UNREAD
+            document = UNREAD
         if fault is not None:
             return _withhold(governed, reply, fault)
-        judged, is_cached = gate.judge(facts, seen, document, now_us)  # 3
+        if server is None:  # 3
+            judged, is_cached = gate.judge(facts, seen, document, now_us)
+        else:
+            judged, is_cached = await server.judge_reply(gate, facts, seen, document, now_us)
         governed.told = {**judged.told, "cached": 1 if is_cached else 0}
         governed.warning = judged.warning
         if not judged.verdict.allowed:
@@ -309,11 +330,11 @@ def _is_to_be_read(gate: ReplyGate, reply: UpstreamReply) -> bool:
 def _document(gate: ReplyGate, body: bytes) -> tuple[str | None, Any]:
     """Return why a body cannot be judged, and the document in it."""
     if not gate.wants_body or not body:
-        return None, _UNREAD
+        return None, UNREAD
     try:
         return None, parse(body)
     except JsonError as why:
-        return (str(why) if gate.needs_body else None), _UNREAD
+        return (str(why) if gate.needs_body else None), UNREAD
 
 
 def _withhold(governed: Governed, reply: UpstreamReply, why: str) -> Governed:

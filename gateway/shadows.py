@@ -39,6 +39,7 @@ from gateway.exchange import Fault, Request, Upstream, UpstreamError
 from gateway.identifiers import Identifiers
 from gateway.limits import RateLimits
 from gateway.live import Live
+from gateway.policy_server import PolicyServer
 from gateway.protocols.pointer import compile_pointer
 from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
@@ -123,6 +124,7 @@ class Shadows:
         # Changed by `install` alone: model -> its shadows. The lane looks here first.
         self.of: Mapping[str, tuple[Shadow, ...]] = {}
         self._live: Live | None = None
+        self._policy_server: PolicyServer | None = None
         self._pseudonyms: Mapping[str, TenantPseudonyms] = {}
         # Changed by `offer`, `start` and the tasks.
         self._queue: deque[_Copy] = deque()
@@ -132,9 +134,9 @@ class Shadows:
         self.counts: dict[str, Counts] = {}
         """Experiment -> what became of drawn calls: `compared`, `failed`, `over_budget`, `queue_full`, `too_large`, `ineligible`, `unrecorded`."""
 
-    def install(self, snapshot: Snapshot, live: Live, pseudonyms: Mapping[str, TenantPseudonyms]) -> None:
+    def install(self, snapshot: Snapshot, live: Live, pseudonyms: Mapping[str, TenantPseudonyms], policy_server: PolicyServer | None = None) -> None:
         """Follow what is in force. Cost: one look at each configured shadow."""
-        self._live, self._pseudonyms = live, pseudonyms
+        self._live, self._pseudonyms, self._policy_server = live, pseudonyms, policy_server
         running: dict[str, list[Shadow]] = {}
         for document in snapshot.shadows.values():
             state = live.experiment(document.experiment)
@@ -196,7 +198,7 @@ class Shadows:
     async def _mirror(self, copy: _Copy) -> None:
         self._queued_bytes -= copy.size
         shadow = copy.shadow
-        sent = self._permitted(copy)
+        sent = await self._permitted(copy)
         if sent is None:
             self._count(shadow, "ineligible")
             return
@@ -220,17 +222,19 @@ class Shadows:
         self._count(shadow, "failed" if has_failed else "compared")
         self._write(copy, outcome, compared, body)
 
-    def _permitted(self, copy: _Copy) -> bytes | None:
+    async def _permitted(self, copy: _Copy) -> bytes | None:
         """Judge the shadow like an arm: its approval and the request policies, as they stand now.
 
         Returns:
             The body it may see, redacted as they ask; None where it may not be called.
         """
-        live, facts = self._live, copy.record.facts
+        live, server, facts = self._live, self._policy_server, copy.record.facts
         if live is None or facts is None or copy.route.model in live.killed:
             return None
         facts.experiment, facts.arm = copy.shadow.document.experiment, "shadow"
-        judged, _ = live.gate(copy.route, copy.shadow.version, self._unix_ns() // 1000, 1).judge(facts, self._unix_ns() // 1000)
+        now_us = self._unix_ns() // 1000
+        gate = live.gate(copy.route, copy.shadow.version, now_us, 1)
+        judged = gate.judge(facts, now_us)[0] if server is None else await server.judge(gate, facts, now_us)
         if not judged.allowed:
             return None
         try:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
@@ -157,7 +157,11 @@ class PointPolicies:
 
     def evaluate(self, document: Mapping[str, Any], now_ns: int) -> Verdict:
         """Return the verdict on an input document (`input/v1`)."""
-        return combine([package.find(document, now_ns) for package in self.packages], needs_required=self.needs_required)
+        return self.combined([package.find(document, now_ns) for package in self.packages])
+
+    def combined(self, found: Iterable[Finding]) -> Verdict:
+        """Return the verdict of this decision point on what its packages found, whoever evaluated them."""
+        return combine(found, needs_required=self.needs_required)
 
 
 class PolicyBundle:

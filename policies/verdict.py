@@ -25,6 +25,10 @@ OBLIGATIONS: Final = frozenset[str](ORDER)
 """Obligations the gateway can carry out."""
 MOST_REASONS: Final = 24
 """Reasons a verdict carries; together with the bounds on their texts a verdict stays well below what a record can hold."""
+UNANSWERED: Final = "ENGINE-ERR"
+"""Id of the reason that a package could not be evaluated, or a server gave no answer."""
+DIFFERENCE: Final = "ENGINE-DIFF"
+"""Id of the reason that two engines answered differently."""
 MOST_ID: Final = 64
 MOST_MESSAGE: Final = 256
 """Characters of a reason's id and message; longer ones are cut."""
@@ -56,6 +60,13 @@ class Verdict:
     """HTTP status of a denial."""
     obligations: tuple[Obligation, ...] = ()
     """What has to be done to the request or its reply, merged; none where the call is denied."""
+    by: str = field(default="", compare=False)
+    """The engine that answered in place of the one that was to; "" where that one did."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Say whether the same question would be answered the same: not so where an engine failed, or two disagreed."""
+        return not any(reason["id"] in (UNANSWERED, DIFFERENCE) for reason in self.reasons)
 
     @property
     def allowed(self) -> bool:
@@ -121,7 +132,7 @@ def combine(findings: Iterable[Finding], *, needs_required: bool = True) -> Verd
 
 def _denials(finding: Finding) -> Iterable[Mapping[str, Any]]:
     if finding.error is not None:
-        yield {"id": "ENGINE-ERR", "msg": f"package `{finding.package}` could not be evaluated: {finding.error}"}
+        yield {"id": UNANSWERED, "msg": f"package `{finding.package}` could not be evaluated: {finding.error}"}
         return
     yield from finding.deny
     if finding.required and not finding.allow and not finding.deny:

@@ -81,6 +81,13 @@ class Collector:
             for result, count in sorted(counts.items()):
                 shadows.add_metric([experiment, result], count)
         yield shadows
+        asked = CounterMetricFamily(
+            "assay_policy_answers", "Questions to policy servers, by decision point and what became of them.", labels=["point", "result"]
+        )
+        for point, counts in sorted(traffic.policy_server.items()):
+            for result, count in sorted(counts.items()):
+                asked.add_metric([point, result], count)
+        yield asked
         in_flight = GaugeMetricFamily("assay_in_flight", "Calls being served, by worker.", labels=["node"])
         unconfirmed = GaugeMetricFamily("assay_oldest_unconfirmed_seconds", "Age of the oldest record not yet committed, by worker.", labels=["node"])
         for node, worker in sorted(traffic.workers.items()):

@@ -73,6 +73,8 @@ class Traffic:
         self.refused_early: dict[str, int] = {}
         self.shadows: dict[str, dict[str, int]] = {}
         """Experiment -> what became of the calls drawn for its shadow."""
+        self.policy_server: dict[str, dict[str, int]] = {}
+        """Decision point -> what became of questions to policy servers."""
         self.workers: dict[str, dict[str, Any]] = {}
         """Latest status by node; what is counted next is counted from there."""
         self.history: deque[Second] = deque(maxlen=HISTORY_S)
@@ -123,11 +125,12 @@ class Traffic:
             more = count - before["refused_early"].get(code, 0)
             if more > 0:
                 self.refused_early[code] = self.refused_early.get(code, 0) + more
-        for experiment, counts in status.get("shadows", {}).items():
-            kept = self.shadows.setdefault(experiment, {})
-            past = before.get("shadows", {}).get(experiment, {})
-            for what, count in counts.items():
-                kept[what] = kept.get(what, 0) + max(0, count - past.get(what, 0))
+        for totals, part in ((self.shadows, "shadows"), (self.policy_server, "policy_server")):
+            for name, counts in status.get(part, {}).items():
+                kept = totals.setdefault(name, {})
+                past = before.get(part, {}).get(name, {})
+                for what, count in counts.items():
+                    kept[what] = kept.get(what, 0) + max(0, count - past.get(what, 0))
 
     def _classes(self) -> tuple[int, int, int]:
         served = sum(row.count for key, row in self.series.items() if key[2] < 400)

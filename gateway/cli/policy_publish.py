@@ -25,7 +25,7 @@ def publish_policies(config: Path, to: str | None, archive: Path | None, token_f
     done: dict[str, Any] = {"packages": [package.name for package in packages_of(bundle)], "modules": len(bundle.modules)}
     if archive is not None:
         archive.write_bytes(packed(bundle.modules, packages_of(bundle), bundle.data))
-        done |= {"revision": revision_of(bundle.modules, bundle.data), "archive": str(archive)}
+        done |= {"revision": revision_of(bundle.modules, packages_of(bundle), bundle.data), "archive": str(archive)}
     elif to is not None:
         done |= {"revision": _published(bundle, to, token_file, verify_only=verify_only), "server": to}
     if as_json:
@@ -47,8 +47,9 @@ def _bundle(config: Path) -> PolicyBundle:
 
 def _published(bundle: PolicyBundle, to: str, token_file: Path | None, *, verify_only: bool) -> str:
     try:
-        from policies.opa.client import Client, Server  # noqa: PLC0415 - an extra, that may not be installed
+        from policies.opa.client import Client  # noqa: PLC0415 - an extra, that may not be installed
         from policies.opa.publish import PublishError, publish, verify  # noqa: PLC0415 - as above
+        from policies.opa.server import Server  # noqa: PLC0415 - as above
     except ModuleNotFoundError:
         fail("the OPA client is not installed", hint='pip install "assay-gateway[opa]"')
 
@@ -58,7 +59,7 @@ def _published(bundle: PolicyBundle, to: str, token_file: Path | None, *, verify
             if not verify_only:
                 return await publish(client, bundle.modules, packages_of(bundle), bundle.data)
             await verify(client, bundle.modules, packages_of(bundle), bundle.data)
-            return revision_of(bundle.modules, bundle.data)
+            return revision_of(bundle.modules, packages_of(bundle), bundle.data)
         finally:
             await client.close_connection()
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +72,9 @@ class Compiled:
     bundle: PolicyBundle | None = None
     """The policies, where the folder has any of its own and they hold."""
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-    """What policies say of each file, where they are asked."""
+    """What our engine says of each file, where policies are asked."""
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """The files that policies are asked about, compiled."""
 
     @property
     def digest(self) -> str:
@@ -151,11 +154,14 @@ class Compiler:
         issues += [*found, *checked.issues, *(_located(files.modes, MODES, checked.modes) if checked.modes else ())]
         if issues or gateway is None:
             return Compiled(None, {}, tuple(sorted(set(issues))), gateway)
-        verdicts = {} if checked.bundle is None else self._point.judge(checked.bundle, gateway.environment, self._asked(experiments))
+        asked = {} if checked.bundle is None or not checked.bundle.at("config").packages else self._asked(experiments)
+        verdicts = {} if checked.bundle is None else self._point.judge(checked.bundle, gateway.environment, asked)
         refused = [Issue(path, 1, 1, "", message) for path, message in refusals(verdicts)]
         if refused:
             return Compiled(None, {}, tuple(sorted(set(refused))), gateway)
-        return replace(_assemble(gateway, mode_of, self._models, experiments, files.policies), bundle=checked.bundle, verdicts=verdicts)  # 4
+        return replace(
+            _assemble(gateway, mode_of, self._models, experiments, files.policies), bundle=checked.bundle, verdicts=verdicts, asked=asked
+        )  # 4
 
     def _read_gateway(self, files: _Files) -> GatewayFile | None:
         if files.gateway is None:
@@ -346,6 +352,9 @@ def _compile_gateway_file(data: bytes, path: str) -> tuple[GatewayFile | None, b
     if file.environment == "production":
         message = "needs signed changes of configuration, which this release does not have; allowed: development, staging"
         issues.append(tree.issue(("environment",), f"`production` {message}"))
+    if file.policies.server is not None and not all(importlib.util.find_spec(name) for name in ("opa_client", "aiohttp")):
+        message = 'asks an OPA server, and its client is not installed; hint: pip install "assay-gateway[opa]"'
+        issues.append(tree.issue(("policies", "engine"), f"`{file.policies.engine}` {message}"))
     return file, b"", issues
 
 

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from audit.keys import COSIGNATURE_V1, InvalidKey, VerifierKey
 from gateway.config.names import Bind, Name, Origin, SecretReference, SignerReference, Store
 from gateway.config.quantities import Duration, Size
-from gateway.documents import SettingsDocument
+from gateway.documents import PolicyServerDocument, SettingsDocument
+from policies.opa.server import Server
 
 Mode = Literal["enforce", "warn", "dryrun", "off"]
 
@@ -140,6 +141,68 @@ class Staleness(FileModel):
     high_risk: Duration = Field(default=1_000_000, ge=500_000, le=600_000_000, description="For models of high risk.")
 
 
+FailMode = Literal["closed", "native"]
+
+
+class OnFailure(FileModel):
+    """What each decision point does where no server answers."""
+
+    config: FailMode = Field(default="closed", description="A configuration is read: closed keeps the one in force, native asks our engine alone.")
+    request: FailMode = Field(default="closed", description="A call comes in: closed refuses it, native lets our engine decide, with a warning.")
+    response: FailMode = Field(default="closed", description="A reply is to leave: closed refuses it, native lets our engine decide, with a warning.")
+
+
+def _server_address(value: str) -> str:
+    Server(value)
+    return value
+
+
+ServerAddress = Annotated[Origin, AfterValidator(_server_address)]
+"""Where an OPA server is."""
+
+
+class PolicyServerFile(FileModel):
+    """OPA servers that hold the policies in force."""
+
+    addresses: list[ServerAddress] = Field(
+        min_length=1, max_length=8, description="Where OPA servers answer, `http://host:port`; all hold the same policies and are asked in turn."
+    )
+    timeout: Duration = Field(default=50_000, ge=1_000, le=5_000_000, description="Time an answer may take; then the fail mode decides.")
+    bundle: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Name of the bundle that the servers load by themselves (`assay policy publish --archive`). Without it the gateway publishes.",
+    )
+    token: SecretReference | None = Field(default=None, description="Bearer token of the servers, by reference; read when it is put in force.")
+    certificate: str | None = Field(default=None, min_length=1, description="PEM file with the gateway's certificate and key, for https.")
+    authority: str | None = Field(default=None, min_length=1, description="PEM file with who vouches for the servers; without it the system's.")
+    on_failure: OnFailure = Field(default_factory=OnFailure, description="What each decision point does where no server answers.")
+
+    @model_validator(mode="after")
+    def _no_secret_in_the_clear(self) -> Self:
+        if self.token is not None:
+            for url in self.addresses:
+                Server(url, token="-")  # noqa: S106 - any one: it is about the address
+        return self
+
+
+class Policies(FileModel):
+    """Who evaluates the policies."""
+
+    engine: Literal["native", "opa", "both"] = Field(
+        default="native", description="native: our engine, in the gateway. opa: an OPA server. both: each is asked, and a difference denies."
+    )
+    server: PolicyServerFile | None = Field(default=None, description="The OPA servers; with the engines opa and both.")
+
+    @model_validator(mode="after")
+    def _server_where_asked(self) -> Self:
+        if (self.engine == "native") != (self.server is None):
+            wrong = "`server` is given and never asked" if self.server else "no `server` is given"
+            raise ValueError(f"engine `{self.engine}`: {wrong}; write `engine: opa` or `both` with `server`, or neither")
+        return self
+
+
 class GatewayFile(FileModel):
     """`gateway.yaml`."""
 
@@ -155,6 +218,7 @@ class GatewayFile(FileModel):
     postgres: Postgres | None = Field(default=None, description="The database of a shared log; only with a `postgres:` store.")
     audit: Audit = Field(description="The signed log.")
     keys: Keys = Field(default_factory=Keys, description="API keys of callers.")
+    policies: Policies = Field(default_factory=Policies, description="Who evaluates the policies.")
     staleness: Staleness = Field(default_factory=Staleness, description="How old published state may be.")
 
     @model_validator(mode="after")
@@ -185,4 +249,23 @@ def compile_settings(file: GatewayFile, modes: Mapping[str, Mode]) -> SettingsDo
         staleness_default_us=file.staleness.default,
         staleness_high_risk_us=file.staleness.high_risk,
         modes=dict(modes),
+        policy_server=_compile_server(file.policies),
+    )
+
+
+def _compile_server(policies: Policies) -> PolicyServerDocument | None:
+    server = policies.server
+    if server is None or policies.engine == "native":
+        return None
+    modes = server.on_failure
+    chosen: dict[str, FailMode] = {"config": modes.config, "request": modes.request, "response": modes.response}
+    return PolicyServerDocument(
+        engine=policies.engine,
+        addresses=tuple(server.addresses),
+        timeout_us=server.timeout,
+        bundle=server.bundle,
+        token=server.token,
+        certificate=server.certificate,
+        authority=server.authority,
+        on_failure={point: mode for point, mode in chosen.items() if mode != "closed"},
     )

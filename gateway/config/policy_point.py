@@ -62,7 +62,7 @@ class ConfigPoint:
             if verdict is None:
                 verdict = policies.about(one.route.model).evaluate(config_document(environment, one), self._clock_ns())
             verdicts[path] = verdict
-            if not any(reason["id"] == "ENGINE-ERR" for reason in verdict.reasons):  # what failed may succeed the next time
+            if verdict.is_settled:  # what failed may succeed the next time
                 remembered[key] = verdict
         self._remembered = remembered
         return verdicts

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from audit.store.control import ControlStore
 from gateway.config.compile import Compiled, Compiler
-from gateway.config.policy_point import told
+from gateway.config.policy_point import refusals, told
 from gateway.control.clerk import Clerk
 from gateway.control.policy_changes import PolicyChanges
-from gateway.documents import Manifest, SettingsDocument, decode, encode
+from gateway.control.policy_servers import NotPrepared, PolicyServers
+from gateway.documents import Manifest, PolicyServerDocument, SettingsDocument, decode, encode
 from gateway.processes.control import ControlDirectory
 from policies.bundle import PolicyBundle
+from policies.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -27,19 +29,28 @@ class Configuration:
     """The configuration in force. Owned by the controller's loop."""
 
     def __init__(
-        self, compiler: Compiler, control: ControlDirectory, store: ControlStore, clerk: Clerk, policies: PolicyChanges | None = None
+        self,
+        compiler: Compiler,
+        control: ControlDirectory,
+        store: ControlStore,
+        clerk: Clerk,
+        policies: PolicyChanges | None = None,
+        servers: PolicyServers | None = None,
     ) -> None:
-        """Prepare; nothing is read before `reload`. Without `policies` their changes are not told."""
+        """Prepare; nothing is read before `reload`. Without `policies` their changes are not told, without `servers` none is asked."""
         self._compiler = compiler
         self._control = control
         self._store = store
         self._clerk = clerk
         self._policies = policies
+        self._servers = servers
         self._shipped: PolicyBundle | None = None  # for a folder without policies of its own; made when first needed
         self.digest: str | None = None
         self.manifest: Manifest | None = None
         self.issues: tuple[str, ...] = ()
         """Why the latest reading of the folder is not in force."""
+        self.is_waiting = False
+        """Whether the folder holds and waits for a policy server: then it is to be read again though nothing in it has changed."""
         self.in_force_since_s = time.monotonic()
 
     def restore(self) -> bool:
@@ -62,19 +73,50 @@ class Configuration:
     async def reload(self) -> bool:
         """Read the folder and put it in force if it is whole and new; returns whether anything changed."""
         compiled = await asyncio.to_thread(self._compiler.compile)
+        self.is_waiting = False
         if compiled.manifest is None:
-            self.issues = tuple(str(issue) for issue in compiled.issues)
-            for issue in self.issues:
-                _log.error("configuration issue; the old configuration stays in force", extra={"issue": issue})
-            return False
-        self.issues = ()
+            return self._refuse(str(issue) for issue in compiled.issues)
         if compiled.digest == self.digest:
+            self.issues = ()
             await self._tell_policies(compiled.bundle)  # others after an upgrade that brought its own
+            if self._servers is not None:
+                self._servers.settle(_server_of(compiled), await self._bundle(compiled.bundle))
             return False
-        await self._put_in_force(compiled, compiled.manifest)
+        if self._servers is None:
+            self.issues = ()
+            await self._put_in_force(compiled, compiled.manifest, compiled.verdicts)
+            return True
+        return await self._put_in_force_with(self._servers, compiled, compiled.manifest)
+
+    def _refuse(self, issues: Iterable[str]) -> bool:
+        found = tuple(issues)
+        if found != self.issues:  # what waits for a server is read again and again, and told once
+            for issue in found:
+                _log.error("configuration issue; the old configuration stays in force", extra={"issue": issue})
+        self.issues = found
+        return False
+
+    async def _put_in_force_with(self, servers: PolicyServers, compiled: Compiled, manifest: Manifest) -> bool:
+        """Put a configuration in force once a policy server has its policies and says nothing against it."""
+        document, bundle = _server_of(compiled), await self._bundle(compiled.bundle)
+        async with servers.changing():
+            try:
+                await servers.prepare(document, bundle)
+                said = await servers.judge(document, bundle, _settings_of(compiled).environment, compiled.asked)
+            except NotPrepared as fault:
+                self.is_waiting = fault.may_pass
+                return self._refuse([f"gateway.yaml: policies.server: no server has the policies of this configuration: {fault}"])
+            refused = refusals(said)
+            if refused:
+                # Asking again changes nothing on the servers only where they have these policies anyway.
+                self.is_waiting = servers.has(document, bundle) and any(not verdict.is_settled for verdict in said.values())
+                return self._refuse(f"{path}:1:1: {message}" for path, message in refused)
+            self.issues = ()
+            await self._put_in_force(compiled, manifest, {**compiled.verdicts, **said})
+            servers.settle(document, bundle)
         return True
 
-    async def _put_in_force(self, compiled: Compiled, manifest: Manifest) -> None:
+    async def _put_in_force(self, compiled: Compiled, manifest: Manifest, verdicts: Mapping[str, Verdict]) -> None:
         """1. Objects durable. 2. The change recorded, of policies first. 3. Named as in force.
 
         A crash in between leaves unused objects, or a record of a change that is made again.
@@ -84,7 +126,7 @@ class Configuration:
         await asyncio.to_thread(self._store.keep_objects, objects)
         await self._tell_policies(compiled.bundle)
         changed = _changed(self.manifest, manifest)
-        verdict = told(compiled.verdicts)
+        verdict = told(verdicts)
         said = {} if verdict is None else {"policy": verdict}
         index = await self._clerk.record("config.change", old=self.digest or "", new=compiled.digest, changed=changed[:200], signed=False, **said)
         for reason in () if verdict is None else verdict.get("reasons", ()):
@@ -108,14 +150,31 @@ class Configuration:
             settings = decode(self._control.get(manifest.settings), SettingsDocument)
             return PolicyBundle.load({path: self._control.get(digest).decode() for path, digest in manifest.policies.items()}, settings.modes)
 
-        await self._policies.tell(await asyncio.to_thread(load))
+        bundle = await asyncio.to_thread(load)
+        await self._policies.tell(bundle)
+        if self._servers is not None:
+            self._servers.settle(decode(self._control.get(manifest.settings), SettingsDocument).policy_server, bundle)
 
     async def _tell_policies(self, bundle: PolicyBundle | None) -> None:
-        if self._policies is None:
-            return
-        if bundle is None:
-            self._shipped = self._shipped or await asyncio.to_thread(PolicyBundle.load, {}, {})
-        await self._policies.tell(bundle or self._shipped or PolicyBundle.load({}, {}))
+        if self._policies is not None:
+            await self._policies.tell(await self._bundle(bundle))
+
+    async def _bundle(self, bundle: PolicyBundle | None) -> PolicyBundle:
+        """Return the policies of a folder: what is shipped where it has none of its own."""
+        if bundle is not None:
+            return bundle
+        if self._shipped is None:
+            self._shipped = await asyncio.to_thread(PolicyBundle.load, {}, {})
+        return self._shipped
+
+
+def _settings_of(compiled: Compiled) -> SettingsDocument:
+    assert compiled.manifest is not None  # noqa: S101 - asked of whole configurations only
+    return decode(compiled.objects[compiled.manifest.settings], SettingsDocument)
+
+
+def _server_of(compiled: Compiled) -> PolicyServerDocument | None:
+    return _settings_of(compiled).policy_server
 
 
 def _changed(old: Manifest | None, new: Manifest) -> list[str]:

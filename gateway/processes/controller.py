@@ -55,6 +55,7 @@ from gateway.control.keysfile import KeysFile
 from gateway.control.logkeys import KeyHasEnded, due, refuse_ended
 from gateway.control.orders import Asked, admit
 from gateway.control.policy_changes import PolicyChanges
+from gateway.control.policy_servers import PolicyServers
 from gateway.control.publishing import Publishing
 from gateway.control.readiness import require_approved, unreachable
 from gateway.control.registry import Registry
@@ -63,6 +64,7 @@ from gateway.control.tail import ROWS_PER_STEP, Tail, fold_registry
 from gateway.control.vaultclock import VaultClock
 from gateway.control.witnesses import Known, Witnesses
 from gateway.documents import RouteDocument, SettingsDocument, decode
+from gateway.policy_server import Place
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.embedded import BoundedHttp, EmbeddedServer
 from gateway.processes.parent import Status, end_with_parent
@@ -80,6 +82,10 @@ _VAULT_S: Final = 2.0
 """How often ended pseudonym keys are looked for: they are destroyed, and every tenant gets a new one."""
 
 
+_LOOK_S: Final = 1.0
+"""How often policy servers are asked whether they have what is in force."""
+_AGAIN_S: Final = 2.0
+"""How often a folder that waits for a policy server is read again."""
 _RENEW_S: Final = 1.0
 _STANDBY_S: Final = 0.5
 """How often a controller that stands by looks whether it may lead."""
@@ -228,7 +234,8 @@ class Controller:
         self._after_journal.callback(self._tail.close)
         self._traffic = Traffic()
         changes = PolicyChanges(self._control, self._clerk, self._registry.policies, self._store.keep_objects)
-        self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk, changes)
+        self._policy_servers = PolicyServers(Place(self._layout.root, os.environ), self._traffic.policy_server)
+        self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk, changes, self._policy_servers)
         restored = self._configuration.restore()
         self._require_pinned_root_or_successor()
         await self._record_keys()
@@ -238,6 +245,7 @@ class Controller:
             raise CannotStart("\n".join(self._configuration.issues))
         if self._configuration.issues:
             await self._settle_policies()
+        await self._policy_servers.look()  # OPA forgets when it is started again: workers would ask for what is not there
         if restored and self._configuration.issues:
             _log.error("serving the configuration that was in force before; the folder has issues")
         try:
@@ -348,6 +356,7 @@ class Controller:
             "tail": self._follow_log(),
             "judge": self._every(JUDGE_S, self._judge_loop),
             "observe": self._every(1.0, self._observe_loop),
+            "policy servers": self._every(_LOOK_S, self._policy_servers.look),
             **({"lease": self._every(_RENEW_S, self._renew_loop)} if self._store.is_leased else {}),
             "vault": self._every(_VAULT_S, self._vault_loop),
         }
@@ -401,15 +410,20 @@ class Controller:
         watched = {self._layout.config, self._layout.approvals, self._chosen.keys.parent}
         # A change made after the first reading and before the watch began would never be told: the first quiet moment reads everything again.
         has_settled = False
+        read_s = time.monotonic()
         async for changes in watchfiles.awatch(*watched, step=100, debounce=200, rust_timeout=300, yield_on_timeout=True):
-            is_quiet = not changes and has_settled
+            is_due = self._configuration.is_waiting and time.monotonic() - read_s >= _AGAIN_S
+            is_quiet = not changes and has_settled and not is_due
             if is_quiet and not self._inbox.has_unread:
                 continue
             has_settled = True
             self._keys.read(time.time_ns() // 1000)
             if await self._inbox.take_in():
                 self._publish_live()  # at once: a revocation does not wait for the compiler
-            if not is_quiet and await self._configuration.reload():
+            if is_quiet:
+                continue
+            read_s = time.monotonic()
+            if await self._configuration.reload():
                 await self._align()
                 self._publish_live()
 

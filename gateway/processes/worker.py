@@ -39,6 +39,7 @@ from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
 from gateway.live import decode as decode_live
 from gateway.native.sweep import Sweep
+from gateway.policy_server import Counts, Place, PolicyServer
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.parent import end_with_parent
 from gateway.processes.transports import TRANSPORTS, Transport
@@ -52,6 +53,7 @@ from gateway.standing import Approvals
 LATE_DECISION_S: Final = 0.015
 """A call that has been open for longer writes its `decision`; with the sweep's tick this keeps the 20 ms of semantics.md 1.1 for nearly all."""
 DRAIN_S: Final = 10.0
+_LAST_ANSWERS_S: Final = 60.0
 _STATUS_S: Final = 1.0
 _FAULT_PACE_S: Final = 1.0
 
@@ -156,6 +158,8 @@ class Worker:
         self._in_force = InForce(ControlDirectory(chosen.data), chosen.data / "vault" / "epochs.json", chosen.keys)
         self._stop = asyncio.Event()
         self._upstream_faults = UpstreamFaults(self._log)
+        self._policy_counts: Counts = {}  # what became of questions to policy servers; changed by `PolicyServer`
+        self._ending: set[asyncio.Task[None]] = set()  # policy servers that are not asked any more, until their last answers are there
         self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; moved on by the lane
 
     async def run(self) -> int:
@@ -191,7 +195,7 @@ class Worker:
                 lane.on_defect = self._defect
                 lane.on_upstream_fault = self._upstream_faults.tell
                 lane.ready = functools.partial(self._not_ready, lane)
-                lane.install(*found)
+                lane.install(*found, self._policy_server(found[0], None))
                 return lane
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), TICK_S / 5)
@@ -241,6 +245,10 @@ class Worker:
         await transport.drain(DRAIN_S)
         if lane.shadows is not None:
             await lane.shadows.close()
+        for task in self._ending:
+            task.cancel()
+        if lane.policy_server is not None:
+            await lane.policy_server.close()
         self._tell(lane, journal)
         sweep.stop()
         await transport.close()
@@ -250,14 +258,27 @@ class Worker:
         try:
             found = self._in_force.look(lane)
             if found is not None and (found[0] is not lane.snapshot or found[1] is not lane.live):
-                lane.install(*found)
+                lane.install(*found, self._policy_server(found[0], lane.policy_server))
                 self._log.info("in force", extra={"config_digest": found[0].config_digest, "live_digest": found[1].digest})
             keys = self._in_force.keys_changed()
             if keys is not None:
                 lane.authenticator, lane.pseudonyms = keys
-                lane.install(lane.snapshot, lane.live)
+                lane.install(lane.snapshot, lane.live, lane.policy_server)
+            if lane.policy_server is not None:
+                lane.policy_server.look()
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
             self._log.exception("what the controller published cannot be loaded; the old state stays in force")
+
+    def _policy_server(self, snapshot: Snapshot, before: PolicyServer | None) -> PolicyServer | None:
+        """Return who is asked under a snapshot; one that is not asked any more ends when calls under way have their answers."""
+        document = snapshot.settings.policy_server
+        if before is not None and before.serves(document, snapshot.policies):
+            return before
+        if before is not None:
+            task = asyncio.get_running_loop().create_task(_end_later(before), name="policy server")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+        return PolicyServer.of(document, snapshot.policies, Place(self._layout.root, os.environ), self._log, self._policy_counts)
 
     def _tell(self, lane: Lane, journal: Journal) -> None:
         """Write the status file, and a `denial.count` record for each reason that was counted since the last one."""
@@ -269,6 +290,7 @@ class Worker:
             "oldest_unacked_us": int(journal.oldest_unacked_age_s(time.monotonic_ns()) * 1e6),
             "unacked": journal.unacked_count,
             "config_digest": lane.snapshot.config_digest,
+            "policy_server": self._policy_counts,
             "shadows": {} if lane.shadows is None else lane.shadows.counts,
             **lane.counters.document(),
         }
@@ -279,6 +301,12 @@ class Worker:
         except OSError as fault:  # a full disk: calls are refused where they cannot be recorded, the process goes on
             self._log.warning("the status file cannot be written", extra={"why": str(fault)})
         lane.record_denials(self._early_told)
+
+
+async def _end_later(server: PolicyServer) -> None:
+    """Close what no new call asks; a call that asked it before may still be in the middle of several questions."""
+    await asyncio.sleep(_LAST_ANSWERS_S)
+    await server.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

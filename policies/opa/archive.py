@@ -23,10 +23,10 @@ NAME: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-
 """Names of modules that can stand in a URL and in an archive as they are."""
 
 
-def revision_of(modules: Mapping[str, str], data: Mapping[str, Any]) -> str:
-    """Return what names these policies and this data together: `sha256:` and 64 digits."""
-    both = [digest_of(modules), hashlib.sha256(_json(data)).hexdigest()]
-    return "sha256:" + hashlib.sha256(_json(both)).hexdigest()
+def revision_of(modules: Mapping[str, str], packages: Sequence[Package], data: Mapping[str, Any]) -> str:
+    """Return what names these policies, the packages that answer, and this data together: `sha256:` and 64 digits."""
+    answering = sorted({package.name: list(package.rules) for package in packages}.items())
+    return "sha256:" + hashlib.sha256(_json([digest_of(modules), answering, hashlib.sha256(_json(data)).hexdigest()])).hexdigest()
 
 
 def check_names(modules: Mapping[str, str], data: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ def archive(modules: Mapping[str, str], packages: Sequence[Package], data: Mappi
         ValueError: see `check_names`.
     """
     check_names(modules, data)
-    revision = revision_of(modules, data)
+    revision = revision_of(modules, packages, data)
     manifest = {"revision": revision, "roots": roots_of(modules, data), "rego_version": 1}
     members = {".manifest": _json(manifest), "data.json": _json(data), MODULE: answers_module(packages, revision).encode()}
     members |= {name: text.encode() for name, text in modules.items()}

@@ -36,14 +36,19 @@ class Breaker:
 
         A probe whose result never arrives (its caller was cancelled) is forgotten after another `open_s`.
         """
+        if not self.would_admit(now_s):
+            return False
+        if self._opened_s is not None:
+            self._probing_s = now_s
+        return True
+
+    def would_admit(self, now_s: float) -> bool:
+        """Say what `admits` would, changing nothing."""
         if self._opened_s is None:
             return True
         if now_s - self._opened_s < self._open_s:
             return False
-        if self._probing_s is not None and now_s - self._probing_s < self._open_s:
-            return False
-        self._probing_s = now_s
-        return True
+        return self._probing_s is None or now_s - self._probing_s >= self._open_s
 
     def note(self, succeeded: bool, now_s: float) -> None:  # noqa: FBT001 - the result is what this is about
         """Take note of how a request ended."""

@@ -80,6 +80,11 @@ class OpaConnection:
         self.tally = Tally()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_due(self) -> bool:
+        """Say whether the server has been left alone for long enough to be tried again."""
+        return self.breaker.is_open and self.breaker.would_admit(self._clock())
+
     def find(self, packages: Sequence[Package], document: Mapping[str, Any], now_ns: int) -> asyncio.Future[Found]:
         """Ask for the findings of some packages. The future fails with `OpaError` alone, and ends within `timeout_s`."""
         loop = asyncio.get_running_loop()

@@ -53,7 +53,7 @@ async def publish(client: Client, modules: Mapping[str, str], packages: Sequence
         ValueError: a name cannot be published.
     """
     check_names(modules, data)
-    revision = revision_of(modules, data)
+    revision = revision_of(modules, packages, data)
     try:
         await _refuse_strangers(client)
         await _delete_policy(client, MODULE)
@@ -87,7 +87,7 @@ async def verify(client: Client, modules: Mapping[str, str], packages: Sequence[
     """
     try:
         await _refuse_strangers(client)
-        answers = {MODULE: answers_module(packages, revision_of(modules, data))}
+        answers = {MODULE: answers_module(packages, revision_of(modules, packages, data))}
         await _compare(client, {FOLDER + name: text for name, text in modules.items()} | answers, data)
     except OpaError as fault:
         raise PublishError(str(fault)) from fault

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lane_harness import REPLY, Answer, Fault, Harness, live_of, snapshot_of
 
 from gateway.facts import Facts, ReplyFacts, fixed_digest, input_digest
-from gateway.reply_policy import _UNREAD, ReplyGate, ReplyRules, govern
+from gateway.reply_policy import UNREAD, ReplyGate, ReplyRules, govern
 from policies.bundle import PolicyBundle
 
 HEAD = "# METADATA\n# custom: {points: [response]}\n"
@@ -49,7 +49,7 @@ facts = st.builds(
     st.just(""),
 )
 replies = st.builds(ReplyFacts, st.sampled_from([200, 404, 503]), st.sampled_from(["", "text/html"]), st.sampled_from([-1, 0, 1, 4]))
-bodies = st.sampled_from([_UNREAD, {"score": 0.4}, {"score": 0.6}, {}, [1]])
+bodies = st.sampled_from([UNREAD, {"score": 0.4}, {"score": 0.6}, {}, [1]])
 
 
 @given(st.sampled_from(SETS), st.lists(st.tuples(facts, replies, bodies), min_size=1, max_size=12))
@@ -68,7 +68,7 @@ def test_what_is_told_is_what_was_read_without_path_and_body(call, reply):
     read = {"scopes": list(call.scopes), "reply_kib": reply.kib}
     assert told["facts"] == read
     assert told["input_digest"] == input_digest(read, fixed_digest(FIXED))
-    assert "path" not in ReplyGate(FIXED, SETS[2]).judge(call, reply, _UNREAD, 0)[0].told["facts"]
+    assert "path" not in ReplyGate(FIXED, SETS[2]).judge(call, reply, UNREAD, 0)[0].told["facts"]
 
 
 @pytest.mark.parametrize(("names", "mode", "needs"), [(("body",), "enforce", True), (("body",), "warn", False), (("status",), "enforce", False)])

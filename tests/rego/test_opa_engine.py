@@ -13,9 +13,10 @@ from opa_server import OpaServer
 from policies.bundle import PolicyBundle
 from policies.engine import BothEngine, Difference, OpaEngine, OwnEngine, same_decision
 from policies.opa.archive import archive, revision_of
-from policies.opa.client import Client, Server
+from policies.opa.client import Client
 from policies.opa.connection import Bounds, OpaConnection
 from policies.opa.publish import PublishError, publish, verify
+from policies.opa.server import Server
 from policies.verdict import Verdict
 
 pytestmark = pytest.mark.component("opa")

@@ -14,9 +14,10 @@ from opa_fake import FakeOpa
 from policies.bundle import PolicyBundle
 from policies.engine import BothEngine, OpaEngine, OwnEngine
 from policies.opa.breaker import Breaker
-from policies.opa.client import Client, Server
+from policies.opa.client import Client
 from policies.opa.connection import Bounds, OpaConnection
 from policies.opa.query import OpaError, findings
+from policies.opa.server import Server
 from policies.verdict import Verdict
 
 OFFICE = "package policy.office\n\ndefault allow := false\n\nallow if input.hour == 9\n"
