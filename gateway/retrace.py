@@ -8,7 +8,7 @@ whether what was put together is what was judged; without that nothing is claime
 |---|---|
 | `reproduced` | the same input, run again, gives the verdict and the reasons of the record |
 | `contradicted` | the same input gives another verdict: the record, the objects or the engine are not what they say |
-| `undecidable` | something is not there any more, or was never recorded (the path of a call, the body of a reply); `why` says what |
+| `undecidable` | something is gone, or was never recorded (the path of a call, the body of a reply, what a policy server did); `why` says what |
 
 Steps: 1. the bundle; 2. what is fixed about the version; 3. the facts; 4. the digest; 5. the verdict; 6. the trace.
 
@@ -50,6 +50,7 @@ from policies.bundle import PARAMETERS, PREFIX, BundleError, PointPolicies, Poli
 from policies.explanation import explain
 from policies.sources import Sources
 from policies.trust import InvalidTrust
+from policies.verdict import DIFFERENCE, UNANSWERED
 
 State = Literal["reproduced", "contradicted", "undecidable"]
 Record = Mapping[str, Any]
@@ -94,6 +95,8 @@ class _Scene:
     standings: tuple[Standing, ...]
     """As it stood for every exposure the record may mean; their documents are the same."""
     now_us: int
+    engine: str
+    """Which engine was to decide."""
 
 
 def retrace(record: Record, ending: Record | None, control: ControlDirectory, path: str | None = None, *, full: bool = False) -> list[Retraced]:
@@ -175,11 +178,24 @@ def _run(
         decision, reasons = "deny", [refusal, *reasons]
     found = {"decision": decision, "reasons": reasons, "obligations": [one.told() for one in verdict.obligations] if decision != "deny" else []}
     traces = _traces(policies, document, scene, full=full)  # 6
+    elsewhere = _decided_elsewhere(policy, scene)
+    if elsewhere is not None:
+        return Retraced(point, "undecidable", elsewhere, recorded, found, document, traces)
     if found == recorded:
         return Retraced(point, "reproduced", "the same input and the same bundle give the recorded verdict", recorded, found, document, traces)
     return Retraced(
         point, "contradicted", "the same input and the same bundle give another verdict than the record", recorded, found, document, traces
     )
+
+
+def _decided_elsewhere(policy: Record, scene: _Scene) -> str | None:
+    """Return why running the policies again cannot give the recorded verdict: what a server did at that moment stands in the reasons alone."""
+    ids = {reason.get("id") for reason in policy.get("reasons", ())} if scene.engine != "native" else set()
+    if DIFFERENCE in ids:
+        return "the two engines disagreed at that moment, as the record tells; here is what ours says"
+    if UNANSWERED in ids:
+        return "a policy server gave no answer at that moment, or could not evaluate a package, as the record tells; here is what our engine says"
+    return None
 
 
 def _traces(policies: PointPolicies, document: dict[str, Any], scene: _Scene, *, full: bool) -> tuple[Trace, ...]:
@@ -211,7 +227,7 @@ def _scene(record: Record, policy: Record, control: ControlDirectory) -> _Scene:
         raise Undecidable(str(fault)) from fault
     except (KeyError, TypeError, ValueError, msgspec.DecodeError, InvalidTrust) as fault:
         raise Undecidable(f"the record or an object it names is not what it should be: {type(fault).__name__}: {fault}") from fault
-    return _Scene(bundle, route, standings, now_us)
+    return _Scene(bundle, route, standings, now_us, str(policy.get("engine", "native")))
 
 
 def _bundle(policy: Record, control: ControlDirectory) -> PolicyBundle:

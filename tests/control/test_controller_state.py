@@ -224,7 +224,7 @@ def watching(controller: Controller, monkeypatch: pytest.MonkeyPatch, *told: str
     controller._chosen = argparse.Namespace(keys=Path("keys") / "api-keys.json")
     controller._layout.approvals, controller._layout.config = controller._layout.trust_root.parent, Path("config")
     controller._inbox = SimpleNamespace(take_in=take_in, has_unread=False)
-    controller._configuration = SimpleNamespace(reload=reload)
+    controller._configuration = SimpleNamespace(reload=reload, is_waiting=False)
     controller._align = align
     controller._publish_live = lambda: done.append("publish")
     controller._keys = SimpleNamespace(read=lambda _: done.append("keys"))
@@ -283,7 +283,7 @@ def test_a_clock_set_back_does_not_make_a_silent_controllers_state_look_fresh(tm
     control.publish(Current("m", "l", time.monotonic_ns() // 1000))
     follower = InForce(control, tmp_path / "v", tmp_path / "k")
     follower._current = control.current()
-    lane = SimpleNamespace(snapshot="s", live=SimpleNamespace(as_of_us=time.time_ns() // 1000), install=lambda *_: None)
+    lane = SimpleNamespace(snapshot="s", live=SimpleNamespace(as_of_us=time.time_ns() // 1000), install=lambda *_: None, policy_server=None)
     real_ns, hour_us = time.time_ns(), 3_600_000_000
     monkeypatch.setattr(worker_process.time, "time_ns", lambda: real_ns - hour_us * 1000)
     assert follower.look(lane) == (lane.snapshot, lane.live)
@@ -299,6 +299,7 @@ def test_a_worker_whose_records_the_log_refuses_for_good_ends_and_does_not_answe
     told: list[str] = []
     worker._log = SimpleNamespace(info=lambda *_, **__: None, error=lambda text, **_: told.append(text))
     worker._tell = worker._follow = lambda *_: None
+    worker._ending = set()
     ended: list[str] = []
 
     class FakeTransport:
@@ -316,7 +317,8 @@ def test_a_worker_whose_records_the_log_refuses_for_good_ends_and_does_not_answe
         def bound_bodies(self, _: int) -> None: ...
 
     settings = SimpleNamespace(body_limit_bytes=1)
-    lane = SimpleNamespace(snapshot=SimpleNamespace(settings=settings, config_digest=""), serve=None, counters=None, shadows=None)
+    snapshot = SimpleNamespace(settings=settings, config_digest="")
+    lane = SimpleNamespace(snapshot=snapshot, serve=None, counters=None, shadows=None, policy_server=None)
     sweep = SimpleNamespace(add=lambda *_, **__: None, start=lambda: None, stop=lambda: None)
     journal = SimpleNamespace(failure=ValueError("gap"))
 

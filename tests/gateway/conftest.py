@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from deployment import Deployment, free_port, orphans, wait_until
 from upstreams import Model, Models
+
+sys.path.append(str(Path(__file__).parents[1] / "rego"))  # `opa_server`
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
-"""A real OPA server on loopback for the differential test, started and stopped by the test that uses it."""
+"""A real OPA server on loopback, started, stopped, killed and held up by the test that uses it."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -33,9 +34,10 @@ def opa_binary() -> str | None:
 class OpaServer:
     """Context manager around `opa run --server`. Owns the process; `arguments` are its further ones, for example `--bundle`."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, port: int = 0) -> None:
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
             self.port = probe.getsockname()[1]
         binary = opa_binary()
         assert binary is not None
@@ -59,6 +61,12 @@ class OpaServer:
         self._client.close()
         self._process.terminate()
         self._process.wait(timeout=10)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server: stop it as it stands, let it go on, kill it."""
+        self._process.send_signal(number)
+        if number is signal.SIGKILL:
+            self._process.wait(timeout=10)
 
     @property
     def url(self) -> str:

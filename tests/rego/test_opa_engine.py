@@ -11,7 +11,7 @@ import pytest
 from opa_server import OpaServer
 
 from policies.bundle import PolicyBundle
-from policies.engine import BothEngine, Difference, OpaEngine, OwnEngine, same_decision
+from policies.engine import BothEngine, OpaEngine, OwnEngine, same_decision
 from policies.opa.archive import archive, revision_of
 from policies.opa.client import Client
 from policies.opa.connection import Bounds, OpaConnection
@@ -96,14 +96,14 @@ NOW_NS = 999
 
 
 @asynccontextmanager
-async def opa_engine(server: OpaServer, bundle: PolicyBundle, *, archived: str | None = None, **options: Any):
+async def opa_engine(server: OpaServer, bundle: PolicyBundle, *, archived: str | None = None, kind: type[OpaEngine] = OpaEngine, **options: Any):
     client = Client(Server(server.url), CLIENT_TIMEOUT_S)
-    revision = revision_of(bundle.modules, {})
+    revision = revision_of(bundle.modules, bundle.packages, {})
     if archived is None:
         assert await publish(client, bundle.modules, bundle.packages, {}) == revision
     connection = OpaConnection(client, revision, bundle=archived, bounds=PATIENT)
     try:
-        yield OpaEngine(connection, bundle.packages, **options)
+        yield kind(connection, bundle.at("request"), **options)
     finally:
         await connection.close()
 
@@ -127,7 +127,7 @@ def test_a_published_opa_gives_the_verdicts_of_our_engine(server, modes):
 
     async def conversation() -> tuple[Any, Any]:
         async with opa_engine(server, bundle) as opa:
-            return await answers(OwnEngine(bundle.packages).ask, DOCUMENTS), await answers(opa.ask, DOCUMENTS)
+            return await answers(OwnEngine(bundle.at("request")).ask, DOCUMENTS), await answers(opa.ask, DOCUMENTS)
 
     ours, theirs = asyncio.run(conversation())
     different = {name: (ours[name], theirs[name]) for name in DOCUMENTS if not same_decision(ours[name], theirs[name])}
@@ -142,7 +142,7 @@ def test_an_opa_that_loads_our_bundle_gives_them_too_and_tells_its_revision(tmp_
 
     async def conversation(server: OpaServer) -> tuple[Any, Any]:
         async with opa_engine(server, bundle, archived=str(path)) as opa:
-            return await answers(OwnEngine(bundle.packages).ask, DOCUMENTS), await answers(opa.ask, DOCUMENTS)
+            return await answers(OwnEngine(bundle.at("request")).ask, DOCUMENTS), await answers(opa.ask, DOCUMENTS)
 
     with OpaServer("--bundle", str(path)) as server:
         ours, theirs = asyncio.run(conversation(server))
@@ -163,8 +163,8 @@ def test_another_revision_on_the_server_denies(server):
         async with opa_engine(server, old):
             pass
         client = Client(Server(server.url), CLIENT_TIMEOUT_S)
-        connection = OpaConnection(client, revision_of(new.modules, {}), bounds=PATIENT)
-        verdict = await OpaEngine(connection, new.packages).ask({"hour": 9}, NOW_NS)
+        connection = OpaConnection(client, revision_of(new.modules, new.packages, {}), bounds=PATIENT)
+        verdict = await OpaEngine(connection, new.at("request")).ask({"hour": 9}, NOW_NS)
         await connection.close()
         return verdict
 
@@ -183,7 +183,7 @@ def test_data_is_published_with_the_policies_and_what_was_published_before_goes(
         for data in ({"old": {"flag": True}, "params": {"people": []}}, {"params": {"people": ["ada"]}}):
             revision = await publish(client, bundle.modules, bundle.packages, data)
             await verify(client, bundle.modules, bundle.packages, data)
-            engine = OpaEngine(OpaConnection(client, revision, bounds=PATIENT), bundle.packages)
+            engine = OpaEngine(OpaConnection(client, revision, bounds=PATIENT), bundle.at("request"))
             found += [(await engine.ask({"who": who}, NOW_NS)).decision for who in ("ada", "bob")]
         await client.close_connection()
         return found
@@ -221,38 +221,68 @@ def test_what_opa_refuses_is_not_rewritten_and_leaves_the_server_without_answers
         revision = await publish(client, bundle.modules, bundle.packages, {})
         with pytest.raises(PublishError, match="if"):
             await publish(client, old_syntax, bundle.packages, {})
-        verdict = await OpaEngine(OpaConnection(client, revision, bounds=PATIENT), bundle.packages).ask({"hour": 9}, NOW_NS)
+        verdict = await OpaEngine(OpaConnection(client, revision, bounds=PATIENT), bundle.at("request")).ask({"hour": 9}, NOW_NS)
         await client.close_connection()
         return verdict
 
     assert asyncio.run(conversation()).decision == "deny"
 
 
-async def compared(both: BothEngine, count: int) -> None:
-    for _ in range(2000):
-        if both.agreed + both.differed >= count:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("OPA was never heard")
+TRIED = """package policy.tried
+
+deny contains {"id": "TRY-1", "msg": "tried"} if input.hour == 11
+"""
+ROUNDED = OFFICE.replace('"type": "round"', '"type": "round", "path": "/x"')
+CHANGES: dict[str, tuple[str, str, str, bool]] = {
+    # what is other on the server: its module, text there, the decision, whether the engines disagree
+    "nothing": ("policies/office.rego", ROUNDED + "\n# changed\n", "allow", False),
+    "an allow": ("policies/office.rego", ROUNDED.replace("{8, 9, 10}", "{8}"), "deny", True),
+    "a denial": ("policies/office.rego", ROUNDED.replace("input.hour > 20", "input.hour > 2"), "deny", True),
+    "an obligation": ("policies/office.rego", ROUNDED.replace('"digits": 2', '"digits": 3'), "deny", True),
+    "what is only tried": ("policies/tried.rego", TRIED.replace("== 11", "== 9"), "allow", True),
+}
 
 
-def test_both_decides_as_ours_and_reports_where_opa_differs(server):
+@pytest.mark.parametrize("name", CHANGES)
+def test_both_denies_where_what_is_enforced_differs_and_only_tells_what_else_does(server, name):
+    """Someone changes a rule below us on the server: its answers still tell our revision, only their content differs."""
+    modules = {**MODULES, "policies/office.rego": ROUNDED, "policies/tried.rego": TRIED}
+    bundle = PolicyBundle.load(modules, {**OPEN, "tried": "dryrun"})  # type: ignore[arg-type]
+    path, text, decision, differs = CHANGES[name]
+    document = {"hour": 9, "round": True}
+    told: list[tuple[str, str]] = []
+
+    async def conversation() -> tuple[Verdict, Verdict]:
+        async with opa_engine(server, bundle, kind=BothEngine, note=lambda *note: told.append(note)) as both:
+            before = await both.ask(document, NOW_NS)
+            server.put(f"assay/{path}", text)
+            return before, await both.ask(document, NOW_NS)
+
+    before, after = asyncio.run(conversation())
+    assert (before.decision, len(before.obligations), before.reasons) == ("allow", 1, ())
+    assert after.decision == decision
+    assert after.obligations == (before.obligations if after.allowed else ())
+    assert [result for result, _ in told] == ["agreed", "differed" if differs else "agreed"]
+    assert after.is_settled is not differs, "a difference is never remembered"
+    assert [reason["id"] for reason in after.reasons] == (["ENGINE-DIFF"] if differs else [])
+    if differs:
+        assert (after.reasons[0]["mode"], after.reasons[0]["msg"]) == ("dryrun" if after.allowed else "enforce", told[1][1][:256])
+
+
+def test_engines_that_agree_are_told_apart_from_none_that_answered(server):
     bundle = PolicyBundle.load(MODULES, OPEN)  # type: ignore[arg-type]
-    told: list[Difference] = []
+    told: list[str] = []
 
-    async def conversation() -> BothEngine:
-        async with opa_engine(server, bundle) as opa:
-            both = BothEngine(opa._remote, bundle.packages, told.append)
-            assert both.evaluate({"hour": 9}, NOW_NS).decision == "allow"
-            # Someone changes the rule below us: the answers still tell our revision, only their content differs.
-            await compared(both, 1)
-            server.put("assay/policies/office.rego", OFFICE.replace("{8, 9, 10}", "{8}"))
-            assert both.evaluate({"hour": 9}, NOW_NS).decision == "allow"
-            await compared(both, 2)
-            return both
+    async def conversation() -> list[Verdict]:
+        found = []
+        for fail in ("closed", "native"):
+            async with opa_engine(server, bundle, kind=BothEngine, fail=fail, note=lambda result, _: told.append(result)) as both:
+                found.append(await both.ask({"hour": 9}, NOW_NS))
+                server.put("assay/answers.rego", "package assay.answers")
+                found.append(await both.ask({"hour": 9}, NOW_NS))
+        return found
 
-    both = asyncio.run(conversation())
-    assert (both.agreed, both.differed, both.unanswered) == (1, 1, 0)
-    (difference,) = told
-    assert (difference.ours.decision, difference.theirs.decision) == ("allow", "deny")
-    assert difference.document == {"hour": 9}
+    verdicts = asyncio.run(conversation())
+    assert [verdict.decision for verdict in verdicts] == ["allow", "deny", "allow", "allow_with_warnings"]
+    assert [verdict.by for verdict in verdicts] == ["", "", "", "native"]
+    assert told == ["agreed", "revision"] * 2

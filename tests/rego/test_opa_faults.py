@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from opa_fake import FakeOpa
 
 from policies.bundle import PolicyBundle
-from policies.engine import BothEngine, OpaEngine, OwnEngine
+from policies.engine import BothEngine, OpaEngine
 from policies.opa.breaker import Breaker
 from policies.opa.client import Client
 from policies.opa.connection import Bounds, OpaConnection
 from policies.opa.query import OpaError, findings
 from policies.opa.server import Server
+from policies.opa.servers import OpaServers
 from policies.verdict import Verdict
 
 OFFICE = "package policy.office\n\ndefault allow := false\n\nallow if input.hour == 9\n"
@@ -53,7 +54,7 @@ def converse(fake: FakeOpa, talk: Any, *, bounds: Bounds | None = None, fail: An
         async with fake:
             connection = OpaConnection(Client(Server(fake.url), 5.0), REVISION, bounds=bounds or bounded())
             try:
-                return await talk(connection, OpaEngine(connection, BUNDLE.packages, fail))
+                return await talk(connection, OpaEngine(connection, BUNDLE.at("request"), fail))
             finally:
                 await connection.close()
 
@@ -88,12 +89,75 @@ def test_any_other_answer_denies_in_time_and_is_not_asked_again(name):
     assert seconds < 3.0
 
 
-def test_the_other_fail_modes_say_that_opa_did_not_answer():
-    verdict, _, _ = once("close", "open")
-    assert verdict.decision == "allow_with_warnings"
-    assert verdict.reasons[0]["id"] == "ENGINE-ERR"
-    verdict, _, _ = once("close", "builtin")
+def test_in_the_fail_mode_native_our_engine_decides_and_says_that_opa_did_not_answer():
+    verdict, _, _ = once("close", "native")
     assert (verdict.decision, [reason["id"] for reason in verdict.reasons]) == ("deny", ["NO-ALLOW", "ENGINE-ERR"])
+    assert verdict.by == "native"
+    fake = FakeOpa("close")
+
+    async def talk(_connection: OpaConnection, engine: OpaEngine) -> Verdict:
+        return await engine.ask({"hour": 9}, 7)
+
+    verdict = converse(fake, talk, fail="native")
+    assert (verdict.decision, verdict.by, verdict.is_settled) == ("allow_with_warnings", "native", False)
+
+
+@pytest.mark.parametrize("mode", ["warn", "dryrun"])
+def test_a_package_that_denies_nothing_denies_nothing_by_being_out_of_reach(mode):
+    told = "# METADATA\n# custom: {points: [response]}\n"
+    bundle = PolicyBundle.load({"policies/watch.rego": told + 'package policy.watch\n\ndeny contains {"id": "W-1", "msg": "m"}\n'}, {"watch": mode})
+
+    async def conversation() -> Verdict:
+        async with FakeOpa("close") as fake:
+            connection = OpaConnection(Client(Server(fake.url), 5.0), REVISION, bounds=bounded())
+            try:
+                return await BothEngine(connection, bundle.at("response")).ask({}, 0)
+            finally:
+                await connection.close()
+
+    verdict = asyncio.run(conversation())
+    assert verdict.allowed
+    assert [reason["id"] for reason in verdict.reasons] == ["ENGINE-ERR"]
+
+
+def servers_of(*fakes: FakeOpa) -> OpaServers:
+    return OpaServers([OpaConnection(Client(Server(fake.url), 5.0), REVISION, bounds=bounded(failures=1)) for fake in fakes])
+
+
+def test_of_several_servers_a_dead_one_costs_the_questions_that_found_it_dead_and_comes_back_without_a_call():
+    dead, alive = FakeOpa("close", GOOD), FakeOpa(GOOD)
+
+    async def conversation() -> list[bool]:
+        async with dead, alive:
+            servers = servers_of(dead, alive)
+            engine = OpaEngine(servers, BUNDLE.at("request"))
+            allowed = [(await engine.ask({"hour": 9}, 0)).allowed for _ in range(6)]
+            assert [one.breaker.is_open for one in servers.connections].count(True) == 1
+            for _ in range(200):
+                servers.look()
+                await asyncio.sleep(0.02)
+                if not any(one.breaker.is_open for one in servers.connections):
+                    break
+            allowed += [(await engine.ask({"hour": 9}, 0)).allowed for _ in range(4)]
+            await servers.close()
+            return allowed
+
+    assert asyncio.run(conversation()).count(False) == 1
+    assert dead.requests[1]["body"]["input"]["packages"] == [], "asked about nothing"
+    assert len(dead.requests) > 2
+
+
+def test_with_every_server_dead_a_question_ends_at_once():
+    async def conversation() -> list[str]:
+        async with FakeOpa("close") as one, FakeOpa("close") as other:
+            servers = servers_of(one, other)
+            engine = OpaEngine(servers, BUNDLE.at("request"))
+            said = [(await engine.ask({"hour": 9}, 0)).reasons[0]["msg"] for _ in range(4)]
+            await servers.close()
+            assert len(one.requests) + len(other.requests) == 2
+            return said
+
+    assert ["breaker" in text for text in asyncio.run(conversation())] == [False, False, True, True]
 
 
 def test_a_server_that_fails_is_left_alone_then_tried_with_one_question():
@@ -178,25 +242,6 @@ def test_closing_ends_every_question_in_the_fail_mode():
         return await answer
 
     assert converse(FakeOpa("hang"), talk).decision == "deny"
-
-
-def test_both_is_never_later_or_other_than_our_own_engine():
-    async def talk(connection: OpaConnection, _engine: OpaEngine) -> BothEngine:
-        both = BothEngine(connection, BUNDLE.packages, lambda _: None, every=2)
-        for hour in (8, 9, 8, 9):
-            assert both.evaluate({"hour": hour}, 0) == OwnEngine(BUNDLE.packages).evaluate({"hour": hour}, 0)
-        await asyncio.sleep(0.5)
-        return both
-
-    both = converse(FakeOpa("hang"), talk)
-    assert (both.asked, both.unanswered, both.differed) == (4, 2, 0)
-
-
-def test_both_decides_where_no_loop_runs():
-    connection = OpaConnection(Client(Server("http://127.0.0.1:1"), 1.0), REVISION)
-    both = BothEngine(connection, BUNDLE.packages, lambda _: None)
-    assert both.evaluate({"hour": 9}, 0).decision == "allow"
-    assert both.unanswered == 1
 
 
 @pytest.mark.parametrize("url", ["ftp://h", "http://", "http://h/path", "http://u@h", "nothing", "http://h?x=1"])
