@@ -281,6 +281,11 @@ class Journal:
         return self._link is not None
 
     @property
+    def last_leaf(self) -> bytes:
+        """Bytes of the record that `append` took last; to be asked for at once, before the loop runs on."""
+        return (self._open if self._open.leaves else self._closed[-1]).leaves[-1]
+
+    @property
     def failure(self) -> JournalError | None:
         """Why nothing can be recorded any more, None while it can."""
         return self._failure

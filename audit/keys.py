@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import os
 import stat
@@ -69,8 +70,14 @@ def _ed25519_public(seed: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
 
 
+@functools.lru_cache(maxsize=8)
+def _ed25519_private(seed: bytes) -> Ed25519PrivateKey:
+    """Return the key of a seed; making it takes as long as a signature, and who signs every call signs with one key."""
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
 def _ed25519_sign(seed: bytes, message: bytes) -> bytes:
-    return Ed25519PrivateKey.from_private_bytes(seed).sign(message)
+    return _ed25519_private(seed).sign(message)
 
 
 def _ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:

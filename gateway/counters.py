@@ -16,7 +16,7 @@ LATENCY_BOUNDS_US: Final = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 10
 class Counters:
     """Counts of one worker since it started."""
 
-    __slots__ = ("_series", "refused_early")
+    __slots__ = ("_series", "receipts", "refused_early")
 
     def __init__(self) -> None:
         """Start from zero."""
@@ -24,6 +24,8 @@ class Counters:
         self._series: dict[tuple[str, str, int, str], list[int]] = {}
         self.refused_early: dict[str, int] = {}
         """Code -> refusals that are counted, not recorded one by one."""
+        self.receipts = 0
+        """Receipts given."""
 
     def call(self, model: str, version: str, status: int, code: str, latency_us: int) -> None:
         """Count one ended call."""
@@ -46,5 +48,6 @@ class Counters:
                 {"model": model, "version": version, "status": status, "code": code, "count": row[0], "sum_us": row[1], "buckets": row[2:]}
                 for (model, version, status, code), row in sorted(self._series.items())
             ],
+            "receipts": self.receipts,
             "refused_early": dict(sorted(self.refused_early.items())),
         }

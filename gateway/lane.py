@@ -19,7 +19,7 @@ from gateway.authenticate import Authenticator, Principal
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas
-from gateway.exchange import CallerGone, Exchange, Fault, Headers, Request, Upstream, UpstreamError, UpstreamReply
+from gateway.exchange import CallerGone, Endpoint, Exchange, Fault, Headers, Request, Upstream, UpstreamError, UpstreamReply
 from gateway.facts import Facts, media_type
 from gateway.gate import Judged
 from gateway.identifiers import Identifiers
@@ -27,6 +27,7 @@ from gateway.ledger import Held, Ledger
 from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
 from gateway.policy_server import PolicyServer
+from gateway.promises import ASKED, Promises
 from gateway.protocols import problem, v2
 from gateway.protocols.http import is_twice_encoded
 from gateway.protocols.pointer import MISSING
@@ -59,7 +60,7 @@ _TOLD: Final = {
     Fault.TOO_LARGE: f"the reply is longer than the {REPLY_LIMIT_BYTES >> 20} MiB that are read whole",
     Fault.BUSY: "all connections to the model server are in use",
 }
-_ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-unit", b"assay-variant", b"content-type", b"traceparent"))
+_ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-receipt", b"assay-unit", b"assay-variant", b"content-type", b"traceparent"))
 """Fields the gateway reads: two of one name would be two calls in one."""
 Fields = Mapping[bytes, bytes]
 
@@ -97,6 +98,10 @@ class Lane:
     """Asked what policies say, where our own engine does not decide alone; belongs to `snapshot` and is swapped with it."""
     shadows: Shadows | None = None
     """Copies of answered calls go there, where a shadow runs."""
+    promises: Promises | None = None
+    """Signs receipts for those who ask; None while there is no key."""
+    proofs: Endpoint | None = None
+    """Where proofs for receipts come from: the admin port of this gateway."""
     draws: int = 0
     """Decisions of this writer so far; numbers the draws that are not sticky. Changed by the handler alone."""
     ready: Callable[[], str | None] = field(default=lambda: None)
@@ -166,9 +171,7 @@ class Lane:
         # 2. What it is about.
         call_id = self.ids.next(unix_us // 1000)
         record = CallRecord(self.source, call_id, unix_us, started_ns, principal.tenant, principal.actor)
-        record.rows = parsed.rows
-        record.bytes_in = len(request.body)
-        record.trace = _trace(fields.get(b"traceparent"))
+        _describe(record, request, fields, parsed)
         held = Held(record, started_ns, started_ns + document.deadline_us * 1000)
         self.open[call_id] = held
         try:
@@ -303,7 +306,7 @@ class Lane:
         if route.reads_reply and reply.status == 200:
             _capture(route, model_body, record)
         await self.ledger.end(held, route.document)
-        exchange.respond(reply.status, _told(route, headers, record, judged, governed), body)
+        exchange.respond(reply.status, self._told(route, headers, record, judged, governed), body)
         if self.shadows is not None and route.model in self.shadows.of and record.code is None:
             self.shadows.offer(record, route, request, parsed.upstream_target, model_body)
 
@@ -345,7 +348,7 @@ class Lane:
         record.streamed = True
         record.status = reply.status
         judged = None if record.decision is None else record.decision.judged
-        exchange.start(reply.status, _told(route, reply.headers, record, judged, governed))
+        exchange.start(reply.status, self._told(route, reply.headers, record, judged, governed))
         try:
             async for chunk in reply.chunks():
                 record.bytes_out += len(chunk)
@@ -380,7 +383,28 @@ class Lane:
                     await self.ledger.end(held, route.document)
             except Refusal as worse:
                 refusal = worse
-        answer(exchange, refusal, record.id if is_recorded else None, as_v2=as_v2)
+        answer(exchange, refusal, record.id if is_recorded else None, as_v2=as_v2, more=self._receipt(record))
+
+    def _told(
+        self, route: Route, headers: Headers, record: CallRecord, judged: Judged | None = None, governed: Governed | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        told = [field for field in headers if not field[0].startswith(b"assay-")]
+        told.append((b"assay-decision", record.id.encode()))
+        if route.document.expose_arm and record.decision is not None and record.decision.served is not None:
+            told.append((b"assay-arm", record.decision.served.encode()))
+        warnings = [one for one in (judged.warning if judged else None, governed.warning if governed else None) if one is not None]
+        if warnings:
+            told.append((b"assay-policy-warning", b", ".join(warnings)))
+        if record.wants_receipt:
+            told += self._receipt(record)
+        return told
+
+    def _receipt(self, record: CallRecord) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the header that promises the call's record; none where there is no key, or no record of its own."""
+        if self.promises is None or record.promised is None:
+            return ()
+        self.counters.receipts += 1
+        return (self.promises.header(record),)
 
     def _http_target(self, request: Request) -> Target:
         """Return where a path under `/http/` leads: only what the model's file says it serves leads anywhere."""
@@ -418,8 +442,8 @@ class Lane:
         self.ledger.record_denied()
 
 
-def answer(exchange: Exchange, refusal: Refusal, decision_id: str | None, *, as_v2: bool) -> None:
-    """Answer a refusal in the shape of the caller's protocol."""
+def answer(exchange: Exchange, refusal: Refusal, decision_id: str | None, *, as_v2: bool, more: Headers = ()) -> None:
+    """Answer a refusal in the shape of the caller's protocol; `more` are further headers."""
     headers: list[tuple[bytes, bytes]] = [v2.CONTENT_TYPE if as_v2 else problem.CONTENT_TYPE]
     if decision_id is not None:
         headers.append((b"assay-decision", decision_id.encode()))
@@ -427,6 +451,7 @@ def answer(exchange: Exchange, refusal: Refusal, decision_id: str | None, *, as_
         headers.append((b"retry-after", b"%d" % refusal.retry_after_s))
     if refusal.status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="assay"'))
+    headers.extend(more)
     body = v2.error_body(refusal, decision_id) if as_v2 else problem.problem_body(refusal, decision_id)
     exchange.respond(refusal.status, headers, body)
 
@@ -439,6 +464,24 @@ def _fields(headers: Headers) -> Fields:
         if len(set(names)) != len(names):
             raise Refusal("malformed_request", f"one of the headers {', '.join(sorted(name.decode() for name in set(names)))} stands twice")
     return fields
+
+
+def _describe(record: CallRecord, request: Request, fields: Fields, parsed: Parsed) -> None:
+    """Put into a call's record what its request says of itself."""
+    record.rows = parsed.rows
+    record.bytes_in = len(request.body)
+    record.trace = _trace(fields.get(b"traceparent"))
+    if ASKED in fields:
+        record.wants_receipt = _is_asked(fields[ASKED])
+
+
+def _is_asked(value: bytes) -> bool:
+    """Read the header that asks for a receipt. What is no clear question is refused, not guessed at."""
+    if value != b"1":
+        raise Refusal(
+            "malformed_request", "the header `Assay-Receipt` asks for a receipt by the value `1`", hint="send `Assay-Receipt: 1`, or nothing"
+        )
+    return True
 
 
 def _parse(request: Request, target: Target) -> Parsed:
@@ -502,19 +545,6 @@ def _redacted(judged: Judged, request: Request, record: CallRecord, pseudonyms: 
     if body != request.body:
         record.committed_to_model = commitment(pseudonyms.inner_salts(record.id)[0], body)
     return body
-
-
-def _told(
-    route: Route, headers: Headers, record: CallRecord, judged: Judged | None = None, governed: Governed | None = None
-) -> list[tuple[bytes, bytes]]:
-    told = [field for field in headers if not field[0].startswith(b"assay-")]
-    told.append((b"assay-decision", record.id.encode()))
-    if route.document.expose_arm and record.decision is not None and record.decision.served is not None:
-        told.append((b"assay-arm", record.decision.served.encode()))
-    warnings = [one for one in (judged.warning if judged else None, governed.warning if governed else None) if one is not None]
-    if warnings:
-        told.append((b"assay-policy-warning", b", ".join(warnings)))
-    return told
 
 
 def _capture(route: Route, body: bytes, record: CallRecord) -> None:

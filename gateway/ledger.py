@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from audit.journal import IndexForgotten, Journal, JournalError, JournalUnavailable
 from audit.leaf import LeafError
+from audit.merkle import leaf_hash
 from gateway.counters import Counters
 from gateway.documents import RouteDocument
 from gateway.identifiers import Identifiers
@@ -89,6 +90,8 @@ class Ledger:
             seq = self._journal.append(held.record.decision_leaf())
         except JournalError:
             raise Refusal("audit_unavailable", "the line of unconfirmed records is full") from None
+        if held.record.wants_receipt:
+            held.record.promised = (seq, leaf_hash(self._journal.last_leaf))
         held.decided, held.decided_seq = True, seq
         return seq
 
@@ -178,6 +181,8 @@ class Ledger:
             record.shrink()
             seq = self._journal.append(self._end_leaf(held, now_ns))
         held.decided = held.ended = True
+        if record.wants_receipt:
+            record.promised = (seq, leaf_hash(self._journal.last_leaf))
         return seq
 
     def _end_leaf(self, held: Held, now_ns: int) -> dict[str, Any]:

@@ -77,6 +77,9 @@ class CallRecord:
     upstream_us = 0
     latency_us = 0
     streamed = False
+    wants_receipt = False
+    promised: tuple[int, bytes] | None = None
+    """Sequence number and hash of the leaf that ended the call, or decided it before a stream began; kept only where a receipt is asked for."""
 
     def __init__(self, source: Source, record_id: str, unix_us: int, mono_ns: int, tenant: str, actor: dict[str, str]) -> None:
         """Begin a record; the digests in force are pinned now."""

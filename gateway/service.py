@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from audit.journal import JournalError
 from gateway import feedback
+from gateway.exchange import UpstreamError
 from gateway.protocols import v2
 from gateway.refusals import Refusal
 
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 FEEDBACK_ROOM_RECORDS: Final = 16_384
 """Feedback may fill this much of the journal; the rest is for calls."""
 FEEDBACK_WAIT_NS: Final = 10_000_000_000
+PROOF_WAIT_S: Final = 10.0
+_PROOF_BYTES: Final = 4 << 20
+_RECEIPTS: Final = "/receipts/"
+_DECISION: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_KEPT: Final = (b"content-type", b"cache-control", b"retry-after", b"www-authenticate")
 _JSON: Final = (b"content-type", b"application/json")
 
 
@@ -29,6 +36,8 @@ async def serve(lane: Lane, exchange: Exchange) -> None:
         await handler(lane, exchange)
     elif path.startswith("/v2/models/"):
         _describe_model(lane, exchange)
+    elif path.startswith(_RECEIPTS):
+        await _receipt(lane, exchange)
     else:
         raise Refusal("not_found", f"there is nothing at `{path}`")
 
@@ -68,6 +77,27 @@ def _describe_model(lane: Lane, exchange: Exchange) -> None:
     _require_get(exchange)
     body = b'{"ready":true}' if ready else v2.metadata_body(route.model, sorted(route.versions))
     exchange.respond(200, [_JSON], body)
+
+
+async def _receipt(lane: Lane, exchange: Exchange) -> None:
+    """`GET /receipts/{id}`: the proof that what a receipt promised is in the log, as the controller makes it."""
+    fields = dict(exchange.request.headers)
+    lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
+    _require_get(exchange)
+    decision = exchange.request.path.removeprefix(_RECEIPTS)
+    if not _DECISION.fullmatch(decision):
+        raise Refusal("not_found", f"`{exchange.request.path[:80]}` names no decision: `/receipts/` and what `Assay-Decision` said")
+    if lane.proofs is None:
+        raise Refusal("not_ready", "this worker does not know where proofs are made")
+    try:
+        # Who asks is checked again there, by the same key: whose decision it is only the log knows.
+        asked = [(b"authorization", fields[b"authorization"])]
+        until_s = time.monotonic() + PROOF_WAIT_S
+        reply = await lane.upstream.send(lane.proofs, "GET", f"/api/receipts/{decision}".encode(), asked, b"", until_s)
+        body = await reply.read(_PROOF_BYTES)
+    except UpstreamError as fault:
+        raise Refusal("not_ready", f"the controller does not answer just now ({fault.fault.value})") from None
+    exchange.respond(reply.status, [field for field in reply.headers if field[0] in _KEPT], body)
 
 
 def _require_get(exchange: Exchange) -> None:

@@ -37,13 +37,19 @@ POSTGRES: Final = Schema("postgres", "p0001")
 
 
 def revision(connection: sqlite3.Connection) -> str | None:
-    """Return the revision a file is at, None for a file without tables."""
+    """Return the revision a file is at, None for a file without tables.
+
+    Raises:
+        SchemaError: It has tables, and does not say of which revision: not our file, or damaged.
+    """
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return None
     if "alembic_version" not in tables:
         raise SchemaError(f"the file has tables `{sorted(tables)}` but no revision\nhint: it is not a file of this log; move it away")
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    if row is None and len(tables) > 1:  # tables and revision are written in one transaction
+        raise SchemaError(f"the file has tables `{sorted(tables)}` and has lost its revision: it is damaged\nhint: restore a copy that verifies")
     return None if row is None else str(row[0])
 
 
@@ -66,15 +72,20 @@ def ensure_schema(path: Path, schema: Schema) -> None:
 
 def _upgrade(path: Path, schema: Schema, found: str | None) -> None:
     from sqlalchemy import create_engine, pool  # noqa: PLC0415 - half a second of import that only a first start or an upgrade needs
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - as above
 
     _require_known(schema, found, str(path))
     engine = create_engine("sqlite://", creator=lambda: open_writer(path), poolclass=pool.NullPool)
-    with engine.connect() as connection:
-        # The driver is in autocommit mode: this transaction is ours and covers every migration step.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        _run(schema, connection)
-        connection.exec_driver_sql("COMMIT")
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            # The driver is in autocommit mode: this transaction is ours and covers every migration step.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _run(schema, connection)
+            connection.exec_driver_sql("COMMIT")
+    except DBAPIError as error:
+        raise (error.orig or error) from error  # SQLite's own, which `translated` knows
+    finally:
+        engine.dispose()
 
 
 def upgrade_postgres(connection_string: str, found: str | None) -> None:

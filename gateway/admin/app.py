@@ -32,6 +32,7 @@ from gateway.admin.effects import EffectBoard
 from gateway.admin.experiments_api import Act, ExperimentsApi
 from gateway.admin.metrics import Collector
 from gateway.admin.reads import Reads
+from gateway.admin.receipts import ReceiptsApi
 from gateway.admin.records import RecordsApi
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import HISTORY_S
@@ -56,7 +57,8 @@ def create_app(state: AdminState, act: Act) -> Starlette:
     """Return the admin port's application; `act` takes a step of an experiment that someone asks for."""
     pages = Pages(state)
     records = RecordsApi(state.reading, pages.reads, pages.access, pages.render)
-    routes = [*ExperimentsApi(state, pages.access, act).routes(), *records.routes(), *pages.routes()]
+    receipts = ReceiptsApi(state.reading, state.authenticator, state.registry.receipt_keys)
+    routes = [*ExperimentsApi(state, pages.access, act).routes(), *records.routes(), *receipts.routes(), *pages.routes()]
     return Starlette(routes=routes, exception_handlers={Refusal: _refused})
 
 

@@ -88,6 +88,7 @@ class Collector:
             for result, count in sorted(counts.items()):
                 asked.add_metric([point, result], count)
         yield asked
+        yield CounterMetricFamily("assay_receipts", "Receipts given to callers that asked.", value=traffic.receipts)
         in_flight = GaugeMetricFamily("assay_in_flight", "Calls being served, by worker.", labels=["node"])
         unconfirmed = GaugeMetricFamily("assay_oldest_unconfirmed_seconds", "Age of the oldest record not yet committed, by worker.", labels=["node"])
         for node, worker in sorted(traffic.workers.items()):

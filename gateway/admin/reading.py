@@ -24,7 +24,9 @@ from audit.follow import Follower, follow
 from audit.index import FILE_NAME, GapError, Indexer
 from audit.keyring import LogKey
 from audit.keys import VerifierKey
+from audit.merkle import leaf_hash
 from audit.note import SignedCheckpoint, open_checkpoint
+from audit.promise import PROOF_FORMAT
 from audit.proof import LeafProof, make_proof
 from audit.query import Page, Query, full_scan
 from audit.source import CHECKPOINT, LogSource, open_directory
@@ -34,6 +36,8 @@ from gateway.inquiry import related_rows
 
 T = TypeVar("T")
 CATCH_UP_S: Final = 1.0
+_MOST_OF_A_DECISION: Final = 100
+_OF_A_CALL: Final = ("call", "decision", "outcome")
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -79,6 +83,19 @@ class Reading:
             lambda: make_bundle(self._source, self._keys, indices, question=question, made=made, span=span, witnesses=self._witnesses)
         )
 
+    async def receipt(self, decision: str, tenant: str, certified_at: Sequence[int]) -> dict[str, Any] | None:
+        """Return the proofs of a decision's records, and of the leaves that certify receipt keys; None where no signed head covers one yet.
+
+        Args:
+            decision: its id.
+            tenant: whose decision it is; one of another tenant is not there.
+            certified_at: leaves that certify.
+
+        Raises:
+            StoreError: there is no index just now; who asks is not worth reading every leaf.
+        """
+        return await self._run(lambda: self._receipt(decision, tenant, certified_at))
+
     def head(self) -> SignedCheckpoint | None:
         """Return the published head, verified."""
         data = self._source.read(CHECKPOINT)
@@ -119,6 +136,30 @@ class Reading:
             self._indexer = Indexer(self._data_dir, follow)
             self._inode = path.stat().st_ino
         return self._indexer
+
+    def _receipt(self, decision: str, tenant: str, certified_at: Sequence[int]) -> dict[str, Any] | None:
+        head = self.head()
+        signed = 0 if head is None else head.checkpoint.size
+        try:
+            index = self._index()
+            if index is None:
+                raise StoreError("the index is being made")
+            rows = index.page(Query(decision=decision, tenant=tenant, oldest_first=True), limit=_MOST_OF_A_DECISION).rows
+        except (GapError, sqlite3.Error, DatabaseError, OSError) as error:
+            self._forget()
+            raise StoreError(f"the index cannot be read: {error}") from error
+        covered = [row.idx for row in rows if row.type in _OF_A_CALL and row.idx < signed]
+        if not covered:
+            return None
+        leaves = {idx: self._leaf(idx) or b"" for idx in (*covered, *certified_at)}
+        proofs = {idx: make_proof(self._source, idx, self._keys).encode().decode() for idx in leaves if idx < signed}
+        return {
+            "format": PROOF_FORMAT,
+            "decision": decision,
+            # Hashes alone: what a record tells of a call, its arm for one, is not for every caller.
+            "records": [{"index": idx, "leaf_hash": leaf_hash(leaves[idx]).hex(), "proof": proofs[idx]} for idx in covered],
+            "certificates": [{"index": idx, "leaf": leaves[idx].decode(), "proof": proofs[idx]} for idx in certified_at if idx in proofs],
+        }
 
     def _forget(self) -> None:
         if self._indexer is not None:

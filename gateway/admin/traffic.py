@@ -71,6 +71,8 @@ class Traffic:
         """Start with nothing seen."""
         self.series: dict[Series, Row] = {}
         self.refused_early: dict[str, int] = {}
+        self.receipts = 0
+        """Receipts given."""
         self.shadows: dict[str, dict[str, int]] = {}
         """Experiment -> what became of the calls drawn for its shadow."""
         self.policy_server: dict[str, dict[str, int]] = {}
@@ -131,6 +133,7 @@ class Traffic:
                 past = before.get(part, {}).get(name, {})
                 for what, count in counts.items():
                     kept[what] = kept.get(what, 0) + max(0, count - past.get(what, 0))
+        self.receipts += max(0, status.get("receipts", 0) - before.get("receipts", 0))
 
     def _classes(self) -> tuple[int, int, int]:
         served = sum(row.count for key, row in self.series.items() if key[2] < 400)

@@ -100,6 +100,12 @@ class Audit(FileModel):
     push: Push | None = Field(default=None, description="Another place that gets every signed checkpoint.")
     checkpoint: Duration = Field(default=1_000_000, ge=100_000, le=60_000_000, description="A new signed checkpoint at most this often.")
     heartbeat: Duration = Field(default=10_000_000, ge=1_000_000, le=3_600_000_000, description="An idle log gets a heartbeat record this often.")
+    receipt_key: Duration = Field(
+        default=30 * 86_400_000_000,
+        ge=60_000_000,
+        le=400 * 86_400_000_000,
+        description="How long a key for receipts signs before the controller makes the next one. Changed by a restart.",
+    )
     hot_ranges: int = Field(
         default=2,
         ge=1,

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from audit.receipt import Certificates
 from experiments.rollout import RolloutState
 from gateway.control.logkeys import LogKeys
 from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
@@ -48,6 +49,7 @@ class Registry:
         self.policies: dict[str, str] | None = None
         """Digests of the policies in force, by the latest `policy.change`."""
         self.log_keys = LogKeys()
+        self.receipt_keys = Certificates()
         self.approvals: dict[str, Approval] = {}
         self.revocations: dict[str, Revocation] = {}
         self.rollouts: dict[str, RolloutState] = {}
@@ -72,6 +74,8 @@ class Registry:
             self.policies = record["new"]
         elif kind in ("key.began", "key.ended"):
             self.log_keys.fold(record)
+        elif kind in ("key.certified", "key.withdrawn"):
+            self.receipt_keys.fold(index, record)
         elif kind == "experiment.registered":
             self.registered(index, record)
         elif kind == "experiment.start":

@@ -58,6 +58,7 @@ from gateway.control.policy_changes import PolicyChanges
 from gateway.control.policy_servers import PolicyServers
 from gateway.control.publishing import Publishing
 from gateway.control.readiness import require_approved, unreachable
+from gateway.control.receiptkey import ReceiptKey
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 from gateway.control.tail import ROWS_PER_STEP, Tail, fold_registry
@@ -68,6 +69,7 @@ from gateway.policy_server import Place
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.embedded import BoundedHttp, EmbeddedServer
 from gateway.processes.parent import Status, end_with_parent
+from gateway.promises import RECEIPT_KEY
 from gateway.refusals import Refusal
 from gateway.snapshot import compile_route
 from gateway.standing import Approvals, ApprovalsInForce
@@ -86,6 +88,8 @@ _LOOK_S: Final = 1.0
 """How often policy servers are asked whether they have what is in force."""
 _AGAIN_S: Final = 2.0
 """How often a folder that waits for a policy server is read again."""
+_RECEIPTS_S: Final = 5.0
+"""How often the receipt key is looked after."""
 _RENEW_S: Final = 1.0
 _STANDBY_S: Final = 0.5
 """How often a controller that stands by looks whether it may lead."""
@@ -239,6 +243,15 @@ class Controller:
         restored = self._configuration.restore()
         self._require_pinned_root_or_successor()
         await self._record_keys()
+        self._receipt_key = ReceiptKey(
+            self._data / "run" / RECEIPT_KEY,
+            self._gateway.audit.origin,
+            self._chosen.node,
+            self._clerk,
+            self._registry.receipt_keys,
+            lifetime_us=self._gateway.audit.receipt_key,
+            checkpoint_us=self._gateway.audit.checkpoint,
+        )
         await self._clerk.record("trust.pinned", digest=self._root.digest, version=self._root.version, root=self._root.encode().decode())
         await self._configuration.reload()
         if self._configuration.manifest is None:
@@ -359,6 +372,7 @@ class Controller:
             "policy servers": self._every(_LOOK_S, self._policy_servers.look),
             **({"lease": self._every(_RENEW_S, self._renew_loop)} if self._store.is_leased else {}),
             "vault": self._every(_VAULT_S, self._vault_loop),
+            "receipts": self._every(_RECEIPTS_S, self._receipts_loop),
         }
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._watched(name, work), name=name) for name, work in loops.items()]
@@ -403,6 +417,12 @@ class Controller:
             return
         if await self._rollouts.begin_anew(time.time_ns() // 1000, renewed_us):
             self._publish_live()
+
+    async def _receipts_loop(self) -> None:
+        try:
+            await self._receipt_key.settle(time.time_ns() // 1000, time.monotonic())
+        except OSError as fault:  # a full disk: no receipts, or those of the former key, until there is space
+            _log.warning("the receipt key cannot be put in place", extra={"why": str(fault)})
 
     async def _watch(self) -> None:
         """Follow the folders: configuration, approvals, keys."""

@@ -121,6 +121,11 @@ def listen_tcp(address: tuple[str, int], key: str) -> socket.socket:
     return listener
 
 
+def _reached_at(host: str) -> str:
+    """Return how this machine reaches an address that is bound on it."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared, not bound
+
+
 def hold(run_dir: Path) -> int:
     """Take a data directory's one lock for as long as this process lives: a second gateway would take its sockets away.
 
@@ -227,7 +232,7 @@ class Parent:
                     *common,
                     *("--config", str(plan.config_dir), "--recorder", str(self._recorder_path), "--listen", str(self._front.fileno())),
                     *("--index", str(index), "--workers", str(plan.workers), "--keys", str(plan.keys)),
-                    *("--transport", plan.transport),
+                    *("--transport", plan.transport, "--admin", f"{_reached_at(plan.admin[0])}:{self.admin_port}"),
                 ),
                 (self._front.fileno(),),
             )

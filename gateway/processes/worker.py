@@ -32,7 +32,7 @@ from gateway import apikeys, logs, pseudonyms
 from gateway.authenticate import Authenticator
 from gateway.config.layout import Layout
 from gateway.counters import Counters
-from gateway.exchange import Headers, UpstreamError
+from gateway.exchange import Endpoint, Headers, UpstreamError
 from gateway.framing import FramingError
 from gateway.lane import Lane
 from gateway.limits import DeniedBytes, RateLimits
@@ -43,6 +43,7 @@ from gateway.policy_server import Counts, Place, PolicyServer
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.parent import end_with_parent
 from gateway.processes.transports import TRANSPORTS, Transport
+from gateway.promises import RECEIPT_KEY, FollowedKey
 from gateway.protocols import problem
 from gateway.record import Source
 from gateway.refusals import Refusal
@@ -160,6 +161,7 @@ class Worker:
         self._upstream_faults = UpstreamFaults(self._log)
         self._policy_counts: Counts = {}  # what became of questions to policy servers; changed by `PolicyServer`
         self._ending: set[asyncio.Task[None]] = set()  # policy servers that are not asked any more, until their last answers are there
+        self._receipts = FollowedKey(self._run_dir / RECEIPT_KEY)
         self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; moved on by the lane
 
     async def run(self) -> int:
@@ -196,6 +198,9 @@ class Worker:
                 lane.on_upstream_fault = self._upstream_faults.tell
                 lane.ready = functools.partial(self._not_ready, lane)
                 lane.install(*found, self._policy_server(found[0], None))
+                host, _, port = self._chosen.admin.rpartition(":")
+                lane.proofs = Endpoint("http", host.strip("[]"), int(port), authority=self._chosen.admin.encode())
+                lane.promises = self._receipts.look(None, journal)
                 return lane
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), TICK_S / 5)
@@ -266,6 +271,8 @@ class Worker:
                 lane.install(lane.snapshot, lane.live, lane.policy_server)
             if lane.policy_server is not None:
                 lane.policy_server.look()
+                lane.install(lane.snapshot, lane.live)
+            lane.promises = self._receipts.look(lane.promises, lane.journal)
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
             self._log.exception("what the controller published cannot be loaded; the old state stays in force")
 
@@ -321,6 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--listen", type=int, required=True, help="inherited listening socket")
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--admin", required=True, help="address and port of this gateway's admin port: proofs of receipts come from there")
     parser.add_argument("--transport", choices=sorted(TRANSPORTS), default="native")
     chosen = parser.parse_args(arguments)
     end_with_parent(chosen.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def test_a_foreign_database_is_refused(tmp_path):
     connection.execute("CREATE TABLE other (x)")
     connection.close()
     with pytest.raises(SchemaError, match="not a file of this log"):
+        ensure_schema(path, CONTROL)
+
+
+def test_a_file_that_has_lost_its_revision_is_said_to_be_damaged_and_left_alone(tmp_path):
+    path = tmp_path / "control.sqlite"
+    ensure_schema(path, CONTROL)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM alembic_version")
+    with pytest.raises(SchemaError, match="lost its revision"):
         ensure_schema(path, CONTROL)
 
 

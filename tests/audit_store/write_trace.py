@@ -59,6 +59,7 @@ def record(program: str, arguments: Sequence[str], root: Path, notes: Path) -> l
 def _parse(lines: Iterator[str], root: str, notes: str) -> Iterator[Operation]:  # noqa: C901 - one case for each system call
     open_files: dict[int, list] = {}  # descriptor -> [inode or None, path, position]
     names: dict[str, int] = {}
+    folders: set[str] = set()  # a folder that the program has removed again is known by the names that were in it
     fresh = iter(range(1, 1 << 30))
     for line in lines:
         found = _LINE.match(line)
@@ -67,13 +68,14 @@ def _parse(lines: Iterator[str], root: str, notes: str) -> Iterator[Operation]: 
         call, result = found[1], int(found[3])
         parts = [bytes.fromhex(quoted.replace("\\x", "")) if quoted or not bare else bare for quoted, bare in _ARGUMENT.findall(found[2])]
         if call == "openat":
-            path = os.path.normpath(parts[1].decode())
+            path = _below(parts[0], parts[1], open_files)
             if path == notes:
                 open_files[result] = ["notes", path, 0]
             elif path.startswith(root) and not path.endswith("-shm"):
-                is_folder = "O_DIRECTORY" in parts[2] or Path(path).is_dir()
+                is_folder = "O_DIRECTORY" in parts[2] or path in folders or Path(path).is_dir()
                 if not is_folder and path not in names:
                     names[path] = next(fresh)
+                    folders.add(str(Path(path).parent))
                     yield Operation("name", names[path], path)
                 open_files[result] = ["folder" if is_folder else names[path], path, 0]
                 if "O_TRUNC" in parts[2] and not is_folder:
@@ -85,11 +87,17 @@ def _parse(lines: Iterator[str], root: str, notes: str) -> Iterator[Operation]: 
                 yield Operation("name", names[target], target)
                 yield Operation("unname", names[target], source)
         elif call in {"unlink", "unlinkat"}:
-            path = os.path.normpath(next(part for part in parts if isinstance(part, bytes)).decode())
+            path = _below(*(parts if call == "unlinkat" else ["AT_FDCWD", *parts])[:2], open_files)
             if path in names:
                 yield Operation("unname", names.pop(path), path)
         elif int(parts[0]) in open_files:
             yield from _on_descriptor(call, parts, result, open_files, notes)
+
+
+def _below(folder: str, name: bytes, open_files: dict[int, list]) -> str:
+    """Return the path of a name that a call gives below an open folder."""
+    base = open_files[int(folder)][1] if folder.isdecimal() and int(folder) in open_files else ""
+    return os.path.normpath(os.path.join(base, name.decode()))  # noqa: PTH118 - an absolute name replaces the base
 
 
 def _on_descriptor(call: str, parts: list, result: int, open_files: dict[int, list], notes: str) -> Iterator[Operation]:

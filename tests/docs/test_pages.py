@@ -10,8 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from log_maker import LOG_KEY, leaves, log_files, write_files
+from log_maker import LOG_KEY, ORIGIN, leaves, log_files, record, write_files
 from pages import DOCS, PAGES, ROOT, blocks, page
+
+from audit.keys import SigningKey
+from audit.leaf import render
+from audit.merkle import leaf_hash
+from audit.receipt import Receipt, header_of, key_name, make_receipt
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -148,6 +153,27 @@ def test_the_fetched_log_is_the_log_and_its_head_verifies_with_openssl_alone(ser
     changed = script(tmp_path, "verify-head", str(checkpoint), str(LOG_KEY.verifier))
     assert changed.returncode != 0
     assert "Failure" in changed.stdout + changed.stderr
+
+
+@pytest.mark.component("openssl")
+def test_a_receipt_is_checked_by_hand_with_openssl_alone(tmp_path):
+    key = SigningKey.generate(key_name(ORIGIN), seed=b"R" * 32)
+    certificate = render(record(0, kind="key.certified", node="n1.controller", purpose="receipts", vkey=str(key.verifier)) | {"node": "n1"})
+    leaf = leaves(600)[41]
+    write_files(tmp_path / "copy", log_files([certificate, *leaves(600)]))
+    promised = Receipt(ORIGIN, json.loads(leaf)["id"], leaf_hash(leaf), "n1.w0", 1, 41, "2026-11-20T10:00:41.000000Z")
+    receipt, other = tmp_path / "receipt", tmp_path / "other"
+    receipt.write_bytes(header_of(make_receipt(promised, key)))
+    other.write_bytes(header_of(make_receipt(promised, SigningKey.generate(key_name(ORIGIN), seed=b"O" * 32))))
+    (tmp_path / "leaf").write_bytes(leaf)
+    (tmp_path / "verify-head").write_text(next(block for block in blocks(page("verify.md"), "sh") if block.startswith("# verify-head ")))
+    done = script(tmp_path, "verify-receipt", str(receipt), str(tmp_path / "copy"), str(tmp_path / "leaf"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Signature Verified Successfully" in done.stdout
+    assert done.stdout.endswith("this leaf is what was promised\n")
+    (tmp_path / "leaf").write_bytes(leaf + b" ")
+    assert "another leaf was promised" in script(tmp_path, "verify-receipt", str(receipt), str(tmp_path / "copy"), str(tmp_path / "leaf")).stdout
+    assert "certifies no key" in script(tmp_path, "verify-receipt", str(other), str(tmp_path / "copy")).stdout
 
 
 def test_json_on_the_http_page_is_json():

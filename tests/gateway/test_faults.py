@@ -13,9 +13,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deployment import Deployment, free_port, is_alive, wait_until
+from deployment import BODY, Deployment, free_port, is_alive, wait_until
 from gateway_load import Load
 from upstreams import Model
+
+from audit.promise import Promise, PromiseVerdict, judge_in_log
+from audit.receipt import read_note
+from audit.source import open_directory
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +238,34 @@ def test_a_killed_worker_refuses_no_new_connection_and_the_log_says_exactly_what
             assert end["last"] == assigned == len(committed) - 1
     assert len(lost) <= stated
     assert stated > 0, "one of the deaths took records with it, and the log says how many"
+
+
+def test_a_promise_that_died_with_its_processes_is_evidence_against_its_owner(gateway: Deployment):
+    def promised() -> bytes | None:
+        """Return a receipt for a record that the recorder has not read."""
+        with httpx.Client(timeout=5) as alone, contextlib.suppress(httpx.TimeoutException):
+            reply = alone.post(f"{gateway.front}/v2/models/batch/infer", json=BODY, headers={**gateway.bearer("product"), "assay-receipt": "1"})
+            if reply.status_code == 200 and "assay-receipt" in reply.headers:
+                return read_note(reply.headers["assay-receipt"].encode())
+        return None
+
+    wait_until(promised, "the workers to give receipts")
+    gateway.wait_idle()
+    recorder = gateway.signal("recorder", signal.SIGSTOP)
+    note = wait_until(promised, "a receipt")
+    killed = [gateway.signal(f"worker {number}", signal.SIGKILL) for number in range(2)]
+    os.kill(recorder, signal.SIGKILL)
+    gateway.wait_ready()
+    wait_until(lambda: not {*killed, recorder} & {*gateway.pids().values()}, "new processes")
+
+    def verdict() -> PromiseVerdict | None:
+        found = judge_in_log(note, open_directory(gateway.data), [gateway.vkey])
+        return None if found.promise is Promise.OPEN else found
+
+    found = wait_until(verdict, "the log to go on past the promise", 30)
+    assert (found.promise, "states that this number is lost" in found.said) == (Promise.BROKEN, True), found.said
+    assert "EVIDENCE OF A BROKEN PROMISE" in found.evidence
+    assert not [record for record in gateway.log.refresh() if record["id"] == found.receipt.decision]
 
 
 def test_a_reload_under_load_fails_no_call_and_every_call_saw_one_configuration(gateway: Deployment, one: Model, two: Model):
