@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -127,7 +126,7 @@ class Ordeal:
         print(  # noqa: T201 - shown by `pytest -s`: how hard the run was
             f"\n{len(load.answers)} calls, {len(load.acknowledged)} acknowledged, {len(lost)} of them lost, {stated} records stated as lost, "
             f"{len(log.records)} records, {len(self.deaths_ms)} worker deaths; "
-            f"ready after {min(self.ready_after_s):.1f} to {max(self.ready_after_s):.1f} s, median {median(self.ready_after_s):.1f}"
+            f"seconds to ready again: {[round(seconds, 1) for seconds in sorted(self.ready_after_s)]}"
         )
 
     def dead_writers(self) -> set[tuple[str, int]]:
