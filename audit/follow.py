@@ -6,12 +6,15 @@ Rules:
 - Where a range's database is gone because it was sealed and removed, its entry bundles are read. They are files anyone could have changed: whoever
   needs proof checks them against a tree (`audit/publisher.py` did before the database was removed).
 
+- Whoever looks for few leaves among all uses `search`: sealed ranges are then read as they lie on disk, 256 leaves at a time.
+
 Example:
     for index, leaf in follow(data_dir, from_index=0): ...
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +22,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from audit.store import layout
+from audit.store.durable import read_or_none
 from audit.store.errors import StoreDamaged
 from audit.store.layout import RANGE_LEAVES
 from audit.store.place import PostgresPlace, postgres_place
 from audit.store.sqlite import open_reader, translated
-from audit.tiles import WIDTH, decode_bundle, entries_path
+from audit.tiles import WIDTH, decode_bundle, entries_path, require_whole
 
 if TYPE_CHECKING:
     from audit.store.postgres_rows import PostgresRows
@@ -60,6 +64,13 @@ class Follower:
         if self._open(number):
             return self._read_rows(from_index, limit)
         return self._read_bundle(from_index, limit)
+
+    def bundle_at(self, from_index: int) -> bytes | None:
+        """Return the entry bundle that begins at `from_index`, as it lies on disk; None where leaves are read from a database."""
+        bundle, start = divmod(from_index, WIDTH)
+        if start or self._shared is not None or self._open(from_index // RANGE_LEAVES):
+            return None
+        return read_or_none(layout.log_dir(self._data_dir) / entries_path(bundle))
 
     def end(self) -> int:
         """Return the number of committed leaves."""
@@ -164,3 +175,32 @@ def follow(data_dir: Path, from_index: int, *, until: int | None = None, batch_r
                 return
             yield from rows
             from_index += len(rows)
+
+
+def search(data_dir: Path, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield (index, leaf) of every committed leaf in which `pattern` is found, in order.
+
+    Well under a microsecond a leaf where ranges are sealed and their databases removed, one and a half elsewhere.
+
+    Args:
+        data_dir: The data directory.
+        pattern: Must not match across the end of a leaf, such as something within a JSON string.
+
+    Raises:
+        StoreDamaged, StoreBroken: As `Follower.read`.
+        TileError: An entry bundle is cut short or goes on.
+    """
+    at, is_found = 0, pattern.search
+    with Follower(data_dir) as follower:
+        while True:
+            data = follower.bundle_at(at)
+            if data is not None and is_found(data) is None:
+                # Nothing is there to be taken out; but a file that was cut short must not pass for one without such leaves.
+                require_whole(data, WIDTH, entries_path(at // WIDTH))
+                at += WIDTH
+                continue
+            rows = follower.read(at)
+            if not rows:
+                return
+            yield from [row for row in rows if is_found(row[1])]
+            at += len(rows)

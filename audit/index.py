@@ -29,7 +29,7 @@ from typing import Self
 
 import msgspec
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import registry
 from sqlalchemy.pool import NullPool
 from sqlmodel import Field, Session, SQLModel, and_, col, create_engine, or_, select
@@ -131,8 +131,15 @@ class GapError(Exception):
     """A batch starts past the end of the index; feed from `next_index`."""
 
 
+INDEX_FAULTS = (OSError, sqlite3.Error, SQLAlchemyError, GapError)
+"""What can befall whoever opens, feeds or asks an index, beside a `StoreError`: the file is disposable, and anyone may remove it."""
+
+
 class Indexer:
-    """Fills and asks the index of one data directory. Owner: one thread of one process; several processes may each have one."""
+    """Fills and asks the index of one data directory.
+
+    Owner: one thread of one process; several processes may each have one. It may be handed from one thread to another, never used by two at once.
+    """
 
     def __init__(self, data_dir: Path, follow: Follow) -> None:
         """Open the index, removing it first if it is damaged or belongs to another log.
@@ -146,7 +153,9 @@ class Indexer:
         self._follow = follow
         self._inode: int | None = None  # of the open file; owner: _open
         # Driver in autocommit: a read sees the newest state, a write says BEGIN IMMEDIATE itself.
-        self._engine: Engine = create_engine(f"sqlite:///{self.path}", poolclass=NullPool, connect_args={"isolation_level": None})
+        self._engine: Engine = create_engine(
+            f"sqlite:///{self.path}", poolclass=NullPool, connect_args={"isolation_level": None, "check_same_thread": False}
+        )
         self._connection: Connection  # owner: _open, close
         self._shapes: dict[ShapeKey, int] = {}  # of this file; forgotten with it, and when a batch is rolled back
         self._open()

@@ -152,6 +152,22 @@ def decode_bundle(data: bytes, width: int, path: str = "") -> list[bytes]:
     return entries
 
 
+def require_whole(data: bytes, width: int, path: str = "") -> None:
+    """Check that a bundle holds exactly `width` entries, without taking them out: half of what `decode_bundle` costs.
+
+    Raises:
+        TileError: It ends early or goes on.
+    """
+    position = 0
+    try:
+        for _ in range(width):
+            position += 2 + (data[position] << 8 | data[position + 1])
+    except IndexError:
+        raise TileError(f"bundle ends before its `{width}` entries do", path) from None
+    if position != len(data):
+        raise TileError(f"bundle has `{len(data)}` bytes, its `{width}` entries `{position}`", path)
+
+
 # ---- hash tiles ---------------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from audit import tiles
-from audit.follow import follow
+from audit.follow import follow, search
 from audit.index import Indexer
 from audit.keys import SigningKey
 from audit.leaf import render
@@ -27,7 +27,7 @@ from audit.source import open_directory
 from audit.store.control import ControlStore
 from audit.store.leaves import LeafStore
 from audit.verify import verify_log
-from gateway.control.registry import concerns
+from gateway.control.registry import CONCERNING
 
 GROUP = 2048
 KEY = SigningKey.generate("bench.example/growth", seed=b"g" * 32)
@@ -133,8 +133,8 @@ class Growing:
 
         def start() -> None:
             self._open()
-            for _, data in follow(self.folder, 0):
-                concerns(data)
+            for _ in search(self.folder, CONCERNING):
+                pass
             self.close()
 
         seconds = cpu_s(start)

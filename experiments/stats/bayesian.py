@@ -15,9 +15,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from experiments.stats.kinds import Array, check_counts, normal_quantile
+from experiments.stats.late import special
 
 BetaPrior = tuple[float, float]
 NODES = 600

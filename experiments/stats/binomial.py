@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
 
 from experiments.stats.asymptotic import asymptotic_rho
 from experiments.stats.kinds import Array, Side, check_counts
+from experiments.stats.late import optimize, special
 
 BISECTION_STEPS = 60
 """Halvings of [0, 1] when a bound is inverted: past double precision near 1."""

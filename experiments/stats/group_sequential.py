@@ -19,9 +19,9 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special
 
 from experiments.stats.kinds import Array, normal_quantile
+from experiments.stats.late import optimize, special
 
 Spending = Literal["obrien_fleming", "pocock"]
 

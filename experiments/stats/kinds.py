@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+
+from experiments.stats.late import special
 
 Side = Literal["greater", "less"]
 Array = NDArray[np.float64]

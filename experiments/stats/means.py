@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import special
-
 from experiments.stats.kinds import normal_quantile, normal_tail
+from experiments.stats.late import special
 from experiments.stats.moments import Moments
 
 

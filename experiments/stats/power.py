@@ -15,11 +15,10 @@ from __future__ import annotations
 import math
 from functools import cache
 
-from scipy import optimize, special
-
 from experiments.stats.asymptotic import asymptotic_half_width, asymptotic_rho
 from experiments.stats.binomial import product_difference_bounds
 from experiments.stats.kinds import normal_quantile
+from experiments.stats.late import optimize, special
 
 
 def units_for_mean(sd: float, effect: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0) -> float:

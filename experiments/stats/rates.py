@@ -20,10 +20,10 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from experiments.stats.binomial import log_binomial_e_value, tuned_prior
 from experiments.stats.kinds import Array, Side, check_counts
+from experiments.stats.late import special
 
 
 def log_rate_e_value(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+
+from experiments.stats.late import special
 
 
 def log_srm_e_value(counts: Sequence[int] | NDArray[np.int64], sum_log_share: float, *, concentration: float = 1.0) -> float:

@@ -9,23 +9,23 @@ evidence nor the controller: it is told once, and the index is opened again at t
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from sqlalchemy.exc import SQLAlchemyError
 
-from audit.follow import Follower
-from audit.index import GapError, Indexer
+from audit.follow import Follower, search
 from audit.store.errors import StoreError
 from audit.store.layout import RANGE_LEAVES
-from gateway.control.registry import Registry, concerns
+from gateway.control.registry import CONCERNING, Registry
 from gateway.control.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from audit.index import Indexer
 
 ROWS_PER_STEP = 1000
 _CONCERNS_EVIDENCE = (b'"experiment":', b'"type":"outcome"', b'"type":"label"', b'"type":"reward"')
-_INDEX_FAULTS = (OSError, sqlite3.Error, SQLAlchemyError, GapError)
 _log = logging.getLogger(__name__)
 
 
@@ -34,35 +34,47 @@ def _concerns_evidence(leaf: bytes) -> bool:
     return any(find(mark) >= 0 for mark in _CONCERNS_EVIDENCE)
 
 
-def fold_registry(data_dir: Path, registry: Registry) -> int:
-    """Fold every record that concerns the registry, from the beginning of the log; returns the number of leaves read."""
-    at = 0
-    with Follower(data_dir) as follower:
-        while rows := follower.read(at):
-            for index, leaf in rows:
-                if concerns(leaf):
-                    registry.fold(index, msgspec.json.decode(leaf))
-            at += len(rows)
-    return at
+def fold_registry(data_dir: Path, registry: Registry) -> None:
+    """Fold every record that concerns the registry, from the beginning of the log."""
+    for index, leaf in search(data_dir, CONCERNING):
+        registry.fold(index, msgspec.json.decode(leaf))
 
 
 class Tail:
     """Follows the log. Owned by the controller's loop."""
 
-    def __init__(self, data_dir: Path, indexer: Indexer, rollouts: Rollouts, reopen: Callable[[], Indexer] | None = None) -> None:
-        """Prepare; nothing is read before `step`. `reopen` opens the index anew after its file was lost."""
+    def __init__(self, data_dir: Path, indexer: Indexer | None, rollouts: Rollouts, reopen: Callable[[], Indexer] | None = None) -> None:
+        """Prepare; nothing is read before `step`.
+
+        Args:
+            data_dir: The data directory.
+            indexer: The index; None to open it by `reopen` at the first step, or before by `open_index`.
+            rollouts: Fed with evidence.
+            reopen: Opens the index, and again after its file was lost.
+        """
         self._follower = Follower(data_dir)
-        self._indexer = indexer
+        self._indexer = indexer  # replaced by `open_index`
         self._rollouts = rollouts
         self._evidence_at: int | None = None  # next leaf for the evidence; set by `read_evidence_from`, moved by `step`
         self._is_behind = True  # changed by `step`
         self._reopen = reopen
-        self._index_fault: str | None = None  # why the index is to be opened anew; changed by `_index_some`
+        self._index_fault: str | None = None  # why the index is to be opened anew; changed by `open_index` and `_tell_index_fault`
 
     def read_evidence_from(self, index: int) -> None:
         """Read evidence from a leaf on, if it has not been read from before it already."""
         if self._evidence_at is None:
             self._evidence_at = index
+
+    def open_index(self) -> None:
+        """Open the index if it is not: with many records that takes a moment. May run in another thread, before the first step."""
+        from audit.index import INDEX_FAULTS  # noqa: PLC0415 - SQLAlchemy takes half a second to load, and no call waits for the index
+
+        if self._reopen is None or (self._indexer is not None and self._index_fault is None):
+            return
+        try:
+            self._indexer, self._index_fault = self._reopen(), None
+        except (StoreError, *INDEX_FAULTS) as fault:
+            self._tell_index_fault(fault)
 
     def step(self) -> int:
         """Take a bounded number of leaves in; returns how many, so that the caller can come back at once for a full step."""
@@ -75,22 +87,29 @@ class Tail:
 
     def _index_some(self) -> tuple[int, list[tuple[int, bytes]] | None]:
         """Index the leaves of a step; return where they begin (-1 while there is no index) and the leaves."""
+        from audit.index import INDEX_FAULTS  # noqa: PLC0415 - as above; loaded once
+
         rows: list[tuple[int, bytes]] | None = []
         index_at = -1
+        self.open_index()
+        if self._indexer is None or (self._index_fault is not None and self._reopen is not None):
+            return index_at, rows
         try:
-            if self._index_fault is not None and self._reopen is not None:
-                self._indexer, self._index_fault = self._reopen(), None
             index_at = self._indexer.next_index
             rows = self._read(index_at)
             if rows:
                 self._indexer.add(rows)
         except StoreError:
             _log.exception("the log cannot be indexed; the index stands still")
-        except _INDEX_FAULTS as fault:
-            if str(fault) != self._index_fault:
-                _log.exception("the index cannot be used; it is opened anew")
-            self._index_fault = str(fault)
+        except INDEX_FAULTS as fault:
+            self._tell_index_fault(fault)
         return index_at, rows
+
+    def _tell_index_fault(self, fault: Exception) -> None:
+        """Say once why the index cannot be used; the next step opens it anew."""
+        if str(fault) != self._index_fault:
+            _log.exception("the index cannot be used; it is opened anew")
+        self._index_fault = str(fault)
 
     @property
     def is_behind(self) -> bool:

@@ -1,7 +1,8 @@
 """The controller: everything slow. It compiles configuration, takes approvals in, moves rollouts, publishes the tree, and serves the admin port.
 
-Start: lead (term), open the journal, pin the trust root, fold the log, put a configuration in force, publish. Then a few loops, each with
-its own pace; if one fails unexpectedly the process ends and the parent starts it again: workers go on within their staleness bounds.
+Start: lead (term), open the journal, pin the trust root, fold the log, put a configuration in force, publish. What no call waits for (the index,
+the admin port, the statistics) is loaded after that, in threads: it is more than half of what there is to load. Then a few loops, each with its own
+pace; if one fails unexpectedly the process ends and the parent starts it again: workers go on within their staleness bounds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -19,16 +21,14 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-import uvicorn
 import uvloop
 import watchfiles
 
 from audit.follow import follow
 from audit.highwater import HighWater
-from audit.index import Indexer
 from audit.journal import Journal
 from audit.keys import InvalidKey, VerifierKey
 from audit.outlet import Outlet
@@ -37,12 +37,11 @@ from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
 from audit.store.copies import SignedMark
 from audit.store.errors import LedElsewhere, StoreDamaged, StoreError, StoreFull
+from audit.tiles import TileError
 from experiments.rollout import WINNERS, Action
+from experiments.stats import late
 from gateway import apikeys, logs
 from gateway import live as live_state
-from gateway.admin.app import create_app
-from gateway.admin.reading import Reading
-from gateway.admin.state import AdminState
 from gateway.admin.traffic import Traffic
 from gateway.authenticate import Principal
 from gateway.config.compile import Compiler
@@ -67,7 +66,6 @@ from gateway.control.witnesses import Known, Witnesses
 from gateway.documents import RouteDocument, SettingsDocument, decode
 from gateway.policy_server import Place
 from gateway.processes.control import TICK_S, ControlDirectory, Current
-from gateway.processes.embedded import BoundedHttp, EmbeddedServer
 from gateway.processes.parent import Status, end_with_parent
 from gateway.promises import RECEIPT_KEY
 from gateway.refusals import Refusal
@@ -75,6 +73,10 @@ from gateway.snapshot import compile_route
 from gateway.standing import Approvals, ApprovalsInForce
 from policies.bundle import BundleError
 from policies.trust import InvalidTrust, TrustRoot
+
+if TYPE_CHECKING:
+    from audit.index import Indexer
+    from gateway.processes.embedded import EmbeddedServer
 
 _log = logging.getLogger("assay.controller")
 JUDGE_S: Final = 0.5
@@ -130,6 +132,7 @@ class Controller:
         self._aligned = ""  # manifest that the rollouts follow; changed by `_align`
         self._published: tuple[str, str] | None = None  # manifest and live state that belong together; changed by `_publish_live`
         self._stop = asyncio.Event()
+        self._server: EmbeddedServer | None = None  # of the admin port; set by `_admin`
         self._last_leaf_s = time.monotonic()  # when a checkpoint last grew; a heartbeat follows when it is old
 
     def _lead(self) -> None:
@@ -217,10 +220,14 @@ class Controller:
     async def _prepare(self) -> None:
         """Bring everything in force before a worker may serve."""
         self._registry = Registry(self._root)
-        await asyncio.to_thread(fold_registry, self._data, self._registry)
+        try:
+            await asyncio.to_thread(fold_registry, self._data, self._registry)
+        except (StoreDamaged, TileError) as fault:
+            raise CannotStart(
+                f"what is in force cannot be read from the log: {fault}\nhint: `assay audit verify` says what else is damaged"
+            ) from fault
         self._rollouts = Rollouts(self._registry, self._clerk, self._control.get, self._store.require_term)
         self._inbox = Inbox(self._layout.approvals, self._root, self._clerk, self._registry)
-        self._indexer = Indexer(self._data, follow)
         self._witnesses = Witnesses([Known(one.url, VerifierKey.parse(one.key)) for one in self._gateway.audit.witnesses], self._data)
         try:  # before the publisher is there: what it publishes when it is closed again would be signed by the key that is refused
             refuse_ended(self._registry.log_keys, [str(signer.verifier) for signer in self._signers], self._revoked_keys())
@@ -234,7 +241,7 @@ class Controller:
             raise CannotStart(str(fault)) from fault
         self._after_journal.push_async_callback(self._publishing.close)
         self._write_verification_keys()
-        self._tail = Tail(self._data, self._indexer, self._rollouts, lambda: Indexer(self._data, follow))
+        self._tail = Tail(self._data, None, self._rollouts, self._open_index)
         self._after_journal.callback(self._tail.close)
         self._traffic = Traffic()
         changes = PolicyChanges(self._control, self._clerk, self._registry.policies, self._store.keep_objects)
@@ -268,7 +275,11 @@ class Controller:
         await self._inbox.take_in()
         await self._align()
         self._publish_live()
-        self._server = self._admin_server()
+
+    def _open_index(self) -> Indexer:
+        from audit.index import Indexer  # noqa: PLC0415 - SQLAlchemy takes long to load, and no call waits for the index
+
+        return Indexer(self._data, follow)
 
     async def _settle_policies(self) -> None:
         """Refuse to serve by restored policies that this release cannot enforce: the folder has issues, and nothing else is in force."""
@@ -378,7 +389,7 @@ class Controller:
             tasks = [group.create_task(self._watched(name, work), name=name) for name, work in loops.items()]
             group.create_task(self._admin(), name="admin")
             await self._stop.wait()
-            self._server.should_exit = True
+            self._end_admin()
             for task in tasks:
                 task.cancel()
 
@@ -395,7 +406,7 @@ class Controller:
             raise
         except Exception:
             _log.exception("a loop of the controller failed; the process ends and is started again", extra={"loop": name})
-            self._server.should_exit = True
+            self._end_admin()
             raise
 
     async def _tick_loop(self) -> None:
@@ -471,6 +482,7 @@ class Controller:
         self._outlet_fault = fault
 
     async def _follow_log(self) -> None:
+        await asyncio.to_thread(self._tail.open_index)
         while True:
             # Each step has costs of its own, whatever it reads: leaves of a tenth of a second are taken together.
             is_full = self._tail.step() >= ROWS_PER_STEP
@@ -491,6 +503,13 @@ class Controller:
         self._control.collect_live(time.monotonic())
 
     def _admin_server(self) -> EmbeddedServer:
+        import uvicorn  # noqa: PLC0415 - `_admin` has loaded all this in a thread
+
+        from gateway.admin.app import create_app  # noqa: PLC0415 - as above
+        from gateway.admin.reading import Reading  # noqa: PLC0415 - as above
+        from gateway.admin.state import AdminState  # noqa: PLC0415 - as above
+        from gateway.processes.embedded import BoundedHttp, EmbeddedServer  # noqa: PLC0415 - as above
+
         reading = Reading(self._data, [signer.verifier for signer in self._signers], self._witnesses.keys)
         self._after_journal.callback(reading.close)
         state = AdminState(
@@ -552,7 +571,17 @@ class Controller:
         return action
 
     async def _admin(self) -> None:
-        await self._server.serve(sockets=[socket.socket(fileno=self._chosen.listen)])
+        """Serve people, once what they look at is loaded: callers of the port wait in the kernel's line meanwhile."""
+        for module in ("gateway.admin.app", "gateway.processes.embedded"):
+            await asyncio.to_thread(importlib.import_module, module)
+        await asyncio.to_thread(late.load)
+        if not self._stop.is_set():
+            self._server = self._admin_server()
+            await self._server.serve(sockets=[socket.socket(fileno=self._chosen.listen)])
+
+    def _end_admin(self) -> None:
+        if self._server is not None:
+            self._server.should_exit = True
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from audit.tiles import (
     entries_path,
     limit_bytes,
     parse_path,
+    require_whole,
     tile_path,
 )
 
@@ -187,16 +188,31 @@ def test_an_edge_that_does_not_fit_its_size_is_refused():
 def test_a_bundle_reads_back(entries):
     data = encode_bundle(entries)
     assert decode_bundle(data, len(entries)) == entries
+    require_whole(data, len(entries))
     for wrong in (data[:-1], data + b"\x00"):
-        with pytest.raises(TileError):
-            decode_bundle(wrong, len(entries))
+        for read in (decode_bundle, require_whole):
+            with pytest.raises(TileError):
+                read(wrong, len(entries))
+
+
+@given(st.binary(max_size=40), st.integers(1, 9))
+def test_a_bundle_is_called_whole_exactly_when_it_can_be_taken_apart(data, width):
+    def is_refused(read) -> bool:
+        try:
+            read(data, width)
+        except TileError:
+            return True
+        return False
+
+    assert is_refused(require_whole) is is_refused(decode_bundle)
 
 
 def test_a_bundle_of_the_wrong_width_is_refused():
     data = encode_bundle([b"a", b"b"])
     for width in (1, 3):
-        with pytest.raises(TileError):
-            decode_bundle(data, width)
+        for read in (decode_bundle, require_whole):
+            with pytest.raises(TileError):
+                read(data, width)
 
 
 def test_a_bundle_is_bounded():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from audit.archive import ArchiveRefused, archive, check_parquet, parquet_path
 from audit.backup import BackupRefused, back_up
-from audit.follow import follow
+from audit.follow import follow, search
 from audit.keys import SigningKey
 from audit.leaf import render
 from audit.merkle import leaf_hash
@@ -25,6 +26,7 @@ from audit.store.copies import SignedMark, backup_of
 from audit.store.errors import StoreBehind, StoreDamaged
 from audit.store.layout import RANGE_LEAVES
 from audit.store.leaves import LeafStore
+from audit.tiles import TileError
 from audit.verify import verify_log
 
 KEY = SigningKey.generate("log.example/kept", seed=b"r" * 32)
@@ -112,6 +114,24 @@ def test_databases_of_old_ranges_go_and_the_log_is_what_it_was(grown, tmp_path):
     reopened = Log(folder)
     reopened.grow(5)
     reopened.close()
+
+
+def test_a_search_finds_the_same_leaves_in_databases_and_in_entry_files_and_takes_no_cut_file_for_an_empty_one(grown, tmp_path):
+    folder = tmp_path / "log"
+    shutil.copytree(grown, folder)
+    wanted = re.compile(rb'"seq":(?:0|300|65535|65536|65900)}')
+    expected = [row for row in follow(folder, 0) if wanted.search(row[1])]
+    assert [index for index, _ in expected] == [0, 300, 65535, 65536, 65900]
+    assert list(search(folder, wanted)) == expected
+    log = Log(folder)
+    log.seal()
+    assert log.publisher.remove_old_databases(keep=0) == 1
+    log.close()
+    assert list(search(folder, wanted)) == expected
+    bundle = folder / "log" / "tile" / "entries" / "000"
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    with pytest.raises(TileError, match="entries/000"):
+        list(search(folder, re.compile(b"in none of them")))
 
 
 def test_a_database_whose_entry_files_do_not_verify_stays(grown, tmp_path):

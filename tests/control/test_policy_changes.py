@@ -12,7 +12,7 @@ from test_configuration_reload import FakeStore, compiled
 
 from gateway.control.configuration import Configuration
 from gateway.control.policy_changes import PolicyChanges
-from gateway.control.registry import Registry, concerns
+from gateway.control.registry import CONCERNING, Registry
 from gateway.documents import Manifest, SettingsDocument, digest_of, encode
 from gateway.processes.control import ControlDirectory
 from policies.bundle import BundleError, PolicyBundle
@@ -73,7 +73,7 @@ def test_after_a_restart_the_log_says_what_was_told(control):
     asyncio.run(PolicyChanges(control, clerk, None).tell(bundle()))
     registry = Registry(ROOT)
     for index, leaf in enumerate(clerk.leaves):
-        assert concerns(leaf)
+        assert CONCERNING.search(leaf)
         registry.fold(index, json.loads(leaf))
     assert asyncio.run(PolicyChanges(control, clerk, registry.policies).tell(bundle())) is False
     assert asyncio.run(PolicyChanges(control, clerk, registry.policies).tell(bundle(None))) is True
