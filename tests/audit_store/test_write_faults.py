@@ -67,7 +67,7 @@ def strike(tmp_path: Path, fault: str, whens: range) -> int:
     """Run once for each occurrence of the call at which the fault strikes; return how many struck."""
     struck = 0
     for when in whens:
-        recorder = RecorderProcess(tmp_path / f"{fault.replace(':', '-')}-{when}")
+        recorder = RecorderProcess(tmp_path / str(when))
         try:
             acked, deaths = asyncio.run(write_through(recorder, f"{fault}:when={when}"))
             judge(recorder.data_dir, acked)

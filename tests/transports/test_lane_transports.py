@@ -237,7 +237,14 @@ async def converse(side: Side, request: bytes) -> tuple[Any, list[dict[str, Any]
     return (status, headers, faultless(body, leaves), complete, early), leaves
 
 
+def confirm(side: Side) -> None:
+    """Confirm the published state, as a worker's look at it does four times a second; what is compared here may take longer than its bound."""
+    side.lane.live.as_of_us = time.time_ns() // 1000
+
+
 def compare(both: Both, request: bytes) -> tuple[Any, list[dict[str, Any]]]:
+    for side in both.sides.values():
+        confirm(side)
     native = both.runner.run(converse(both.sides["native"], request))
     portable = both.runner.run(converse(both.sides["portable"], request))
     assert native == portable
@@ -356,6 +363,7 @@ def test_what_is_compared_is_what_was_meant(both, name):
 @pytest.mark.parametrize("name", ["native", "portable"])
 def test_what_nobody_asked_for_never_answers_the_next_call(both, name):
     side = both.sides[name]
+    confirm(side)
     assert both.runner.run(converse(side, raw(both, written("/v2/models/stray/infer", x_behave="twice"))))[0][0] == 200
     for _ in range(3):
         reply, leaves = both.runner.run(converse(side, raw(both, written("/v2/models/stray/infer"))))
