@@ -124,6 +124,8 @@ class SettingsDocument(Document, frozen=True):
     staleness_high_risk_us: int
     modes: dict[str, Literal["enforce", "warn", "dryrun", "off"]]
     """Mode of each policy package."""
+    policy_budget_us: int = 5_000
+    """Processor time that all policies of one call may use together."""
     policy_server: PolicyServerDocument | None = None
     """None: our engine decides alone."""
 

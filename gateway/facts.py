@@ -41,6 +41,8 @@ class Facts:
     exhausted: bool
     experiment: str
     arm: str
+    policy_s: float = 0.0
+    """Seconds of their thread that policies have used for this call; no policy sees it."""
 
 
 PATHS: Final[Mapping[tuple[str, ...], str]] = {

@@ -86,7 +86,7 @@ class Gate:
         judged = self._memo.get(self.key(facts))
         if judged is not None:
             return judged, True
-        return self.conclude(facts, self.policies.evaluate(self.document(facts), now_us * 1000)), False
+        return self.conclude(facts, self.policies.evaluate(self.document(facts), now_us * 1000, facts)), False
 
     def remembered(self, facts: Facts) -> Judged | None:
         """Return the answer, where it is remembered."""

@@ -104,14 +104,14 @@ class PolicyServer:
     async def judge(self, gate: Gate, facts: Facts, now_us: int) -> Judged:
         """Return one version's answer for a call."""
         held = gate.remembered(facts)
-        return held or gate.conclude(facts, await self.engine("request", gate.policies).ask(gate.document(facts), now_us * 1000))
+        return held or gate.conclude(facts, await self.engine("request", gate.policies).ask(gate.document(facts), now_us * 1000, facts))
 
     async def judge_reply(self, gate: ReplyGate, facts: Facts, reply: ReplyFacts, body: Any, now_us: int) -> tuple[ReplyJudged, bool]:
         """Return the answer on a reply, and whether it was remembered."""
         held = gate.remembered(facts, reply)
         if held is not None:
             return held, True
-        verdict = await self.engine("response", gate.policies).ask(gate.document(facts, reply, body), now_us * 1000)
+        verdict = await self.engine("response", gate.policies).ask(gate.document(facts, reply, body), now_us * 1000, facts)
         return gate.conclude(facts, reply, verdict), False
 
     def engine(self, point: Point, policies: PointPolicies) -> DecisionEngine:
@@ -192,7 +192,7 @@ class _AskedGate:
         if held is not None:
             return held, True
         server = self._asking.server
-        answer = self._answers[key] = server.engine("request", gate.policies).ask(gate.document(facts), now_us * 1000)
+        answer = self._answers[key] = server.engine("request", gate.policies).ask(gate.document(facts), now_us * 1000, facts)
         self._asking.open.append(answer)
         return _UNKNOWN, False
 

@@ -104,7 +104,7 @@ class ReplyGate:
         held = self.remembered(facts, reply)
         if held is not None:
             return held, True
-        return self.conclude(facts, reply, self.policies.evaluate(self.document(facts, reply, body), now_us * 1000)), False
+        return self.conclude(facts, reply, self.policies.evaluate(self.document(facts, reply, body), now_us * 1000, facts)), False
 
     def remembered(self, facts: Facts, reply: ReplyFacts) -> ReplyJudged | None:
         """Return the answer, where it is remembered."""

@@ -99,6 +99,11 @@ class Snapshot:
     """v2 inference path -> where it leads."""
     policies: PolicyBundle
 
+    @property
+    def judging(self) -> tuple[Mapping[str, str], int]:
+        """Return what policies are put in force with, beside their texts."""
+        return (self.settings.modes, self.settings.policy_budget_us)
+
     @classmethod
     def build(cls, config_digest: str, load: Load, previous: Snapshot | None = None) -> Snapshot:
         """Compile a manifest.
@@ -118,10 +123,12 @@ class Snapshot:
             settings = previous.settings
         else:
             settings = decode(load(manifest.settings), SettingsDocument)
-        if previous is not None and old is not None and old.policies == manifest.policies and previous.settings.modes == settings.modes:
+        judging = (settings.modes, settings.policy_budget_us)
+        if previous is not None and previous.manifest.policies == manifest.policies and previous.judging == judging:
             policies = previous.policies
         else:
-            policies = PolicyBundle.load({path: load(digest).decode() for path, digest in manifest.policies.items()}, settings.modes)
+            texts = {path: load(digest).decode() for path, digest in manifest.policies.items()}
+            policies = PolicyBundle.load(texts, settings.modes, settings.policy_budget_us / 1e6)
         routes, targets = _routes(manifest, load, previous)
         experiments, by_model = _experiments(manifest, load, previous)
         shadows = _shadows(manifest, experiments, previous)

@@ -8,6 +8,7 @@ Rules:
 - `params.yaml` beside the modules is `data.params`.
 - An evaluation has 2 ms of this thread (semantics.md 6.2). What takes longer twice in one evaluation has failed, and a package that fails so
   three times in a row rests for a second, failing at once: in `enforce` all of these deny.
+- All evaluations of one call together have `budget_s`, whoever the candidate and whatever the point: what would need more has failed.
 - The shipped packages are always there; a module of the deployment may not add to a shipped package.
 - A module that cannot be enforced is a `BundleError`: the gateway refuses to start, or keeps what was in force.
 - An evaluation that fails (a limit, a type error) is a finding with an error, and a package in `enforce` then denies.
@@ -21,11 +22,12 @@ Example:
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from audit import canonical
 from policies.metadata import POINTS, Declared, InvalidMetadata, Point, declared
@@ -43,12 +45,23 @@ PARAMETERS: Final = "policies/params.json"
 """Path of the parameters among the modules of a deployment: JSON, as `params.yaml` was compiled."""
 LIMITS: Final = Limits(wall_s=0.002)
 """What one evaluation of a call may cost, in seconds of its thread; a policy that needs more denies."""
+BUDGET_S: Final = 0.005
+"""What all policies of one call may cost together where nothing else is configured, in seconds of their thread."""
 CONFIG_LIMITS: Final = Limits(wall_s=1.0)
 """What one evaluation of a configuration's file may cost: nobody waits for it on the lane."""
+CLOCK: Final = time.thread_time
+"""What limits are measured by: how long this thread has run, whatever else the machine does."""
 SLOW_IN_A_ROW: Final = 3
 REST_NS: Final = 1_000_000_000
 _RULES: Final = ("allow", "deny", "warn", "obligations")
 Prepared = Callable[..., Any]
+
+
+class Spender(Protocol):
+    """Who policies are evaluated for: one call."""
+
+    policy_s: float
+    """Seconds of this thread that its policies have used; moved on by `PointPolicies.evaluate`."""
 
 
 class BundleError(Exception):
@@ -85,15 +98,24 @@ class Package:
     """Whether its answer may change while nothing it reads does."""
     models: frozenset[str] | None = None
     """Models it is asked about; None for all."""
+    wall_s: float = LIMITS.wall_s
+    """What one evaluation may take, in seconds of this thread."""
     pace: Pace = field(default_factory=Pace, compare=False)
 
-    def find(self, document: Mapping[str, Any], now_ns: int) -> Finding:
-        """Evaluate the package on an input document."""
+    def find(self, document: Mapping[str, Any], now_ns: int, left_s: float = math.inf, begin_s: float | None = None) -> Finding:
+        """Evaluate the package on an input document.
+
+        Args:
+            document: the input.
+            now_ns: what the policy is told of the time.
+            left_s: what the call it is for may still use, in seconds of this thread.
+            begin_s: what `CLOCK` says now, where it was asked anyway.
+        """
         required = "allow" in self.rules
         if 0 < self.pace.rests_until_ns - now_ns <= REST_NS:
             return Finding(self.name, self.mode, required=required, allow=False, error="rests after being too slow")
         try:
-            said = dict(zip(self.rules, self._answers(document, now_ns), strict=True))
+            said = dict(zip(self.rules, self._answers(document, now_ns, left_s, CLOCK() if begin_s is None else begin_s), strict=True))
             return Finding(
                 self.name,
                 self.mode,
@@ -106,17 +128,27 @@ class Package:
         except RegoError as fault:
             return Finding(self.name, self.mode, required=required, allow=False, error=str(fault).splitlines()[0])
 
-    def _answers(self, document: Mapping[str, Any], now_ns: int) -> Sequence[Any]:
-        """Evaluate; once more where the time was up: a pause of the interpreter (its collector) is not the policy's slowness."""
-        slow = False
+    def _answers(self, document: Mapping[str, Any], now_ns: int, left_s: float, begin_s: float) -> Sequence[Any]:
+        """Evaluate; once more where the time was up: a pause of the interpreter (its collector) is not the policy's slowness.
+
+        Raises:
+            RegoError: it cannot be evaluated, or is too slow (`wall_s`), or what the call may use is used up (`budget`).
+        """
         for is_last in (False, True):
+            is_cut = left_s < self.wall_s
+            if left_s <= 0:
+                raise _used_up()
             try:
-                answers: Sequence[Any] = self.evaluate(document, now_ns=now_ns)
+                answers: Sequence[Any] = self.evaluate(document, now_ns=now_ns, deadline=begin_s + min(self.wall_s, left_s))
             except LimitError as fault:
-                slow = fault.limit == "wall_s"
-                if is_last or not slow:
-                    self.pace.note(was_slow=slow, now_ns=now_ns)
+                is_slow = fault.limit == "wall_s"
+                if is_slow and is_cut:
+                    raise _used_up() from fault
+                if is_last or not is_slow:
+                    self.pace.note(was_slow=is_slow, now_ns=now_ns)
                     raise
+                left_s -= self.wall_s  # and no more: how late a pause let it be seen says nothing about the policy
+                begin_s = CLOCK()
             else:
                 break
         self.pace.note(was_slow=False, now_ns=now_ns)
@@ -126,15 +158,17 @@ class Package:
 class PointPolicies:
     """The packages of one decision point. Immutable but for the pace of its packages."""
 
-    __slots__ = ("needs_required", "packages", "reads_clock")
+    __slots__ = ("budget_s", "needs_required", "packages", "reads_clock")
 
-    def __init__(self, packages: tuple[Package, ...], *, needs_required: bool) -> None:
+    def __init__(self, packages: tuple[Package, ...], *, needs_required: bool, budget_s: float = math.inf) -> None:
         """Take over compiled packages.
 
         Args:
             packages: in the order of their names.
             needs_required: whether nothing is allowed without a required package.
+            budget_s: what the policies of one call may use together, here and at other points.
         """
+        self.budget_s = budget_s
         self.packages = packages
         self.reads_clock = any(package.reads_clock for package in packages)
         """Whether a verdict may change while nothing it reads does: then it must not be remembered."""
@@ -143,7 +177,7 @@ class PointPolicies:
     def about(self, model: str) -> PointPolicies:
         """Return the packages that are asked about one model."""
         asked = tuple(package for package in self.packages if package.models is None or model in package.models)
-        return self if len(asked) == len(self.packages) else PointPolicies(asked, needs_required=self.needs_required)
+        return self if len(asked) == len(self.packages) else PointPolicies(asked, needs_required=self.needs_required, budget_s=self.budget_s)
 
     def reads(self, path: tuple[str, ...], *, enforced: bool = False) -> bool:
         """Say whether a package may read the input at `path`, at a part of it, or at a whole it is part of.
@@ -155,9 +189,26 @@ class PointPolicies:
         asked = (package for package in self.packages if package.mode == "enforce" or not enforced)
         return any(read[: len(path)] == path or path[: len(read)] == read for package in asked for read in package.reads)
 
-    def evaluate(self, document: Mapping[str, Any], now_ns: int) -> Verdict:
-        """Return the verdict on an input document (`input/v1`)."""
-        return self.combined([package.find(document, now_ns) for package in self.packages])
+    def evaluate(self, document: Mapping[str, Any], now_ns: int, spender: Spender | None = None) -> Verdict:
+        """Return the verdict on an input document (`input/v1`).
+
+        Args:
+            document: the input.
+            now_ns: what policies are told of the time.
+            spender: the call that this is for; None for a question of its own.
+        """
+        left_s = self.budget_s - (0.0 if spender is None else spender.policy_s)
+        used_s = 0.0
+        found = []
+        begin_s = CLOCK()
+        for package in self.packages:
+            found.append(package.find(document, now_ns, left_s - used_s, begin_s))
+            end_s = CLOCK()
+            used_s += min(end_s - begin_s, 2 * package.wall_s)
+            begin_s = end_s
+        if spender is not None:
+            spender.policy_s += used_s
+        return self.combined(found)
 
     def combined(self, found: Iterable[Finding]) -> Verdict:
         """Return the verdict of this decision point on what its packages found, whoever evaluated them."""
@@ -191,12 +242,13 @@ class PolicyBundle:
         """The base document."""
 
     @classmethod
-    def load(cls, modules: Mapping[str, str], modes: Mapping[str, Mode]) -> PolicyBundle:
+    def load(cls, modules: Mapping[str, str], modes: Mapping[str, Mode], budget_s: float = BUDGET_S) -> PolicyBundle:
         """Compile the shipped modules and the deployment's.
 
         Args:
             modules: path -> text of the deployment's modules, without tests; `policies/params.json` among them is `data.params`.
             modes: package name (without `policy.`) -> mode; where it is not named, what the package declares, else `enforce`.
+            budget_s: what the policies of one call may use together, in seconds of their thread.
 
         Raises:
             BundleError: a module cannot be parsed, checked or enforced.
@@ -204,21 +256,21 @@ class PolicyBundle:
         for path in modules:
             if path.startswith(SHIPPED):
                 raise BundleError(f"{path}: names under `{SHIPPED}` belong to the shipped modules; hint: keep modules in `policies/`")
-        return cls.compile({**shipped_modules(), **modules}, modes)
+        return cls.compile({**shipped_modules(), **modules}, modes, budget_s)
 
     @classmethod
-    def compile(cls, texts: Mapping[str, str], modes: Mapping[str, Mode]) -> PolicyBundle:
+    def compile(cls, texts: Mapping[str, str], modes: Mapping[str, Mode], budget_s: float = BUDGET_S) -> PolicyBundle:
         """Compile a whole bundle, the shipped modules in it: a recorded one, for example. Otherwise as `load`."""
         rego = {path: text for path, text in texts.items() if path != PARAMETERS}
         try:
             found = _deciding(rego)
             data = {} if PARAMETERS not in texts else {"params": _parameters(texts[PARAMETERS])}
-            engine = Engine(rego, data, limits=LIMITS, strict_builtin_errors=True, clock=time.thread_time)
+            engine = Engine(rego, data, limits=LIMITS, strict_builtin_errors=True, clock=CLOCK)
             issues = [issue for issue in engine.check() if issue.severity == "error"]
             if issues:
                 raise BundleError("\n".join(issue.render() for issue in issues))
             in_force = {name: modes.get(name) or one.said.mode or "enforce" for name, one in found.items()}
-            points = {point: _at_point(point, found, in_force, engine, rego, data) for point in POINTS}
+            points = {point: _at_point(point, found, in_force, engine, rego, data, budget_s) for point in POINTS}
         except RegoError as fault:
             raise BundleError(str(fault)) from fault
         record = {"digest": digest_of(rego), "modes_digest": hashlib.sha256(modes_object(in_force)).hexdigest()}
@@ -287,12 +339,14 @@ class _Deciding:
 
 
 def _at_point(
-    point: Point, found: Mapping[str, _Deciding], modes: Mapping[str, Mode], engine: Engine, texts: Mapping[str, str], data: Any
+    point: Point, found: Mapping[str, _Deciding], modes: Mapping[str, Mode], engine: Engine, texts: Mapping[str, str], data: Any, budget_s: float
 ) -> PointPolicies:
     """Compile the packages asked at a point; those that are off are not."""
     asked = {name: sorted(one.rules) for name, one in sorted(found.items()) if point in one.said.points and modes[name] != "off"}
     if asked and point == "config":
-        engine = Engine(texts, data, limits=CONFIG_LIMITS, strict_builtin_errors=True, clock=time.thread_time)
+        engine = Engine(texts, data, limits=CONFIG_LIMITS, strict_builtin_errors=True, clock=CLOCK)
+    is_config = point == "config"
+    wall_s = (CONFIG_LIMITS if is_config else LIMITS).wall_s
     packages = []
     for name, rules in asked.items():
         references = [f"data.{PREFIX}.{name}.{rule}" for rule in rules]
@@ -300,8 +354,8 @@ def _at_point(
         _require_parameters(name, found[name], reads, data)
         inputs = frozenset(tuple(str(step) for step in path[1:]) for path in reads if path[0] == "input")
         answers = engine.prepare_all(references)
-        packages.append(Package(name, modes[name], tuple(rules), answers, inputs, ("now",) in reads, found[name].said.models))
-    return PointPolicies(tuple(packages), needs_required=point == "request")
+        packages.append(Package(name, modes[name], tuple(rules), answers, inputs, ("now",) in reads, found[name].said.models, wall_s))
+    return PointPolicies(tuple(packages), needs_required=point == "request", budget_s=math.inf if is_config else budget_s)
 
 
 def _require_parameters(name: str, one: _Deciding, reads: frozenset[tuple[Any, ...]], data: Mapping[str, Any]) -> None:
@@ -367,6 +421,10 @@ def _deciding(texts: Mapping[str, str]) -> dict[str, _Deciding]:
         if one.said.is_required and "allow" not in one.rules:
             raise BundleError(f"{one.modules[0].source.name}:1:1: error: package `{PREFIX}.{name}` is required and has no rule `allow`")
     return deciding
+
+
+def _used_up() -> LimitError:
+    return LimitError("budget", "what the policies of one call may use together is used up; hint: `policies.budget` of gateway.yaml")
 
 
 def items(value: Any) -> tuple[Mapping[str, Any], ...]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
-from policies.bundle import Package, PointPolicies
+from policies.bundle import Package, PointPolicies, Spender
 from policies.verdict import DIFFERENCE, MOST_MESSAGE, MOST_REASONS, UNANSWERED, Finding, Verdict
 
 EngineName = Literal["native", "opa", "both"]
@@ -37,8 +37,8 @@ Note = Callable[[str, str], None]
 class DecisionEngine(Protocol):
     """Answers for the packages of one decision point."""
 
-    def ask(self, document: Mapping[str, Any], now_ns: int) -> asyncio.Future[Verdict]:
-        """Return the verdict to come. Called on a running event loop."""
+    def ask(self, document: Mapping[str, Any], now_ns: int, spender: Spender | None = None) -> asyncio.Future[Verdict]:
+        """Return the verdict to come, for a call where one asks. Called on a running event loop."""
 
 
 class Remote(Protocol):
@@ -61,10 +61,10 @@ class OwnEngine:
         """Answer for the packages of a decision point."""
         self.policies = policies
 
-    def ask(self, document: Mapping[str, Any], now_ns: int) -> asyncio.Future[Verdict]:
+    def ask(self, document: Mapping[str, Any], now_ns: int, spender: Spender | None = None) -> asyncio.Future[Verdict]:
         """Return the verdict in a future that is done."""
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        future.set_result(self.policies.evaluate(document, now_ns))
+        future.set_result(self.policies.evaluate(document, now_ns, spender))
         return future
 
 
@@ -87,7 +87,7 @@ class OpaEngine:
         self._fail = fail
         self._note = note
 
-    def ask(self, document: Mapping[str, Any], now_ns: int) -> asyncio.Future[Verdict]:
+    def ask(self, document: Mapping[str, Any], now_ns: int, spender: Spender | None = None) -> asyncio.Future[Verdict]:
         """Return the verdict to come."""
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
 
@@ -96,23 +96,23 @@ class OpaEngine:
             if fault is not None:
                 self._note(getattr(fault, "kind", "refused"), str(fault))
                 if not verdict.done():
-                    verdict.set_result(self._without(str(fault), document, now_ns))
+                    verdict.set_result(self._without(str(fault), document, now_ns, spender))
             elif not verdict.done():  # else the caller has gone
-                verdict.set_result(self._judged(found.result(), document, now_ns))
+                verdict.set_result(self._judged(found.result(), document, now_ns, spender))
 
         self._remote.find(self.policies.packages, document, now_ns).add_done_callback(settle)
         return verdict
 
-    def _judged(self, found: Found, document: Mapping[str, Any], now_ns: int) -> Verdict:
-        del document, now_ns
+    def _judged(self, found: Found, document: Mapping[str, Any], now_ns: int, spender: Spender | None) -> Verdict:
+        del document, now_ns, spender
         self._note("answered", "")
         return self.policies.combined(found)
 
-    def _without(self, why: str, document: Mapping[str, Any], now_ns: int) -> Verdict:
+    def _without(self, why: str, document: Mapping[str, Any], now_ns: int, spender: Spender | None) -> Verdict:
         """Return the verdict of the fail mode; every one of them says that OPA did not answer."""
         if self._fail == "native":
             note = _reason(UNANSWERED, f"opa: {why}", "warning")
-            verdict = self.policies.evaluate(document, now_ns)
+            verdict = self.policies.evaluate(document, now_ns, spender)
             return replace(
                 verdict,
                 decision="allow_with_warnings" if verdict.allowed else "deny",
@@ -132,12 +132,12 @@ class BothEngine(OpaEngine):
 
     __slots__ = ()
 
-    def _judged(self, found: Found, document: Mapping[str, Any], now_ns: int) -> Verdict:
+    def _judged(self, found: Found, document: Mapping[str, Any], now_ns: int, spender: Spender | None) -> Verdict:
         """Return our verdict where the server's is the same; deny where what is enforced differs, note what else does.
 
         What packages in `warn` or `dryrun` say must change no call, so a difference there is recorded and counted, and denies nothing.
         """
-        ours, theirs = self.policies.evaluate(document, now_ns), self.policies.combined(found)
+        ours, theirs = self.policies.evaluate(document, now_ns, spender), self.policies.combined(found)
         if same_decision(ours, theirs):
             self._note("agreed", "")
             return ours

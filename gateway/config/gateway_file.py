@@ -199,6 +199,9 @@ class Policies(FileModel):
     engine: Literal["native", "opa", "both"] = Field(
         default="native", description="native: our engine, in the gateway. opa: an OPA server. both: each is asked, and a difference denies."
     )
+    budget: Duration = Field(
+        default=5_000, ge=1_000, le=1_000_000, description="Processor time that all policies of one call may use together; what needs more refuses."
+    )
     server: PolicyServerFile | None = Field(default=None, description="The OPA servers; with the engines opa and both.")
 
     @model_validator(mode="after")
@@ -255,6 +258,7 @@ def compile_settings(file: GatewayFile, modes: Mapping[str, Mode]) -> SettingsDo
         staleness_default_us=file.staleness.default,
         staleness_high_risk_us=file.staleness.high_risk,
         modes=dict(modes),
+        policy_budget_us=file.policies.budget,
         policy_server=_compile_server(file.policies),
     )
 

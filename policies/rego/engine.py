@@ -36,8 +36,8 @@ load.all_families()
 class Prepared(Protocol):
     """A reference ready for the hot path: input must be plain JSON data (dict, list, str, int, float, bool, None)."""
 
-    def __call__(self, input: Any, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's own word for it
-        """Return the document, or `UNDEFINED`."""
+    def __call__(self, input: Any, now_ns: int = 0, deadline: float | None = None) -> Any:  # noqa: A002 - Rego's own word for it
+        """Return the document, or `UNDEFINED`; `deadline` is a moment of the engine's clock, in place of `Limits.wall_s` from now."""
 
 
 class Engine:
@@ -136,7 +136,7 @@ class Engine:
             refs: Constant references below `data`, for example `data.p.allow`, `data.p.deny`.
 
         Returns:
-            `prepared(input, now_ns=...)`, a list of documents in the order of `refs`, `UNDEFINED` where there is none.
+            `prepared(input, now_ns=..., deadline=...)`, a list of documents in the order of `refs`, `UNDEFINED` where there is none.
         """
         codes = [self._code(ref) for ref in refs]
 
@@ -197,12 +197,12 @@ class Engine:
         program = self._program
         blank, limits, clock, data, strict = program.blank, self.limits, self._clock, self.data, self.strict_builtin_errors
 
-        def prepared(input: Any, now_ns: int = 0) -> Any:  # noqa: A002 - Rego's word
+        def prepared(input: Any, now_ns: int = 0, deadline: float | None = None) -> Any:  # noqa: A002 - Rego's word
             if type(now_ns) is not int:
                 raise TypeError("`now_ns` is an integer of nanoseconds")
             context = Context(
-                input, data, blank.copy(), now_ns, limits, clock, clock() + limits.wall_s, Budget(limits.steps, limits.steps - CLOCK_STEPS),
-                blank, strict,
+                input, data, blank.copy(), now_ns, limits, clock, clock() + limits.wall_s if deadline is None else deadline,
+                Budget(limits.steps, limits.steps - CLOCK_STEPS), blank, strict,
             )  # fmt: skip
             try:
                 value = run([context])

@@ -245,7 +245,7 @@ class ReadsEverything:
     def reads(self, _path: tuple[str, ...]) -> bool:
         return True
 
-    def evaluate(self, _document: object, _now_ns: int) -> object:
+    def evaluate(self, _document: object, _now_ns: int, _spender: object) -> object:
         self.asked += 1
         return Verdict("allow", ())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.bundle import BundleError, PolicyBundle, shipped_modules
-from policies.rego import LimitError
+from policies.bundle import BundleError, PointPolicies, PolicyBundle, shipped_modules
+from policies.rego import UNDEFINED, LimitError
 
 DIGEST = "sha256:" + "a" * 64
 GRANT = {
@@ -218,9 +219,9 @@ def test_a_policy_that_takes_too_long_denies_and_after_three_times_is_not_asked_
     (package,) = (package for package in bundle.packages if package.name == "office")
     asked = []
 
-    def evaluate(given, now_ns=0):
+    def evaluate(given, now_ns=0, deadline=None):
         asked.append(now_ns)
-        return package.evaluate(given, now_ns=now_ns)
+        return package.evaluate(given, now_ns=now_ns, deadline=deadline)
 
     counted = replace(package, evaluate=evaluate)
     second = 10**9
@@ -236,13 +237,67 @@ def test_a_pause_of_the_interpreter_is_not_the_policys_slowness():
     (package,) = (package for package in bundle.packages if package.name == "office")
     faults = [LimitError("wall_s", "longer than `0.002` seconds")]
 
-    def evaluate(given, now_ns=0):
+    def evaluate(given, now_ns=0, deadline=None):
         if faults:
             raise faults.pop()
-        return package.evaluate(given, now_ns=now_ns)
+        return package.evaluate(given, now_ns=now_ns, deadline=deadline)
 
     paused = replace(package, evaluate=evaluate)
     assert [paused.find(document(), now_ns).error for now_ns in range(1, 6)] == [None] * 5
+
+
+def test_all_policies_of_a_call_have_one_budget_over_all_its_questions(monkeypatch):
+    (package,) = (package for package in load(office('deny contains {"id": "X", "msg": "m"} if input.x')).packages if package.name == "office")
+    now_s = [10.0]
+    monkeypatch.setattr("policies.bundle.CLOCK", lambda: now_s[0])
+
+    def evaluate(_given, now_ns=0, deadline=None):
+        del now_ns
+        now_s[0] += 0.0009
+        if now_s[0] > deadline:
+            raise LimitError("wall_s", "late")
+        return [UNDEFINED] * len(package.rules)
+
+    packages = tuple(replace(package, name=f"p{number}", evaluate=evaluate) for number in range(4))
+    policies = PointPolicies(packages, needs_required=False, budget_s=0.005)
+    call, other = SimpleNamespace(policy_s=0.0), SimpleNamespace(policy_s=0.0)
+    assert policies.evaluate({}, 0, call).allowed
+    assert call.policy_s == pytest.approx(0.0036)
+    again = policies.evaluate({}, 0, call)
+    assert [(reason["package"], "`policies.budget`" in reason["msg"]) for reason in again.reasons] == [("p1", True), ("p2", True), ("p3", True)]
+    assert not again.allowed
+    assert call.policy_s == pytest.approx(0.0054), "what is used up is not asked for again"
+    assert policies.evaluate({}, 0, other).allowed, "another call has its own"
+    assert policies.evaluate({}, 0).allowed, "and so has a question of its own"
+
+
+def test_what_one_policy_may_take_is_what_is_left_of_the_call():
+    bundle = load(SLOW)
+    (package,) = (package for package in bundle.packages if package.name == "office")
+    bounds = []
+
+    def evaluate(_given, now_ns=0, deadline=None):
+        del now_ns
+        bounds.append(deadline)
+        raise LimitError("wall_s", "late")
+
+    late = replace(package, evaluate=evaluate)
+    assert "used up" in str(late.find(document(), 0, left_s=0.0015, begin_s=10.0).error)
+    assert bounds == [10.0015], "not tried again: that was the call's time, not the policy's"
+    assert "used up" in str(late.find(document(), 0, left_s=0.0).error)
+    assert len(bounds) == 1, "nothing is begun without time"
+    assert "late" in str(late.find(document(), 0, left_s=0.005).error)
+    assert len(bounds) == 3
+    assert late.pace.slow == 1, "being cut short by others is not slowness"
+
+
+def test_a_slow_policy_is_stopped_by_what_its_call_may_use_and_the_call_is_refused():
+    bundle = PolicyBundle.load({"policies/x.rego": SLOW}, {}, budget_s=0.001)
+    call = SimpleNamespace(policy_s=0.0)
+    verdict = bundle.at("request").evaluate(document(), 0, call)
+    assert verdict.decision == "deny"
+    assert "`policies.budget`" in next(reason["msg"] for reason in verdict.reasons if reason["package"] == "office")
+    assert not verdict.is_settled
 
 
 def test_every_digest_that_a_record_names_stands_for_something_that_is_kept():

@@ -220,6 +220,7 @@ def test_a_model_that_is_gone_leaves_no_target_behind():
 def test_modes_compile_the_policies_anew_and_a_policy_that_cannot_be_enforced_builds_nothing():
     before = snapshot_of()
     assert snapshot_of(chosen=settings_document(modes={"limits": "warn"}), previous=before).policies is not before.policies
+    assert snapshot_of(chosen=settings_document(policy_budget_us=7_000), previous=before).policies.at("request").budget_s == 0.007
     with pytest.raises(BundleError):
         snapshot_of(policies={"policies/x.rego": "package policy.x\nallow if"}, previous=before)
 
