@@ -320,20 +320,34 @@ def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFil
         raise ValueError(f"unknown metric `{name}`")
     declared = metrics.metrics[name]
     low, high = (None, None) if declared.range is None else (int(bound * 1_000_000) for bound in declared.range)
+    below = None if declared.per is None else metrics.metrics.get(declared.per)
     return MetricDocument(
         metric=name,
-        kind="reward",
+        kind=_kind(declared),
         better=declared.better,
+        quantile_ppm=declared.quantile,
         margin=margin.amount,
         margin_unit=margin.unit,
         on_harm=on_harm,
         type=declared.type,
+        source=declared.source,
         per=declared.per,
+        per_source="feedback" if below is None else below.source,
         low_ppm=low,
         high_ppm=high,
         window_us=declared.window,
         missing=declared.missing,
     )
+
+
+def _kind(declared: MetricDeclaration) -> Literal["errors", "label", "latency", "reward", "measured"]:
+    if declared.source == "errors":
+        return "errors"
+    if declared.source == "labels":
+        return "label"
+    if declared.source == "feedback":
+        return "reward"
+    return "latency" if declared.source == "latency" and declared.type == "quantile" else "measured"
 
 
 def _layer(file: AnyExperimentFile, layers: LayersFile) -> LayerDocument | None:
@@ -415,12 +429,13 @@ def _metric_faults(file: AnyExperimentFile, model: ModelFacts | None, metrics: M
         if declared is not None and declared.type != "proportion":
             faults += _value_faults(name, declared, metrics, path, margin_path, margin)
             continue
+        is_label = declared.source == "labels" if declared is not None else BUILT_IN[name][0] == "label"
         better = BUILT_IN[name][1] if declared is None else declared.better
         if margin.unit == "ms":
             faults.append(Fault(margin_path, f"`{name}` is a rate: write its margin as `0.5pp`, not in ms"))
         elif margin.unit == "%" and better == "higher":
             faults.append(Fault(margin_path, f"`{name}` is better when higher: write its margin in pp, a relative one is ambiguous"))
-        if model is not None and not model.has_labels and name in BUILT_IN and BUILT_IN[name][0] == "label":
+        if model is not None and not model.has_labels and is_label:
             faults.append(Fault(path, f"`{name}` compares labels with predictions; model `{file.model}` captures none (`capture.prediction`)"))
     return faults
 
@@ -429,10 +444,16 @@ def _value_faults(
     name: str, declared: MetricDeclaration, metrics: MetricsFile, path: KeyPath, margin_path: KeyPath, margin: MarginValue
 ) -> list[Fault]:
     faults = []
-    if margin.unit != "%":
-        faults.append(Fault(margin_path, f"`{name}` is a {declared.type}: write its margin relative to the control's, `2%`"))
-    if declared.per is not None and declared.per not in metrics.metrics:
-        faults.append(Fault(path, f"`{name}` is per `{declared.per}`, which `_metrics.yaml` does not declare"))
+    may_be_ms = declared.source == "latency" and declared.type == "quantile"
+    if margin.unit == "pp" or (margin.unit == "ms" and not may_be_ms):
+        wanted = "`10%` or `20ms`" if may_be_ms else "`2%`"
+        faults.append(Fault(margin_path, f"`{name}` is a {declared.type}: write its margin relative to the control's, {wanted}"))
+    if declared.per is not None:
+        below = metrics.metrics.get(declared.per)
+        if below is None:
+            faults.append(Fault(path, f"`{name}` is per `{declared.per}`, which `_metrics.yaml` does not declare"))
+        elif below.type not in ("mean", "count"):
+            faults.append(Fault(path, f"`{name}` is per `{declared.per}`, a {below.type}; a ratio is per a mean or a count"))
     return faults
 
 

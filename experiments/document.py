@@ -30,6 +30,12 @@ Phase = Literal["draft", "running", "paused", "promoted", "rolled_back", "stoppe
 """`experiments/lifecycle.py` says what each means and what leads from one to another."""
 
 
+MetricType = Literal["proportion", "mean", "count", "ratio", "quantile"]
+MetricSource = Literal["feedback", "latency", "errors", "labels", "rows", "bytes_in", "bytes_out"]
+"""Feedback, or what the records of calls say anyway."""
+Missing = Literal["drop", "zero", "refuse"]
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every compiled document: immutable, strict, without floats."""
 
@@ -55,25 +61,40 @@ class MetricDocument(Document, frozen=True, kw_only=True):
     """A guardrail or the goal: what is measured and how much worse the treatment may be."""
 
     metric: str
-    kind: Literal["errors", "diverted", "latency", "label", "reward"]
+    kind: Literal["errors", "diverted", "latency", "label", "reward", "measured"]
+    """`reward`: comes as feedback. `measured`: a number of the call itself, see `source`."""
     better: Literal["lower", "higher"]
     quantile_ppm: int | None = None
-    """Of `latency`."""
+    """Of `latency` and of the type `quantile`."""
     margin: int
     """In ppm of the rate (`pp`), in ppm of the control's value (`%`), or in microseconds (`ms`)."""
     margin_unit: Literal["pp", "%", "ms"]
     on_harm: OnHarm = "rollback"
-    type: Literal["proportion", "mean", "count", "ratio"] = "proportion"
-    """Of `reward` (`experiments/values.py`)."""
+    type: MetricType = "proportion"
+    """Of `reward` and `measured` (`experiments/observations.py`)."""
+    source: MetricSource = "feedback"
+    """Where the values of a `reward` or `measured` come from."""
     per: str | None = None
     """Of a `ratio`: the metric below the line."""
+    per_source: MetricSource = "feedback"
+    """Where that one's values come from."""
     low_ppm: int | None = None
     high_ppm: int | None = None
     """Declared range of a value."""
     window_us: int | None = None
     """How long after the decision a reward may come; only units whose window has closed count."""
-    missing: Literal["drop", "zero"] = "drop"
-    """What a unit counts as whose window closed without a reward."""
+    missing: Missing = "drop"
+    """What a unit counts as whose window closed without a reward; `refuse`: nothing is judged while there is one."""
+
+    @property
+    def counts_good_events(self) -> bool:
+        """Whether the events counted are the good ones: of a quantile it is the rarer side of the threshold that is counted."""
+        return self.type == "quantile" and self.kind != "latency" and self.counts_above == (self.better == "higher")
+
+    @property
+    def counts_above(self) -> bool:
+        """Whether a quantile's events are the values above its threshold, rather than those below."""
+        return self.kind == "latency" or (self.quantile_ppm or 0) >= 500_000
 
 
 class BreakerDocument(Document, frozen=True, kw_only=True):

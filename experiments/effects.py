@@ -20,7 +20,8 @@ import msgspec
 
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
-from experiments.evidence import Evidence, MetricEvidence
+from experiments.evidence import Evidence
+from experiments.observations import MetricEvidence, threshold_in_words
 from experiments.values import bounds
 
 PPM = 1_000_000
@@ -46,6 +47,8 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the margin lies, signed; of margins in percentage points, and of values."""
     unit: str = "rate"
     """`rate`, or `value` of a mean, count or ratio in millionths of its own unit."""
+    past: str = ""
+    """Of a quantile: what the rate is of, `above 212 ms`."""
 
 
 def effects(document: ExperimentDocument, evidence: Evidence) -> list[Effect]:
@@ -88,13 +91,17 @@ def _effect(metric: MetricDocument, role: str, found: MetricEvidence, arm: str, 
     bad, control_bad = found.events[arm], found.events[control]
     low, high = stats.product_difference_bounds(bad, n, control_bad, control_n, alpha, n_star=planned)
     value, control_value = bad / n, control_bad / control_n
-    if metric.better == "higher":
+    # Told as people know it; of a quantile as the share past its threshold, which better and worse are about.
+    better = metric.better
+    if found.events_past_margin is not None:
+        better = "higher" if metric.counts_good_events else "lower"
+    elif better == "higher":
         value, control_value, low, high = 1 - value, 1 - control_value, -high, -low
     return Effect(
         metric.metric,
         arm,
         role,
-        metric.better,
+        better,
         n,
         control_n,
         round(value * PPM),
@@ -103,4 +110,5 @@ def _effect(metric: MetricDocument, role: str, found: MetricEvidence, arm: str, 
         math.floor(low * PPM),
         math.ceil(high * PPM),
         None if metric.margin_unit != "pp" else metric.margin if metric.better == "lower" else -metric.margin,
+        past=threshold_in_words(metric, found).strip(),
     )

@@ -13,7 +13,7 @@ Rules (semantics.md 4):
   after the first, are not used.
 - Memory: about 600 bytes a unit, at most `max_units` of them; units past that are counted in `overflow` and not used, which keeps every test valid.
 
-Latency becomes a rate: a call exceeds a threshold that is the control's quantile among its first units, and only later units count (4.3).
+What the kept units amount to in each metric is `experiments/observations.py`'s to say.
 
 Example:
     >>> fold = Fold(document, epoch=1)
@@ -24,36 +24,19 @@ Example:
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
-from experiments.values import first_of, in_range, moments_of, sum_of
+from experiments.observations import MetricEvidence, Unit, is_answered, labelled, observed
+from experiments.values import in_range
 
 Record = Mapping[str, Any]
 Stages = dict[str, dict[str, int]]
-
-LATENCY_BURN_IN_EVENTS = 10
-"""Expected exceedances among the control's units that fix a latency threshold: 200 units for p95. Both arms meet the same one, so it need not be
-exact."""
-
-
-class MetricEvidence(msgspec.Struct, frozen=True):
-    """Counts of one metric. `events` are the bad ones: failures, wrong predictions, slow calls, missing successes."""
-
-    units: dict[str, int]
-    events: dict[str, int]
-    events_past_margin: dict[str, int] | None = None
-    """Of latency: exceedances of threshold and margin together."""
-    threshold_us: int | None = None
-    moments: dict[str, stats.Moments] | None = None
-    """Of values (`experiments/values.py`): arm -> moments of its units."""
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -71,48 +54,17 @@ class Evidence(msgspec.Struct, frozen=True):
     """Units that came with more than one arm, where another system assigns; each counts by its first."""
     unknown_variants: int = 0
     """Calls that named no arm, where another system assigns; told up to `_MOST_REMEMBERED`."""
+    late: int = 0
+    """Rewards that were not used because their window had closed."""
 
 
 _OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
 """Codes below 500 that tell about the version that served, not about a refusal by the gateway: leaving them out would hide a bad arm."""
 
 
-_MOST_LABELS = 16
 _MOST_EVENTS = 64
 """Events of one metric kept for a unit."""
 _MOST_REMEMBERED = 10_000
-
-
-class _Label(msgspec.Struct, frozen=True):
-    """One label as its record says it."""
-
-    id: str
-    corrects: bool
-    label: str
-    source: str
-    may_correct: bool
-
-
-class _Unit(msgspec.Struct):
-    """What is known of a unit's first decision. Owned by its `Fold`."""
-
-    decision: str
-    arm: str
-    diverted: bool
-    tenant: str
-    failed: bool | None = None
-    latency_us: int | None = None
-    prediction: str | None = None
-    labels: tuple[_Label, ...] = ()
-    """What was said, at most `_MOST_LABELS`; `label` is what counts of it."""
-    label: str | None = None
-    rewards: dict[str, tuple[str, bool]] | None = None
-    values: dict[str, dict[str, tuple[str, int]]] | None = None
-    at_us: int = 0
-    """When it was decided; only where a metric has a window."""
-    segments: dict[str, str] | None = None
-    flipped: bool = False
-    """It came with another arm too."""
 
 
 class Fold:
@@ -131,17 +83,22 @@ class Fold:
         self._max_units, self._max_orphans = max_units, max_orphans
         self._tested = [step.shares for step in document.steps if step.tested]
         self._metrics = (*document.guardrails, *((document.goal,) if document.goal is not None else ()))
-        declared = [metric for metric in self._metrics if metric.kind == "reward"]
-        self._valued = {name: metric for metric in declared if metric.type != "proportion" for name in (metric.metric, metric.per) if name}
-        self._rewarded = frozenset(metric.metric for metric in declared) | self._valued.keys()
-        self._has_windows = any(metric.window_us is not None for metric in declared)
+        # What a ratio is per may be a metric itself: then its own declaration counts.
+        below = {metric.per: metric for metric in self._metrics if metric.per is not None and metric.per_source == "feedback"}
+        of_feedback = {**below, **{metric.metric: metric for metric in self._metrics if metric.kind == "reward"}}
+        self._valued = {name: metric for name, metric in of_feedback.items() if metric.type != "proportion"}
+        self._rewarded = of_feedback
+        self._answering = tuple(metric for metric in self._metrics if metric.kind == "reward" and metric.missing != "zero")
+        self._has_windows = any(metric.window_us is not None for metric in of_feedback.values())
+        self._measures = any(metric.kind == "measured" or metric.per_source != "feedback" for metric in self._metrics)
         # Mutable state, changed by `add` alone.
-        self._units: dict[str, _Unit] = {}
-        self._by_decision: dict[str, _Unit] = {}
+        self._units: dict[str, Unit] = {}
+        self._by_decision: dict[str, Unit] = {}
         self._orphans: OrderedDict[str, list[Record]] = OrderedDict()
         self._refused_units: set[str] = set()
         self._out_of_range: set[str] = set()  # ids of records, at most `_MOST_REMEMBERED`
         self._unknown_variants: set[str] = set()  # ids of records, at most `_MOST_REMEMBERED`
+        self._late: set[str] = set()  # likewise
         self._clock = ""  # time of the newest record
 
     def add(self, record: Record) -> None:
@@ -164,7 +121,7 @@ class Fold:
 
     def segment_evidence(self) -> dict[str, Evidence]:
         """Counts of each declared segment, `country=CH`: those that have units, and each declared value."""
-        members: dict[str, list[_Unit]] = {
+        members: dict[str, list[Unit]] = {
             f"{attribute}={value}": [] for attribute, values in self._document.segments.items() for value in (*values, "other", "unknown")
         }
         for unit in self._units.values():
@@ -172,25 +129,28 @@ class Fold:
                 members.setdefault(f"{attribute}={value}", []).append(unit)
         return {name: self.evidence(units) for name, units in members.items() if units or not name.endswith(("=other", "=unknown"))}
 
-    def evidence(self, among: Collection[_Unit] | None = None) -> Evidence:
+    def evidence(self, among: Collection[Unit] | None = None) -> Evidence:
         """Counts at this moment, of all units or of those given. Cost: one pass over the units, about 1 microsecond each and metric."""
         arms = sorted(self._document.arms)
         among = self._units.values() if among is None else among
+        now_us = _time_us(self._clock) if self._clock else 0
         stages: Stages = {stage: dict.fromkeys(arms, 0) for stage in ("assigned", "served", "outcome", "labelled")}
         for unit in among:
             stages["assigned"][unit.arm] += 1
             stages["served"][unit.arm] += not unit.diverted
             stages["outcome"][unit.arm] += unit.failed is not None
-            stages["labelled"][unit.arm] += unit.label is not None or bool(unit.rewards)
+            # Where nothing is as good as zero, who answers is the effect itself and no fault of the plumbing.
+            stages["labelled"][unit.arm] += unit.label is not None or any(is_answered(unit, metric) for metric in self._answering)
         return Evidence(
             experiment=self._document.experiment,
             epoch=self._epoch,
             stages=stages,
-            metrics={metric.metric: self._counts(metric, arms, among) for metric in self._metrics},
+            metrics={metric.metric: observed(metric, arms, self._document.control, among, now_us) for metric in self._metrics},
             overflow=len(self._refused_units),
             out_of_range=len(self._out_of_range),
             flipped=sum(unit.flipped for unit in among),
             unknown_variants=len(self._unknown_variants),
+            late=len(self._late),
         )
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -232,9 +192,9 @@ class Fold:
             return False
         return not _is_refused(record)
 
-    def _unit_of(self, decision: str, record: Record) -> _Unit:
+    def _unit_of(self, decision: str, record: Record) -> Unit:
         route = record["route"]
-        unit = _Unit(decision, route["assigned"], route.get("served") != route["assigned"], record.get("tenant", ""))
+        unit = Unit(decision, route["assigned"], route.get("served") != route["assigned"], record.get("tenant", ""))
         unit.segments = route.get("segments")
         if self._has_windows:
             unit.at_us = _time_us(record["time"])
@@ -252,22 +212,28 @@ class Fold:
         while len(self._orphans) > self._max_orphans:
             self._orphans.popitem(last=False)
 
-    def _answered(self, unit: _Unit, record: Record) -> None:
+    def _answered(self, unit: Unit, record: Record) -> None:
         models = record.get("models")
         if models is not None and self._document.model not in models:
             return
-        metric = self._valued.get(record["metric"]) if record["type"] == "reward" else None
-        if metric is None:
-            _answered(unit, record)
-        elif record.get("tenant", "") == unit.tenant:
+        if record["type"] != "reward":
+            _answered(unit, record, measures=self._measures)
+            return
+        metric = self._rewarded[record["metric"]]
+        if record.get("tenant", "") != unit.tenant:
+            return  # nobody answers for another tenant's call
+        if metric.window_us is not None and _time_us(record["time"]) > unit.at_us + metric.window_us:
+            _remember(self._late, record["id"])
+        elif metric.type == "proportion":
+            _rewarded(unit, record)
+        else:
             self._valued_by(unit, metric, record)
 
-    def _valued_by(self, unit: _Unit, metric: MetricDocument, record: Record) -> None:
+    def _valued_by(self, unit: Unit, metric: MetricDocument, record: Record) -> None:
         """Take in a reward that is a number: once for each event id, the first record of it."""
         value_ppm = record["value_ppm"]
         if record["metric"] == metric.metric and not in_range(metric, value_ppm):
-            if len(self._out_of_range) < _MOST_REMEMBERED:
-                self._out_of_range.add(record["id"])
+            _remember(self._out_of_range, record["id"])
             return
         unit.values = {} if unit.values is None else unit.values
         events = unit.values.setdefault(record["metric"], {})
@@ -275,53 +241,6 @@ class Fold:
         known = events.get(event)
         if (known is None and len(events) < _MOST_EVENTS) or (known is not None and record["id"] < known[0]):
             events[event] = (record["id"], value_ppm)
-
-    # --- counts -------------------------------------------------------------------------------------------------------
-
-    def _counts(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
-        if metric.kind == "latency":
-            return self._latency(metric, arms, among)
-        if metric.type != "proportion":
-            return self._moments(metric, arms, among)
-        units, events = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
-        for unit in among:
-            bad = _is_bad(unit, metric)
-            if bad is not None:
-                units[unit.arm] += 1
-                events[unit.arm] += bad
-        return MetricEvidence(units, events)
-
-    def _moments(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
-        now_us = _time_us(self._clock) if self._clock else 0
-        values: dict[str, list[Any]] = {arm: [] for arm in arms}
-        for unit in among:
-            if metric.window_us is not None and unit.at_us + metric.window_us > now_us:
-                continue  # pending: it may still come
-            value = _value(unit, metric)
-            if value is not None:
-                values[unit.arm].append(value)
-        moments = {arm: moments_of(metric, found) for arm, found in values.items()}
-        return MetricEvidence({arm: found.n for arm, found in moments.items()}, dict.fromkeys(values, 0), moments=moments)
-
-    def _latency(self, metric: MetricDocument, arms: Iterable[str], among: Collection[_Unit]) -> MetricEvidence:
-        arms = list(arms)
-        units, events, past = (dict.fromkeys(arms, 0) for _ in range(3))
-        if metric.quantile_ppm is None:
-            raise ValueError(f"metric `{metric.metric}` is a latency without a quantile")
-        timed = sorted((unit for unit in among if unit.latency_us is not None), key=lambda unit: unit.decision)
-        burn_in = math.ceil(LATENCY_BURN_IN_EVENTS * 1_000_000 / (1_000_000 - metric.quantile_ppm))
-        first = [unit for unit in timed if unit.arm == self._document.control][:burn_in]
-        if len(first) < burn_in:
-            return MetricEvidence(units, events, past)
-        ordered = sorted(unit.latency_us or 0 for unit in first)
-        threshold_us = ordered[math.ceil(burn_in * metric.quantile_ppm / 1_000_000) - 1]
-        slack_us = metric.margin if metric.margin_unit == "ms" else threshold_us * metric.margin // 1_000_000
-        for unit in timed:
-            if unit.decision > first[-1].decision and unit.latency_us is not None:
-                units[unit.arm] += 1
-                events[unit.arm] += unit.latency_us > threshold_us
-                past[unit.arm] += unit.latency_us > threshold_us + slack_us
-        return MetricEvidence(units, events, past, threshold_us)
 
 
 def _is_refused(record: Record) -> bool:
@@ -333,14 +252,11 @@ def _is_refused(record: Record) -> bool:
     return record.get("policy", {}).get("decision") == "deny" or is_ours
 
 
-def _answered(unit: _Unit, record: Record) -> None:
-    kind = record["type"]
+def _answered(unit: Unit, record: Record, *, measures: bool) -> None:
     if record.get("tenant", "") != unit.tenant:
         return  # nobody answers for another tenant's call
-    if kind == "label":
-        _labelled(unit, record)
-    elif kind == "reward":
-        _rewarded(unit, record)
+    if record["type"] == "label":
+        labelled(unit, record)
     else:
         outcome = record["outcome"]
         # Any answer that is not a success is a failure of the arm, also a 4xx by the model: a version that rejects good input is broken.
@@ -348,19 +264,11 @@ def _answered(unit: _Unit, record: Record) -> None:
         unit.failed = outcome["status"] >= 400 or "code" in outcome
         unit.latency_us = outcome.get("latency_us")
         unit.prediction = record.get("prediction", unit.prediction)
+        if measures:
+            unit.usage = record.get("usage")
 
 
-def _labelled(unit: _Unit, record: Record) -> None:
-    new = _Label(record["id"], record.get("corrects") is True, str(record["label"]), record.get("source", ""), record.get("may_correct") is True)
-    if new in unit.labels or len(unit.labels) >= _MOST_LABELS:
-        return
-    unit.labels = (*unit.labels, new)
-    first = min(unit.labels, key=lambda one: (one.corrects, one.id))
-    allowed = [one for one in unit.labels if one.corrects and (one.source == first.source or one.may_correct)]
-    unit.label = max(allowed, key=lambda one: one.id).label if allowed else first.label
-
-
-def _rewarded(unit: _Unit, record: Record) -> None:
+def _rewarded(unit: Unit, record: Record) -> None:
     value_ppm = record["value_ppm"]
     if value_ppm not in (0, 1_000_000):
         # A proportion is 0 or 1; anything else is not this metric's and cannot be rounded into it.
@@ -371,28 +279,10 @@ def _rewarded(unit: _Unit, record: Record) -> None:
         rewards[record["metric"]] = (record["id"], value_ppm == 1_000_000)
 
 
-def _value(unit: _Unit, metric: MetricDocument) -> Any:
-    """A unit's value in ppm, a pair for a ratio; None without an observation."""
-    found = (unit.values or {}).get(metric.metric)
-    if metric.type == "ratio":
-        below = (unit.values or {}).get(metric.per or "")
-        return None if found is None or below is None else (sum_of(found), sum_of(below))
-    if found is None:
-        return 0 if metric.missing == "zero" else None
-    return sum_of(found) if metric.type == "count" else first_of(found)
+def _remember(ids: set[str], one: str) -> None:
+    if len(ids) < _MOST_REMEMBERED:
+        ids.add(one)
 
 
 def _time_us(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp() * 1_000_000)
-
-
-def _is_bad(unit: _Unit, metric: MetricDocument) -> bool | None:
-    """Whether the unit had the metric's bad event; None without an observation."""
-    if metric.kind == "errors":
-        return unit.failed
-    if metric.kind == "diverted":
-        return unit.diverted
-    if metric.kind == "label":
-        return None if unit.label is None or unit.prediction is None else unit.label != unit.prediction
-    reward = (unit.rewards or {}).get(metric.metric)
-    return None if reward is None else reward[1] is (metric.better == "lower")

@@ -9,12 +9,15 @@ For each treatment and metric (events are the bad ones, `experiments/evidence.py
   split over arms. A margin in pp multiplies two one-sample e-processes, one an arm, at the least favourable base rate; a margin in % is the
   conditional test against the ratio 1 + margin; latency compares the treatment's exceedances of threshold plus margin with the control's of the
   threshold.
-- *hold*: everything else, above all no data. What is proven worse, but by less than the margin, is fine.
+- Of a quantile the rarer side of a threshold is counted. Where that is the good side, everything is turned round: harm is fewer of them.
+- *hold*: everything else, above all no data: a metric that never arrives, one that refuses what is missing, one whose window is still open. What is
+  proven worse, but by less than the margin, is fine.
 
 Where another system assigns (`experiments/external.py`) all this rests on the split its owner declared; with none declared nothing is judged.
 
 Sample ratios are tested at four stages (alarm at e >= 1,000): `assigned` off blocks every verdict, `served` off blocks `fine`, and `outcome` and
-`labelled` off block the metrics that rest on them.
+`labelled` off block the metrics that rest on them. The response rate of each metric of feedback is a guardrail likewise: units that answer must come
+in the declared ratio too (not with `missing: zero`, where who answers is the effect itself).
 
 Example:
     >>> verdict = judge(document, fold.evidence())
@@ -25,18 +28,21 @@ Example:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
 from experiments.effects import planned_units
-from experiments.evidence import Evidence, MetricEvidence
+from experiments.evidence import Evidence
+from experiments.observations import MetricEvidence, burn_in_units, threshold_in_words
+from experiments.stats import Side
 from experiments.values import judge_values
 from experiments.verdict import MetricVerdict, Outcome, Verdict
 
 SRM_ALPHA = 0.001
 """Fabijan et al. (2019): an alarm means a fault in the plumbing, so it should be rare."""
 
-_STAGE_OF = {"errors": "outcome", "latency": "outcome", "label": "labelled", "reward": "labelled", "diverted": "assigned"}
+_STAGE_OF = {"errors": "outcome", "latency": "outcome", "measured": "outcome", "label": "labelled", "reward": "labelled", "diverted": "assigned"}
 
 
 def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
@@ -63,10 +69,10 @@ def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
             evidence.metrics[metric.metric],
             arm,
             document.control,
-            shares[arm] / (shares[arm] + shares[document.control]),
+            shares,
             (alpha, alpha_harm),
             planned_units(document),
-            blocked=bool({"assigned", _STAGE_OF[metric.kind]} & set(mismatches)),
+            blocked=bool({"assigned", _stage_of(metric)} & set(mismatches)),
         )
         for metric in metrics
         for arm in treatments
@@ -80,11 +86,9 @@ def sample_ratio_mismatches(evidence: Evidence, shares: dict[str, int]) -> dict[
     if not shares:
         return found
     for stage, units in evidence.stages.items():
-        arms = [arm for arm in sorted(units) if shares[arm] > 0]
-        counts = [units[arm] for arm in arms]
-        log_e = stats.log_srm_e_value(counts, stats.sum_log_shares(counts, [float(shares[arm]) for arm in arms]))
+        log_e = _ratio_log_e(units, shares)
         if log_e >= math.log(1 / SRM_ALPHA):
-            seen = ", ".join(f"`{arm}` {count}" for arm, count in zip(arms, counts, strict=True))
+            seen = ", ".join(f"`{arm}` {units[arm]}" for arm in sorted(units) if shares[arm] > 0)
             found[stage] = f"sample ratio off at stage `{stage}`: {seen}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
     return found
 
@@ -102,9 +106,51 @@ def _not_judged(metric: MetricDocument, evidence: Evidence, arm: str, control: s
     return MetricVerdict(metric.metric, arm, "hold", False, said, min(found.units.values()) > 0, metric.on_harm)
 
 
-def harm_log_e(treatment_events: int, control_events: int, share: float) -> float:
-    """Natural log of the e-value against "the treatment has no more events than its share of the allocation"."""
-    return float(stats.log_binomial_e_value(treatment_events, treatment_events + control_events, share, side="greater"))
+def _ratio_log_e(units: Mapping[str, int], shares: Mapping[str, int]) -> float:
+    arms = [arm for arm in sorted(units) if shares[arm] > 0]
+    counts = [units[arm] for arm in arms]
+    return stats.log_srm_e_value(counts, stats.sum_log_shares(counts, [float(shares[arm]) for arm in arms]))
+
+
+def _stage_of(metric: MetricDocument) -> str:
+    return "assigned" if metric.missing == "zero" else _STAGE_OF[metric.kind]
+
+
+def unanswered(metric: MetricDocument, found: MetricEvidence, shares: Mapping[str, int]) -> str:
+    """Return why feedback that is missing keeps a metric from being judged; empty where it does not."""
+    if found.due is None or found.answered is None:
+        return ""
+    due, answered = sum(found.due.values()), sum(found.answered.values())
+    if metric.missing == "refuse" and answered < due:
+        return f"{due - answered} of {due} units whose window has closed have no answer, and `missing: refuse` judges nothing then"
+    log_e = 0.0 if metric.missing == "zero" else _ratio_log_e(found.answered, shares)
+    if log_e < math.log(1 / SRM_ALPHA):
+        return ""
+    rates = ", ".join(f"`{arm}` {found.answered[arm]} of {found.due[arm]}" for arm in sorted(found.due))
+    return f"the response rate differs by arm: {rates}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
+
+
+def _absence(metric: MetricDocument, found: MetricEvidence, arm: str, control: str) -> str:
+    """Why there is nothing to compare, as exactly as the counts tell."""
+    if found.due is None or found.answered is None:
+        if metric.quantile_ppm is not None and not (found.units[arm] or found.units[control]):
+            return f"its threshold waits for the first {burn_in_units(metric)} units of `{control}`"
+        return "no data in every arm yet"
+    due = found.due[arm] + found.due[control]
+    if due == 0:
+        return f"the window of {found.pending} units is still open" if found.pending else "no data in every arm yet"
+    if sum(found.answered.values()) == 0:
+        closed = " whose window has closed" if metric.window_us is not None else ""
+        return f"nothing has arrived for any of {due} units{closed}; is it reported under this name?"
+    if metric.type == "quantile" and not (found.units[arm] or found.units[control]):
+        return f"its threshold waits for the first {burn_in_units(metric)} units of `{control}` that answer"
+    silent = [name for name in (arm, control) if not found.answered[name]]
+    return f"nothing has arrived for {', '.join(f'`{name}`' for name in silent)} yet" if silent else "no data in every arm yet"
+
+
+def harm_log_e(treatment_events: int, control_events: int, share: float, *, counts_good: bool = False) -> float:
+    """Natural log of the e-value against "the treatment has no more bad events (no fewer good ones) than its share of the allocation"."""
+    return _ln_e(treatment_events, control_events, share, "less" if counts_good else "greater")
 
 
 def _judge_metric(
@@ -112,7 +158,7 @@ def _judge_metric(
     found: MetricEvidence,
     arm: str,
     control: str,
-    share: float,
+    shares: Mapping[str, int],
     alphas: tuple[float, float],
     planned: int,
     *,
@@ -120,16 +166,20 @@ def _judge_metric(
 ) -> MetricVerdict:
     alpha, alpha_harm = alphas
     counted = _counted(metric, found, arm, control)
+    missing = unanswered(metric, found, shares)
     if found.units[arm] == 0 or found.units[control] == 0:
-        return MetricVerdict(metric.metric, arm, "hold", False, f"{metric.metric}: no data in every arm yet", False, metric.on_harm)
-    if blocked:
-        return MetricVerdict(metric.metric, arm, "hold", False, f"{counted}: not judged, the sample ratio is off", True, metric.on_harm)
+        said = missing or _absence(metric, found, arm, control)
+        return MetricVerdict(metric.metric, arm, "hold", False, f"{metric.metric}: {said}", False, metric.on_harm)
+    if blocked or missing:
+        said = missing or "the sample ratio is off"
+        return MetricVerdict(metric.metric, arm, "hold", False, f"{counted}: not judged, {said}", not missing, metric.on_harm)
     if found.moments is not None:
         return _judge_moments(metric, found.moments, arm, control, alphas, planned)
+    share = shares[arm] / (shares[arm] + shares[control])
     events, control_events = found.events[arm], found.events[control]
-    log_e = harm_log_e(events, control_events, share)
+    log_e = harm_log_e(events, control_events, share, counts_good=metric.counts_good_events)
     fine, bound = _not_worse(metric, found, arm, control, share, alpha)
-    better = _ln_less(events, control_events, share) >= math.log(1 / alpha)
+    better = _ln_e(events, control_events, share, "greater" if metric.counts_good_events else "less") >= math.log(1 / alpha)
     outcome: Outcome = "hold"
     said = f"not proven fine, {bound}"
     if fine:
@@ -158,17 +208,17 @@ def _not_worse(metric: MetricDocument, found: MetricEvidence, arm: str, control:
         log_e = stats.log_non_inferiority_e_value(
             found.events[arm], found.units[arm], found.events[control], found.units[control], metric.margin / 1e6
         )
-    elif metric.kind == "latency":
-        past = found.events_past_margin or {}
-        log_e = _ln_less(past.get(arm, 0), found.events[control], share)
+    elif found.events_past_margin is not None:
+        side: Side = "greater" if metric.counts_good_events else "less"
+        log_e = _ln_e(found.events_past_margin[arm], found.events[control], share, side)
     else:
         ratio = 1 + metric.margin / 1e6
-        log_e = _ln_less(found.events[arm], found.events[control], share * ratio / (share * ratio + 1 - share))
+        log_e = _ln_e(found.events[arm], found.events[control], share * ratio / (share * ratio + 1 - share), "less")
     return log_e >= math.log(1 / alpha), f"{_e_text(log_e)} against {1 / alpha:g}"
 
 
-def _ln_less(events: int, control_events: int, null: float) -> float:
-    return float(stats.log_binomial_e_value(events, events + control_events, null, side="less"))
+def _ln_e(events: int, control_events: int, null: float, side: Side) -> float:
+    return float(stats.log_binomial_e_value(events, events + control_events, null, side=side))
 
 
 def _combined(document: ExperimentDocument, evidence: Evidence, verdicts: tuple[MetricVerdict, ...], mismatches: dict[str, str]) -> Verdict:
@@ -193,7 +243,11 @@ def _combined(document: ExperimentDocument, evidence: Evidence, verdicts: tuple[
 
 
 def _unused(evidence: Evidence) -> list[str]:
-    told = [f"{evidence.out_of_range} rewards lay outside their declared range and were not used"] if evidence.out_of_range else []
+    told = []
+    if evidence.out_of_range:
+        told.append(f"{evidence.out_of_range} rewards lay outside their declared range and were not used")
+    if evidence.late:
+        told.append(f"{evidence.late} rewards came after their window had closed and were not used")
     if evidence.flipped:
         units = sum(evidence.stages["assigned"].values())
         told.append(f"{evidence.flipped} of {units} units came with more than one arm; each counts by its first")
@@ -223,8 +277,11 @@ def _for_record(evidence: Evidence) -> dict[str, object]:
         counts: dict[str, object] = {"units": found.units, "events": found.events}
         if found.moments is not None:
             counts = {"units": found.units, "mean_ppm": {arm: round(one.mean * 1e6) for arm, one in found.moments.items()}}
-        if found.threshold_us is not None:
-            counts |= {"events_past_margin": found.events_past_margin, "threshold_us": found.threshold_us}
+        for place, threshold in (("threshold_us", found.threshold_us), ("threshold_ppm", found.threshold_ppm)):
+            if threshold is not None:
+                counts |= {"events_past_margin": found.events_past_margin, place: threshold}
+        if found.due is not None:
+            counts |= {"answered": found.answered, "due": found.due}
         record[name] = counts
     return record
 
@@ -234,7 +291,7 @@ def _counted(metric: MetricDocument, found: MetricEvidence, arm: str, control: s
     for name in (arm, control):
         n, events = found.units[name], found.events[name]
         said.append(f"`{name}` {events} of {n}" + (f" ({events / n:.1%})".replace("%", " %") if n else ""))
-    return f"{metric.metric}: {said[0]}, {said[1]}"
+    return f"{metric.metric}: {said[0]}, {said[1]}{threshold_in_words(metric, found)}"
 
 
 def _e_text(log_e: float) -> str:

@@ -14,8 +14,9 @@ import msgspec
 
 from experiments import stats
 from experiments.document import ExperimentDocument
-from experiments.evidence import Evidence, MetricEvidence
+from experiments.evidence import Evidence
 from experiments.judge import judge
+from experiments.observations import MetricEvidence
 
 FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 35.0, 60.0, 100.0)
 """How many times as many units are tried; the answer is the first that decides, so it is right to within a factor of 1.7."""
@@ -74,6 +75,7 @@ def _scaled(found: MetricEvidence, factor: float) -> MetricEvidence:
 
     if found.moments is not None:
         moments = {arm: stats.Moments(round(one.n * factor), one.mean, one.variance) for arm, one in found.moments.items()}
-        return msgspec.structs.replace(found, units=times(found.units), moments=moments)
+        return msgspec.structs.replace(found, units=times(found.units), moments=moments, due=None, answered=None)
     past = None if found.events_past_margin is None else times(found.events_past_margin)
-    return msgspec.structs.replace(found, units=times(found.units), events=times(found.events), events_past_margin=past)
+    # Scaled up, a response rate that differs would be proven to: what answers is taken as it stands.
+    return msgspec.structs.replace(found, units=times(found.units), events=times(found.events), events_past_margin=past, due=None, answered=None)

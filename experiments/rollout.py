@@ -305,7 +305,11 @@ def _obstacle(document: ExperimentDocument, verdict: Verdict, *, is_tripped: boo
     if harmed:
         return f"harm proven: {', '.join(harmed)}"
     # An A/B test does not move, so missing data is no obstacle to it.
-    return "evidence is missing or blocked" if not verdict.may_advance and document.strategy in ("canary", "champion_challenger") else ""
+    if verdict.may_advance or document.strategy not in ("canary", "champion_challenger"):
+        return ""
+    # Names alone: a hold is recorded once for each reason, so its numbers must not change with every call.
+    absent = sorted({found.metric for found in verdict.metrics if not found.has_data})
+    return f"evidence is missing: {', '.join(absent)}" if absent else "evidence is missing or blocked"
 
 
 def _breaker_text(document: ExperimentDocument) -> str:

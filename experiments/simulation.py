@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experiments.document import ExperimentDocument, MetricDocument, StepDocument
-from experiments.evidence import Evidence, MetricEvidence
+from experiments.evidence import Evidence
 from experiments.judge import judge
+from experiments.observations import MetricEvidence
 from experiments.rollout import RolloutState, apply, initial, step
 from experiments.shares import WHOLE
 from experiments.verdict import Verdict
@@ -116,7 +117,7 @@ def simulate(
         longest_us: where a run without a deadline is given up as undecided.
 
     Raises:
-        ValueError: a metric without a truth, a truth without a metric, no traffic.
+        ValueError: a metric without a truth or that is no rate, a truth without a metric, no traffic.
 
     Cost: about a millisecond a look and metric.
     """
@@ -125,6 +126,9 @@ def simulate(
         named = ", ".join(f"`{name}`" for name in sorted(metrics))
         odd = min(set(metrics) ^ set(truths))
         raise ValueError(f"`{odd}` is {'without a truth' if odd in metrics else 'no metric of this experiment'}; its metrics: {named}")
+    for name, metric in metrics.items():
+        if metric.kind != "latency" and metric.type != "proportion":
+            raise ValueError(f"`{name}` is a {metric.type}: a truth is a rate, and only rates and latencies are simulated")
     if document.strategy not in ("ab", "canary"):
         raise ValueError(f"a `{document.strategy}` has no arms that are drawn; only `ab` and `canary` are simulated")
     if not units_per_hour > 0 or runs < 1:

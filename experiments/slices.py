@@ -55,7 +55,7 @@ def slice_findings(document: ExperimentDocument, by_segment: Mapping[str, Eviden
                     found.append(SliceFinding(segment, metric.metric, arm, "insufficient"))
                     continue
                 share = shares[arm] / (shares[arm] + shares[document.control])
-                log_e = harm_log_e(counts.events[arm], counts.events[document.control], share)
+                log_e = harm_log_e(counts.events[arm], counts.events[document.control], share, counts_good=metric.counts_good_events)
                 found.append(SliceFinding(segment, metric.metric, arm, "not shown worse", log_e))
     return _holm(found, document.alpha_ppm / 1e6)
 

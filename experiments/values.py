@@ -1,13 +1,7 @@
-"""Metrics that are numbers, not yes or no: what a unit's rewards amount to, and whether an arm's are worse.
+"""Metrics that are numbers, not yes or no: whether an arm's are worse. `experiments/observations.py` says what a unit's number is.
 
-| type | a unit's value | when nothing came |
-|---|---|---|
-| `mean` | the first value reported | not observed, or 0 with `missing: zero` once the window has closed |
-| `count` | the sum of the values of distinct events | as above |
-| `ratio` | the sums of the metric and of the one it is `per`; arms are compared by total over total (delta method) | not observed |
-
-Rules: a unit counts once, by its first decision; a value outside the declared range is not used and is counted; with a `window`, only units whose
-window has closed count, so that the arm whose rewards come faster gains nothing (semantics.md 4.8).
+Rules: a unit counts once, by its first decision; a value outside the declared range is not used and is counted; ratios are compared by total over
+total (delta method).
 
 The judgement is the asymptotic confidence sequence of the difference of means, valid however often someone looks once each arm has its burn-in; it
 refuses before that. Margins are relative: `2%` of the control's mean. One-sided, so the two-sided sequence is asked for at twice the level.
@@ -62,16 +56,17 @@ def sum_of(events: Events) -> int:
 
 
 def moments_of(metric: MetricDocument, values: Sequence[Any]) -> stats.Moments:
-    """Return an arm's moments in the metric's own unit; those of a ratio are linearised.
+    """Return an arm's moments in the metric's own unit, whatever the order of the values; those of a ratio are linearised.
 
     Args:
         metric: what is measured.
         values: one a unit, in ppm; pairs (metric, what it is per) of a ratio.
     """
+    found = np.asarray(values, dtype=float) / 1e6
     if metric.type != "ratio" or not values:
-        return stats.Moments.of(np.asarray(values, dtype=float) / 1e6)
+        return stats.Moments.of(np.sort(found))
     try:
-        return linearised(stats.JointMoments.of(np.asarray(values, dtype=float) / 1e6))
+        return linearised(stats.JointMoments.of(found[np.lexsort(found.T)]))
     except ValueError:
         return stats.Moments(0, 0.0, 0.0)  # nothing to divide by in this arm: no observation
 

@@ -35,11 +35,15 @@ def compiled(metric, margin="5%"):
     return compile_experiment(parse_experiment({**AB, "goal": {"metric": metric, "margin": margin}}), LayersFile(), METRICS_FILE)
 
 
+def at(minute):
+    return f"2026-11-20T{10 + minute // 60:02d}:{minute % 60:02d}:00.000000Z"
+
+
 def call(document, number, arm, *, minute=0):
     return {
         "type": "call",
         "id": f"{number:08d}",
-        "time": f"2026-11-20T{10 + minute // 60:02d}:{minute % 60:02d}:00.000000Z",
+        "time": at(minute),
         "subject": f"{number:032x}",
         "route": {"experiment": "x", "epoch": 1, "exposed": True, "assigned": arm, "served": arm, "shares": dict(document.steps[0].shares)},
         "outcome": {"status": 200, "latency_us": 1},
@@ -47,7 +51,8 @@ def call(document, number, arm, *, minute=0):
 
 
 def reward(number, decision, metric, value, **more: object):
-    return {"type": "reward", "id": f"9{number:07d}", "decision": f"{decision:08d}", "metric": metric, "value_ppm": round(value * 1e6), **more}
+    told = {"type": "reward", "id": f"9{number:07d}", "time": at(1), "decision": f"{decision:08d}", "metric": metric}
+    return {**told, "value_ppm": round(value * 1e6), **more}
 
 
 def folded(document, records):

@@ -1,0 +1,239 @@
+"""What a unit is worth in each metric, and what an arm's units amount to: counts, moments, and who has not answered.
+
+| type | a unit's value | when nothing came |
+|---|---|---|
+| `proportion` | yes or no, the first that was said | by `missing` |
+| `mean` | the first value reported, or what the record of the call says | by `missing` |
+| `count` | the sum of the values of distinct events | by `missing` |
+| `ratio` | the sums of the metric and of the one it is `per` | not observed |
+| `quantile` | whether the value lies past a threshold | by `missing` |
+
+Rules (semantics.md 4.3 and 4.8):
+
+- With a `window` only units whose window has closed are *due*; until then they are pending. So the arm whose feedback comes faster gains nothing.
+- `missing` says what a due unit without feedback is: left out (`drop`), 0 (`zero`), or a reason to judge nothing (`refuse`, which the judge does).
+- A quantile becomes a rate. Its threshold is the control's own quantile among its first units in the order of decisions, which then count for
+  nothing; the rarer side of the threshold is counted, because rare events carry the evidence. Nothing is assumed about tails, or about what one slow
+  minute does to the next: given that a value lies past the threshold, its arm is a draw.
+
+Example:
+    >>> observed(metric, ["a", "b"], "a", units, now_us).events
+    {'a': 12, 'b': 4}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from experiments import stats
+from experiments.document import MetricDocument, MetricSource
+from experiments.values import first_of, moments_of, sum_of
+
+BURN_IN_EVENTS = 10
+"""Expected events among the control's units that fix a threshold: 200 units for p95. Both arms meet the same one, so it need not be exact."""
+_MOST_LABELS = 16
+
+
+class MetricEvidence(msgspec.Struct, frozen=True):
+    """Counts of one metric. `events` are the bad ones: failures, wrong predictions, slow calls, missing successes.
+
+    Of a quantile they may be the good ones (`MetricDocument.counts_good_events`).
+    """
+
+    units: dict[str, int]
+    events: dict[str, int]
+    events_past_margin: dict[str, int] | None = None
+    """Of a quantile: events of threshold and margin together."""
+    threshold_us: int | None = None
+    """Of a latency."""
+    threshold_ppm: int | None = None
+    """Of another quantile, in millionths of its unit."""
+    moments: dict[str, stats.Moments] | None = None
+    """Of values (`experiments/values.py`): arm -> moments of its units."""
+    due: dict[str, int] | None = None
+    """Of feedback: arm -> units that should have answered by now."""
+    answered: dict[str, int] | None = None
+    """Of feedback: arm -> those of them that have."""
+    pending: int = 0
+    """Units whose window is still open."""
+
+
+class Label(msgspec.Struct, frozen=True):
+    """One label as its record says it."""
+
+    id: str
+    corrects: bool
+    label: str
+    source: str
+    may_correct: bool
+
+
+class Unit(msgspec.Struct):
+    """What is known of a unit's first decision. Owned by the `Fold` that keeps it (`experiments/evidence.py`)."""
+
+    decision: str
+    arm: str
+    diverted: bool
+    tenant: str
+    failed: bool | None = None
+    latency_us: int | None = None
+    prediction: str | None = None
+    labels: tuple[Label, ...] = ()
+    """What was said, at most `_MOST_LABELS`; `label` is what counts of it."""
+    label: str | None = None
+    rewards: dict[str, tuple[str, bool]] | None = None
+    values: dict[str, dict[str, tuple[str, int]]] | None = None
+    usage: Mapping[str, int] | None = None
+    """Rows and bytes of the call; only where a metric asks for them."""
+    at_us: int = 0
+    """When it was decided; only where a metric has a window."""
+    segments: dict[str, str] | None = None
+    flipped: bool = False
+    """It came with another arm too."""
+
+
+def labelled(unit: Unit, record: Mapping[str, Any]) -> None:
+    """Take in a label: the first counts, and of corrections by who may make them the last."""
+    new = Label(record["id"], record.get("corrects") is True, str(record["label"]), record.get("source", ""), record.get("may_correct") is True)
+    if new in unit.labels or len(unit.labels) >= _MOST_LABELS:
+        return
+    unit.labels = (*unit.labels, new)
+    first = min(unit.labels, key=lambda one: (one.corrects, one.id))
+    allowed = [one for one in unit.labels if one.corrects and (one.source == first.source or one.may_correct)]
+    unit.label = max(allowed, key=lambda one: one.id).label if allowed else first.label
+
+
+def is_answered(unit: Unit, metric: MetricDocument) -> bool:
+    """Say whether feedback on a unit has come."""
+    return metric.metric in ((unit.rewards if metric.type == "proportion" else unit.values) or {})
+
+
+def observed(metric: MetricDocument, arms: Sequence[str], control: str, units: Collection[Unit], now_us: int) -> MetricEvidence:
+    """Return what units amount to in one metric.
+
+    Args:
+        metric: what is measured.
+        arms: every arm, sorted.
+        control: the arm that fixes a quantile's threshold.
+        units: those that count.
+        now_us: time of the newest record, which closes windows.
+    """
+    if metric.kind == "latency":
+        timed = [(unit.decision, unit.arm, unit.latency_us) for unit in units if unit.latency_us is not None]
+        return _past_threshold(metric, arms, control, timed)
+    if metric.kind != "reward":
+        return _amounting(metric, arms, control, units)
+    due = [unit for unit in units if metric.window_us is None or unit.at_us + metric.window_us <= now_us]
+    found = _amounting(metric, arms, control, due)
+    asked, answered = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
+    for unit in due:
+        asked[unit.arm] += 1
+        answered[unit.arm] += is_answered(unit, metric)
+    return msgspec.structs.replace(found, due=asked, answered=answered, pending=len(units) - len(due))
+
+
+def _amounting(metric: MetricDocument, arms: Sequence[str], control: str, units: Collection[Unit]) -> MetricEvidence:
+    if metric.type == "proportion":
+        return _counts(metric, arms, units)
+    values = [(unit.decision, unit.arm, value) for unit in units if (value := _value(unit, metric)) is not None]
+    if metric.type == "quantile":
+        return _past_threshold(metric, arms, control, values)
+    by_arm: dict[str, list[Any]] = {arm: [] for arm in arms}
+    for _, arm, value in values:
+        by_arm[arm].append(value)
+    moments = {arm: moments_of(metric, found) for arm, found in by_arm.items()}
+    return MetricEvidence({arm: found.n for arm, found in moments.items()}, dict.fromkeys(arms, 0), moments=moments)
+
+
+def _counts(metric: MetricDocument, arms: Sequence[str], units: Collection[Unit]) -> MetricEvidence:
+    counted, events = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
+    for unit in units:
+        bad = _is_bad(unit, metric)
+        if bad is not None:
+            counted[unit.arm] += 1
+            events[unit.arm] += bad
+    return MetricEvidence(counted, events)
+
+
+def burn_in_units(metric: MetricDocument) -> int:
+    """Return how many of the control's first units fix a quantile's threshold."""
+    quantile_ppm = metric.quantile_ppm or 0
+    tail_ppm = 1_000_000 - quantile_ppm if metric.counts_above else quantile_ppm
+    return math.ceil(BURN_IN_EVENTS * 1_000_000 / tail_ppm)
+
+
+def threshold_in_words(metric: MetricDocument, found: MetricEvidence) -> str:
+    """Return what a quantile's events are, as a tail of a sentence; empty for anything else."""
+    side = "above" if metric.counts_above else "below"
+    if found.threshold_us is not None:
+        return f" {side} {found.threshold_us / 1000:g} ms"
+    return "" if found.threshold_ppm is None else f" {side} {found.threshold_ppm / 1e6:g}"
+
+
+def _past_threshold(metric: MetricDocument, arms: Sequence[str], control: str, values: list[tuple[str, str, int]]) -> MetricEvidence:
+    """Counts of values past the control's quantile among its first units; `values` are (decision, arm, value), the value in microseconds or ppm."""
+    units, events, past = (dict.fromkeys(arms, 0) for _ in range(3))
+    if metric.quantile_ppm is None:
+        raise ValueError(f"metric `{metric.metric}` is a quantile and does not say which")
+    values.sort()
+    burn_in = burn_in_units(metric)
+    first = [(decision, value) for decision, arm, value in values if arm == control][:burn_in]
+    if len(first) < burn_in:
+        return MetricEvidence(units, events, past)
+    threshold = sorted(value for _, value in first)[math.ceil(burn_in * metric.quantile_ppm / 1_000_000) - 1]
+    slack = metric.margin if metric.margin_unit == "ms" else abs(threshold) * metric.margin // 1_000_000
+    lenient = threshold + slack if metric.better == "lower" else threshold - slack
+    for decision, arm, value in values:
+        if decision > first[-1][0]:
+            units[arm] += 1
+            events[arm] += value > threshold if metric.counts_above else value < threshold
+            past[arm] += value > lenient if metric.counts_above else value < lenient
+    if metric.kind == "latency":
+        return MetricEvidence(units, events, past, threshold_us=threshold)
+    return MetricEvidence(units, events, past, threshold_ppm=threshold)
+
+
+def _value(unit: Unit, metric: MetricDocument) -> Any:
+    """A unit's value in ppm, a pair for a ratio; None without an observation."""
+    if metric.type == "ratio":
+        above, below = _sum(unit, metric.metric, metric.source), _sum(unit, metric.per or "", metric.per_source)
+        return None if above is None or below is None else (above, below)
+    if metric.kind == "measured":
+        return _measured(unit, metric.source)
+    found = (unit.values or {}).get(metric.metric)
+    if found is None:
+        return 0 if metric.missing == "zero" else None
+    return sum_of(found) if metric.type == "count" else first_of(found)
+
+
+def _sum(unit: Unit, name: str, source: MetricSource) -> int | None:
+    if source != "feedback":
+        return _measured(unit, source)
+    found = (unit.values or {}).get(name)
+    return None if found is None else sum_of(found)
+
+
+def _measured(unit: Unit, source: MetricSource) -> int | None:
+    """What the record of a call says, in ppm: milliseconds, rows, bytes."""
+    if source == "latency":
+        return None if unit.latency_us is None else unit.latency_us * 1_000
+    found = (unit.usage or {}).get(source)
+    return None if found is None else found * 1_000_000
+
+
+def _is_bad(unit: Unit, metric: MetricDocument) -> bool | None:
+    """Whether the unit had the metric's bad event; None without an observation."""
+    if metric.kind == "errors":
+        return unit.failed
+    if metric.kind == "diverted":
+        return unit.diverted
+    if metric.kind == "label":
+        return None if unit.label is None or unit.prediction is None else unit.label != unit.prediction
+    reward = (unit.rewards or {}).get(metric.metric)
+    if reward is None:
+        return metric.better == "higher" if metric.missing == "zero" else None
+    return reward[1] is (metric.better == "lower")
