@@ -15,19 +15,19 @@ from typing import Any
 
 import msgspec
 
-from experiments import preregistration, stats
+from experiments import preregistration
 from experiments.document import ExperimentDocument, Phase, StepDocument
-from experiments.effects import PPM, effects
+from experiments.effects import effects
 from experiments.evidence import Evidence
 from experiments.history import EpochStory, Story
-from experiments.judge import SRM_ALPHA, external_limits, judge, sample_ratio_mismatches
+from experiments.judge import external_limits, judge
 from experiments.lifecycle import STAGE
 from experiments.outlook import outlook
 from experiments.shares import WHOLE, format_share
 from experiments.slices import slice_findings
+from experiments.standing import STAGES, responses, sample_ratio
 from experiments.verdict import Verdict
 
-STAGES = ("assigned", "served", "outcome", "labelled")
 _WORDS = {"promote": "promoted", "rollback": "rolled back", "stop": "stopped", "supersede": "superseded", "archive": "archived"}
 _ENDS = ("promote", "rollback", "stop", "supersede")
 
@@ -84,7 +84,8 @@ def _epoch(epoch: EpochStory) -> dict[str, Any]:
             }
             for arm in sorted(document.arms)
         ],
-        "sample_ratio": _sample_ratio(document, evidence),
+        "sample_ratio": sample_ratio(document, evidence),
+        "responses": responses(document, evidence),
         **_assigned_elsewhere(document, evidence),
         "verdict": {"outcome": verdict.outcome, "words": verdict_in_words(verdict), "reasons": list(verdict.reasons)},
         "effects": _effects(epoch, evidence, verdict),
@@ -219,31 +220,6 @@ def _exposure(epoch: EpochStory, evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _sample_ratio(document: ExperimentDocument, evidence: Evidence) -> list[dict[str, Any]]:
-    """Return both tests of each stage: the e-value that is valid at all times and blocks, and the chi-square a reader may know."""
-    shares = next(step.shares for step in document.steps if step.tested or step is document.steps[-1])
-    if not shares:
-        return []  # no ratio was declared
-    off = sample_ratio_mismatches(evidence, shares)
-    told = []
-    for stage in STAGES:
-        arms = [arm for arm in sorted(document.arms) if shares.get(arm, 0) > 0]
-        counts = [evidence.stages[stage][arm] for arm in arms]
-        weights = [float(shares[arm]) for arm in arms]
-        log_e = stats.log_srm_e_value(counts, stats.sum_log_shares(counts, weights)) if sum(counts) else 0.0
-        told.append(
-            {
-                "stage": stage,
-                "units": dict(zip(arms, counts, strict=True)),
-                "off": stage in off,
-                "ln_e_milli": round(1000 * log_e),
-                "p_ppm": _chi_square_ppm(counts, weights),
-                "alarm_at_e": round(1 / SRM_ALPHA),
-            }
-        )
-    return told
-
-
 def _assigned_elsewhere(document: ExperimentDocument, evidence: Evidence) -> dict[str, Any]:
     """Return what can be said of another system's assignment; nothing where it was ours."""
     if document.external is None:
@@ -266,14 +242,6 @@ def _segments(epoch: EpochStory) -> dict[str, Any]:
             for effect in effects(document, evidence)
         ]
     }
-
-
-def _chi_square_ppm(counts: list[int], weights: list[float]) -> int | None:
-    """Return the p-value in ppm; None where the approximation does not hold yet."""
-    try:
-        return round(PPM * stats.srm_chi_square(counts, weights))
-    except ValueError:
-        return None
 
 
 def _effects(epoch: EpochStory, evidence: Evidence, verdict: Verdict) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ def create_app(state: AdminState, act: Act) -> Starlette:
     pages = Pages(state)
     records = RecordsApi(state.reading, pages.reads, pages.access, pages.render)
     receipts = ReceiptsApi(state.reading, state.authenticator, state.registry.receipt_keys)
-    routes = [*ExperimentsApi(state, pages.access, act).routes(), *records.routes(), *receipts.routes(), *pages.routes()]
+    routes = [*ExperimentsApi(state, pages.access, act, pages.board).routes(), *records.routes(), *receipts.routes(), *pages.routes()]
     return Starlette(routes=routes, exception_handlers={Refusal: _refused})
 
 
@@ -70,7 +70,7 @@ class Pages:
         self._state = state
         self.access = Access(state.authenticator, state.tenants_ever)
         self.reads = Reads(state.clerk, time.monotonic)
-        self._board = EffectBoard()
+        self.board = EffectBoard()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(Collector(state))
         self._templates = Environment(
@@ -178,7 +178,7 @@ class Pages:
             raise Refusal("not_found", f"there is nothing at `{request.url.path}`") from None
         found = self._state.rollouts.running[name]
         looks = [*found.looks, *([] if found.evidence is None else [(found.seen_until, found.evidence)])]
-        shown = await asyncio.to_thread(self._board.of, found.document, looks)
+        shown = await asyncio.to_thread(self.board.of, found.document, looks)
         buttons = buttons_for(found, principal)
         refused = CODES.get(request.query_params.get("refused", ""))
         return self.render(

@@ -47,6 +47,17 @@ class EffectBoard:
         trail = [(time, self._effects(document, time, evidence)) for time, evidence in looks]
         return [self._shown(effect, trail) for effect in trail[-1][1]]
 
+    def now(self, document: ExperimentDocument, look: Look) -> dict[str, Any]:
+        """Return what a person at a terminal asks: effects in ppm and in words, and what would change the verdict."""
+        from experiments.outlook import outlook  # noqa: PLC0415 - SciPy, only when someone asks
+
+        time, evidence = look
+        found = self._effects(document, time, evidence)
+        return {
+            "effects": [{**effect, "words": _sentence(effect)} for effect in found],
+            "outlook": [one.words for one in outlook(document, evidence)],
+        }
+
     def _effects(self, document: ExperimentDocument, time: str, evidence: Evidence) -> list[dict[str, Any]]:
         from experiments.effects import effects  # noqa: PLC0415 - SciPy, only when a page asks
 
@@ -65,6 +76,7 @@ class EffectBoard:
         mine = [{**one, "time": time} for time, found in trail for one in found if (one["metric"], one["arm"]) == (effect["metric"], effect["arm"])]
         return {
             "metric": effect["metric"],
+            "past": effect.get("past", ""),
             "arm": effect["arm"],
             "role": effect["role"],
             "units": f"{effect['n']:,} / {effect['control_n']:,}",
@@ -75,3 +87,14 @@ class EffectBoard:
             "high": gap(effect.get("high_ppm"), effect),
             "chart": str(effect_chart(mine, effect.get("margin_ppm"))),
         }
+
+
+def _sentence(effect: dict[str, Any]) -> str:
+    of = f", share {effect['past']}" if effect.get("past") else ""
+    if effect.get("difference_ppm") is None:
+        return f"{effect['metric']} ({effect['role']}{of}), {effect['arm']}: nothing to compare yet"
+    interval = "no interval yet"
+    if effect.get("low_ppm") is not None:
+        interval = f"between {gap(effect['low_ppm'], effect)} and {gap(effect['high_ppm'], effect)} at all looks"
+    values = f"{rate(effect['value_ppm'], effect)} against {rate(effect['control_ppm'], effect)}"
+    return f"{effect['metric']} ({effect['role']}{of}), {effect['arm']}: {values}, {gap(effect['difference_ppm'], effect)}, {interval}"

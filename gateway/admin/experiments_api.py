@@ -6,8 +6,9 @@ send the same as a form. Who may do what is `gateway/control/orders.py`'s to say
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
 from experiments.rollout import Action
 from gateway.admin.access import Access
+from gateway.admin.effects import EffectBoard
 from gateway.admin.state import AdminState
 from gateway.authenticate import Principal
 from gateway.control.orders import Asked
@@ -41,8 +43,9 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ExperimentsApi:
     """The routes. Holds no state."""
 
-    def __init__(self, state: AdminState, access: Access, act: Act) -> None:
-        """Tell of `state`; `act` takes a step that a principal asks for."""
+    def __init__(self, state: AdminState, access: Access, act: Act, board: EffectBoard) -> None:
+        """Tell of `state`; `act` takes a step that a principal asks for; `board` works effects out."""
+        self._board = board
         self._state = state
         self._access = access
         self._act = act
@@ -64,9 +67,14 @@ class ExperimentsApi:
         self._reader(request)
         name = request.path_params["name"]
         try:
-            return JSONResponse(self._state.experiment(name))
+            told = self._state.experiment(name)
         except KeyError:
             raise Refusal("unknown_experiment", f"no experiment `{name}`") from None
+        found = self._state.rollouts.running[name]
+        now: dict[str, Any] = {"effects": [], "outlook": []}
+        if found.evidence is not None:
+            now = await asyncio.to_thread(self._board.now, found.document, (found.seen_until, found.evidence))
+        return JSONResponse({**told, **now})
 
     async def _step(self, request: Request) -> Response:
         principal = self._require(request)

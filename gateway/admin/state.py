@@ -14,6 +14,7 @@ from audit.publisher import Publisher
 from audit.store.layout import checkpoint_path
 from experiments.lifecycle import STAGE, may_be_asked
 from experiments.shares import WHOLE, format_share
+from experiments.standing import responses, sample_ratio
 from gateway.admin.metrics import LogHead
 from gateway.admin.reading import Reading
 from gateway.admin.traffic import Traffic
@@ -133,6 +134,8 @@ class AdminState:
             "metrics": [
                 {"metric": metric.metric, "arm": metric.arm, "outcome": metric.outcome, "reason": metric.reason} for metric in verdict.metrics
             ],
+            "sample_ratio": [] if found.evidence is None else sample_ratio(document, found.evidence),
+            "responses": [] if found.evidence is None else responses(document, found.evidence),
             "history": list(reversed(self.registry.history.get(name, []))),
             "whole": WHOLE,
         }

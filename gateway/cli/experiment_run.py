@@ -114,10 +114,26 @@ def status(
         control = ", the control" if arm["control"] else ""
         share = "split not declared" if arm["share"] == "not declared" else f"{arm['share']} of the compared"
         out.print(f"  {arm['name']}: version {arm['version']}{control}, {share}, {arm['units']} units", markup=False)
+    for line in _standing(found):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
     for row in found["history"][:5]:
         by = f" by {row['by']}" if row["by"] else ""
         out.print(f"  {row['time']} {row['action']}{by}: {row['reason']}", markup=False, soft_wrap=True)
     out.print(f"can be done from here: {', '.join(found['may']) or 'nothing'}", markup=False)
+
+
+def _standing(found: dict[str, Any]) -> list[str]:
+    """Return effects, who answered, whether units arrive as declared, and what would change the verdict, a line each."""
+    lines = [effect["words"] for effect in found["effects"]]
+    for metric in found["responses"]:
+        answered = ", ".join(f"{one['arm']} {one['answered']} of {one['due']}" for one in metric["arms"])
+        waiting = f"; the window of {metric['pending']} is still open" if metric["pending"] else ""
+        lines.append(f"{metric['metric']} answered: {answered}{waiting}")
+    if found["sample_ratio"]:
+        off = [stage["stage"] for stage in found["sample_ratio"] if stage["off"]]
+        stages = ", ".join(stage["stage"] for stage in found["sample_ratio"])
+        lines.append(f"sample ratio OFF at: {', '.join(off)}" if off else f"sample ratio as declared at: {stages}")
+    return [*lines, *(f"what would change this: {words}" for words in found["outlook"])]
 
 
 def _ask(client: AdminClient, verb: str, name: str, reason: str, body: dict[str, Any], *, json_flag: bool) -> None:

@@ -78,6 +78,8 @@ def experiment(phase):
         "arms": [{"name": "a", "version": "1", "control": True, "share": "50%", "units": 9}],
         "steps": [{"share": "10%", "hold": "1 s", "state": "now"}],
         "metrics": [{"metric": "errors", "arm": "b", "outcome": "hold", "reason": reason}],
+        "responses": [{"metric": "thumb", "arms": [{"arm": "a", "due": 9, "answered": 3}], "pending": 2, "missing": "refuse", "obstacle": "6 `missing`"}],
+        "sample_ratio": [{"stage": "assigned", "units": {"a": 9}, "off": True}, {"stage": "served", "units": {"a": 9}, "off": False}],
         "history": [{"index": 3, "time": "2026-11-20 10:00:00", "action": "start", "reason": "configured"}],
     }  # fmt: skip
 
@@ -116,6 +118,13 @@ def test_the_experiment_page_tells_findings_in_words_and_escapes_what_people_wro
     assert text.count("0 of 9 (0.0 %)") == 1
     assert "x&lt;y" in text
     assert "x<y" not in text
+
+
+def test_the_experiment_page_tells_who_answered_and_where_the_sample_ratio_is_off():
+    text = rendered("experiment.html")
+    assert "3 of 9" in text
+    assert "nothing is judged: 6 <code>missing</code>" in text
+    assert text.count("nothing that rests on it is judged") == 1
 
 
 def test_an_experiment_without_data_says_that_no_data_is_a_hold():

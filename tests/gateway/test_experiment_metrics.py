@@ -1,0 +1,147 @@
+"""Metrics of every kind over real HTTP: calls by real model servers, feedback in batches, and what status, page and report then say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from deployment import Deployment, wait_until
+from typer.testing import CliRunner
+from upstreams import Model
+
+from gateway.cli.main import app
+
+METRICS = """
+metrics:
+  bought: {type: proportion, better: higher, window: 3s, missing: zero}
+  thumb: {type: proportion, better: higher}
+  spent: {type: mean, better: higher, range: [0, 100]}
+  clicks: {type: count, better: higher}
+  ctr: {type: ratio, per: clicks, better: higher}
+  basket: {type: quantile, quantile: 50%, better: higher, window: 3s}
+  never: {type: proportion, better: higher}
+  strict: {type: proportion, better: higher, window: 3s, missing: refuse}
+  wrong: {type: proportion, from: labels, better: lower}
+  failed: {type: proportion, from: errors, better: lower}
+  tail_ms: {type: quantile, from: latency, quantile: 80%, better: lower}
+  mean_ms: {type: mean, from: latency, better: lower}
+  sent: {type: mean, from: bytes_in, better: lower}
+  row_count: {type: mean, from: rows, better: lower}
+  got_per_row: {type: ratio, from: bytes_out, per: row_count, better: lower}
+"""
+RATES = ("bought", "thumb", "never", "strict", "wrong", "failed")
+NUMBERS = ("spent", "clicks", "ctr", "basket", "tail_ms", "mean_ms", "sent", "row_count", "got_per_row")
+CALLS = 160
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, one: Model, two: Model) -> Iterator[Deployment]:
+    """A gateway on which every unit of 160 was called once, and answered for."""
+    deployment = Deployment(tmp_path_factory.mktemp("metrics"))
+    deployment.write_model("shop", {"1": one.url, "2": two.url}, expose_arm=True, capture={"prediction": "/outputs/0/data/0"})
+    for version, model in (("1", one), ("2", two)):
+        deployment.approve("shop", version, url=model.url)
+    deployment.write_config("experiments/_metrics.yaml", METRICS)
+    margins = {**dict.fromkeys(RATES, "30pp"), **dict.fromkeys(NUMBERS, "50%")}
+    guardrails = {name: {"max_harm": margin, "on_harm": "hold"} for name, margin in margins.items()}
+    deployment.write_experiment("all", "shop", {"control": "1", "treatment": "2"}, guardrails=guardrails)
+    deployment.add_key("manager", "admin:read")
+    with deployment.running():
+        arms = call_and_answer(deployment, CALLS)
+        assert set(arms.values()) == {"control", "treatment"}
+        wait_until(lambda: due(deployment, "bought") == CALLS, "every window to have closed", 60)
+        yield deployment
+
+
+def call_and_answer(lab: Deployment, calls: int) -> dict[str, str]:
+    """Call, and answer batch by batch; returns decision -> arm. The treatment's customers always buy, the control's every fourth."""
+    arms: dict[str, str] = {}
+    for number in range(calls):
+        reply = lab.infer("shop", unit=f"u{number}")
+        arms[reply.headers["assay-decision"]] = reply.headers["assay-arm"]
+        answer(lab, number, reply.headers["assay-decision"], reply.headers["assay-arm"])
+    return arms
+
+
+def answer(lab: Deployment, number: int, decision: str, arm: str) -> None:
+    buys = arm == "treatment" or number % 4 == 0
+    values = {"thumb": number % 2, "spent": 10 + number % 5, "clicks": 1 + number % 3, "ctr": 1, "basket": number % 9}
+    values |= {"bought": 1} if buys else {}
+    events: list[dict[str, object]] = [{"decision_id": decision, "metric": name, "value": value} for name, value in values.items()]
+    events += [{"decision_id": decision, "label": "1" if number % 8 else "0"}]
+    if number == 0:
+        events += [{"decision_id": decision, "metric": "spent", "value": 5000, "event_id": "too much"}]
+    taken = lab.client.post(f"{lab.front}/feedback", json=events, headers=lab.bearer("product"))
+    assert taken.status_code == 202, taken.text
+
+
+def due(lab: Deployment, metric: str) -> int:
+    """Units whose window has closed; windows close by what is recorded, so a call nobody counts moves the clock."""
+    lab.infer("shop", unit="u0")
+    told = {one["metric"]: one for one in lab.api("/api/experiments/all")["responses"]}
+    return sum(arm["due"] for arm in told[metric]["arms"]) if metric in told else 0
+
+
+def verdicts(lab: Deployment) -> dict[str, dict]:
+    return {one["metric"]: one for one in lab.api("/api/experiments/all")["metrics"]}
+
+
+def test_every_kind_from_every_source_is_counted_and_its_effect_told(lab: Deployment):
+    found = lab.api("/api/experiments/all")
+    told = {one["metric"]: one for one in found["effects"]}
+    assert set(told) == {*RATES, *NUMBERS, "accuracy"}
+    counted = {name: one["n"] + one["control_n"] for name, one in told.items() if name not in ("bought", "strict", "basket", "never", "tail_ms")}
+    assert counted == dict.fromkeys(counted, CALLS)
+    assert 10_000_000 <= told["spent"]["control_ppm"] <= 14_000_000, "what lay outside the range was not used"
+    assert told["row_count"]["value_ppm"] == told["row_count"]["control_ppm"] == 1_000_000
+    assert told["sent"]["value_ppm"] == pytest.approx(told["sent"]["control_ppm"], rel=0.2)
+    assert told["got_per_row"]["unit"] == "value"
+    assert told["tail_ms"]["past"].startswith("above ")
+    assert told["bought"]["difference_ppm"] > 500_000
+
+
+def test_what_nobody_reports_and_what_may_not_be_missing_are_holds_that_say_so(lab: Deployment):
+    found = verdicts(lab)
+    assert found["never"]["reason"] == f"never: nothing has arrived for any of {CALLS} units; is it reported under this name?"
+    assert "`missing: refuse` judges nothing" in found["strict"]["reason"]
+    assert {found["never"]["outcome"], found["strict"]["outcome"]} == {"hold"}
+    assert (found["bought"]["outcome"], found["thumb"]["outcome"]) == ("fine", "fine")
+    assert "needs 500" in found["spent"]["reason"]
+    assert "1 rewards lay outside their declared range" in " ".join(lab.api("/api/experiments/all")["reasons"])
+
+
+def test_who_answered_is_told_by_arm_and_zero_is_no_fault(lab: Deployment):
+    told = {one["metric"]: one for one in lab.api("/api/experiments/all")["responses"]}
+    bought = {arm["arm"]: (arm["answered"], arm["due"]) for arm in told["bought"]["arms"]}
+    assert bought["treatment"][0] > 2 * bought["control"][0]
+    assert told["bought"]["obstacle"] == told["thumb"]["obstacle"] == ""
+    assert all(not stage["off"] for stage in lab.api("/api/experiments/all")["sample_ratio"])
+
+
+def test_a_quantile_of_feedback_counts_units_after_those_that_fix_its_threshold(lab: Deployment):
+    told = {one["metric"]: one for one in lab.api("/api/experiments/all")["effects"]}["basket"]
+    assert told["past"].startswith("above ")
+    assert 0 < told["n"] + told["control_n"] < CALLS, "the control's first twenty units fix the threshold and count for nothing"
+
+
+def test_status_page_and_report_say_the_same(lab: Deployment, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ASSAY_KEY", lab.keys["manager"])
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.chdir(lab.directory)
+    status = CliRunner().invoke(app, ["experiment", "status", "all"])
+    assert status.exit_code == 0, status.output
+    report = CliRunner().invoke(app, ["report", "experiment", "all", "--format", "json"])
+    assert report.exit_code == 0, report.output
+    (epoch,) = json.loads(report.stdout)["body"]["epochs"]
+    lab.client.post(f"{lab.admin}/login", data={"key": lab.keys["manager"]})
+    page = lab.client.get(f"{lab.admin}/experiments/all").text
+    for words in ("nothing has arrived for any of", "judges nothing"):
+        assert words in status.output
+        assert words in page
+        assert words in json.dumps(epoch)
+    assert "what would change this" in status.output
+    assert "sample ratio as declared at: assigned, served, outcome, labelled" in status.output
+    assert "bought answered: control " in status.output
+    assert {one["metric"]: one["missing"] for one in epoch["responses"]}["strict"] == "refuse"
+    assert "nothing is judged" in page
