@@ -78,7 +78,9 @@ def experiment(phase):
         "arms": [{"name": "a", "version": "1", "control": True, "share": "50%", "units": 9}],
         "steps": [{"share": "10%", "hold": "1 s", "state": "now"}],
         "metrics": [{"metric": "errors", "arm": "b", "outcome": "hold", "reason": reason}],
-        "responses": [{"metric": "thumb", "arms": [{"arm": "a", "due": 9, "answered": 3}], "pending": 2, "missing": "refuse", "obstacle": "6 `missing`"}],
+        "responses": [
+            {"metric": "thumb", "arms": [{"arm": "a", "due": 9, "answered": 3}], "pending": 2, "missing": "refuse", "obstacle": "6 `missing`"},
+        ],
         "sample_ratio": [{"stage": "assigned", "units": {"a": 9}, "off": True}, {"stage": "served", "units": {"a": 9}, "off": False}],
         "history": [{"index": 3, "time": "2026-11-20 10:00:00", "action": "start", "reason": "configured"}],
     }  # fmt: skip

@@ -66,7 +66,7 @@ def call_and_answer(lab: Deployment, calls: int) -> dict[str, str]:
 
 def answer(lab: Deployment, number: int, decision: str, arm: str) -> None:
     buys = arm == "treatment" or number % 4 == 0
-    values = {"thumb": number % 2, "spent": 10 + number % 5, "clicks": 1 + number % 3, "ctr": 1, "basket": number % 9}
+    values = {"thumb": int(number % 8 > 0), "spent": 10 + number % 5, "clicks": 1 + number % 3, "ctr": 1, "basket": number % 9}
     values |= {"bought": 1} if buys else {}
     events: list[dict[str, object]] = [{"decision_id": decision, "metric": name, "value": value} for name, value in values.items()]
     events += [{"decision_id": decision, "label": "1" if number % 8 else "0"}]
