@@ -4,7 +4,8 @@ The order of a backup is the argument for it. What claims is copied before what 
 1. `control.sqlite` (SQLite's own online backup): the largest signed size, H.
 2. `log/`: its tiles are those of H or later; the checkpoint that is written is H's own.
 3. `ranges/`: at least H leaves, because they were committed before H was signed.
-4. `control/`, `instance` and the rest that records refer to; `vault/` only when asked for: its keys are destroyed on schedule, a copy undoes that.
+4. `control/`, `instance` and the rest that records refer to; `vault/` only when asked for: what is in it is destroyed on schedule or on request, and
+   a copy undoes that but for what `marks/` remembers, which lies outside the data directory and is never restored from a copy.
 5. `backup.json`, which says what this is. It was written first as unfinished: a copy that was cut off is never taken for a whole one.
 
 A directory with `backup.json` in it is not opened for writing: the log has gone on since, and signing from here would be a second history under one
@@ -46,7 +47,7 @@ def back_up(data_dir: Path, target: Path, *, with_vault: bool = False) -> Backup
     Args:
         data_dir: a data directory, of a running gateway or of none.
         target: where to; must not exist or be empty.
-        with_vault: copy the pseudonym keys too.
+        with_vault: copy the pseudonym keys and the vault too.
 
     Raises:
         BackupRefused: the target is in use, or the log lies in PostgreSQL.
@@ -67,12 +68,9 @@ def back_up(data_dir: Path, target: Path, *, with_vault: bool = False) -> Backup
         layout.ranges_dir(target).mkdir()
         for number in layout.range_numbers(data_dir):
             _copy_database(layout.range_path(data_dir, number), layout.range_path(target, number))
-        for name in (*_PLAIN, *(["vault"] if with_vault else [])):
-            source = data_dir / name
-            if source.is_dir():
-                _copy_tree(source, target / name)
-            elif source.exists():
-                _copy_file(source, target / name)
+        _copy_plain(data_dir, target)
+        if with_vault:
+            _copy_vault(data_dir, target)
     if head is not None:
         replace_file(layout.checkpoint_path(target), head.note)
     with Follower(target) as follower:
@@ -94,8 +92,27 @@ def _copy_database(source: Path, target: Path) -> None:
     _flush(target)
 
 
+def _copy_plain(data_dir: Path, target: Path) -> None:
+    for name in _PLAIN:
+        source = data_dir / name
+        if source.is_dir():
+            _copy_tree(source, target / name)
+        elif source.exists():
+            _copy_file(source, target / name)
+
+
+def _copy_vault(data_dir: Path, target: Path) -> None:
+    """Copy pseudonym keys and captured entries; the vault's own database as of one moment."""
+    source, copy = layout.vault_path(data_dir), layout.vault_path(target)
+    if source.parent.is_dir():
+        _copy_tree(source.parent, copy.parent, skip=source.name)
+    if source.exists():
+        copy.touch(mode=0o600)
+        _copy_database(source, copy)
+
+
 def _copy_tree(source: Path, target: Path, skip: str = "") -> None:
-    """Copy a folder whose files only come and are replaced by others.
+    """Copy a folder whose files only come and are replaced by others; but for those whose names begin with `skip` in the folder itself.
 
     A partial tile may go between the listing and its copy; the full one that replaced it is in the next listing.
     """
@@ -108,7 +125,9 @@ def _copy_missing(source: Path, target: Path, skip: str) -> bool:
     target.mkdir(parents=True, exist_ok=True)
     has_gone = False
     for path in sorted(source.rglob("*")):
-        if path.is_symlink() or path.name.startswith(".") or path.name.endswith(".tmp") or (skip and path == source / skip):
+        if path.is_symlink() or path.name.startswith(".") or path.name.endswith(".tmp"):
+            continue
+        if skip and path.parent == source and path.name.startswith(skip):
             continue
         inner = target / path.relative_to(source)
         if path.is_dir():

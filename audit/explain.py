@@ -52,13 +52,14 @@ class Explanation:
     arm: ArmCheck
 
 
-def explain(record: Record, related: Sequence[Record], recompute: Recompute) -> Explanation:
+def explain(record: Record, related: Sequence[Record], recompute: Recompute, captured: Sequence[str] = ()) -> Explanation:
     """Explain a call.
 
     Args:
         record: the `call` or `decision` record; any other type is told in general terms.
         related: records that belong to it, in index order.
         recompute: see `Recompute`.
+        captured: what there is to say of the vault (`audit/vault/standing.py`).
     """
     end = next((one for one in reversed(related) if one.get("type") == "outcome"), record)
     salt = next((one.get("salt") for one in related if one.get("type") == "experiment.start" and one.get("salt")), None)
@@ -70,6 +71,7 @@ def explain(record: Record, related: Sequence[Record], recompute: Recompute) -> 
         Section("Policy", _policy(record, end)),
         Section("Approvals", _approvals(record, related)),
         Section("How it ended", _ending(end)),
+        Section("What was captured", tuple(captured)),
         Section("What came later", _later(related)),
     )
     return Explanation(_headline(record, end), tuple(section for section in sections if section.lines), arm)

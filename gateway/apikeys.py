@@ -41,6 +41,8 @@ SCOPES: Final = {
     "admin:read": "look at console, API and reports on the admin port",
     "admin:write": "change things on the admin port",
     "audit:read": "read the log's entries",
+    "vault:read": "read what was captured of a call, on the admin port; each read is recorded",
+    "subject:erase": "have a subject erased, on the admin port",
     "tenants:all": "with another scope, on the admin port of a gateway of several tenants: see what concerns all of them",
 }
 """What a key may be allowed."""

@@ -55,12 +55,25 @@ class FieldDocument(Document, frozen=True):
     nullable: bool = False
 
 
+class VaultDocument(Document, frozen=True):
+    """What of a call goes into the vault: JSON pointer -> rule (`gateway/capture.py`), and for how long."""
+
+    retention_us: int
+    request: dict[str, str] = {}
+    reply: dict[str, str] = {}
+    context: dict[str, str] = {}
+
+
 class CaptureDocument(Document, frozen=True):
     """What is read from a call for records and evaluation. Pointers are RFC 6901."""
 
     features: tuple[str, ...] = ()
     prediction: str | None = None
     score: str | None = None
+    vault: VaultDocument | None = None
+    """What goes into the vault of every call."""
+    vault_tenants: dict[str, VaultDocument] = {}
+    """What goes there instead, of the calls of these tenants."""
 
 
 class RouteDocument(Document, frozen=True):

@@ -8,12 +8,14 @@ record (`gateway/ledger.py`). Paths that are not model calls are in `gateway/ser
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from audit.journal import Journal
+from audit.vault.entry import SEED_BYTES, EntrySalts
 from gateway import context, service, variants
 from gateway.authenticate import Authenticator, Principal
 from gateway.counters import Counters
@@ -23,6 +25,7 @@ from gateway.exchange import CallerGone, Endpoint, Exchange, Fault, Headers, Req
 from gateway.facts import Facts, media_type
 from gateway.gate import Judged
 from gateway.identifiers import Identifiers
+from gateway.keeping import Kept
 from gateway.ledger import Held, Ledger
 from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
@@ -63,6 +66,8 @@ _TOLD: Final = {
 _ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-receipt", b"assay-unit", b"assay-variant", b"content-type", b"traceparent"))
 """Fields the gateway reads: two of one name would be two calls in one."""
 Fields = Mapping[bytes, bytes]
+Salts = TenantPseudonyms | EntrySalts
+"""Who makes the salts of a record's commitments: the tenant's key, or the call's own entry in the vault."""
 
 
 @dataclass(slots=True)
@@ -163,6 +168,8 @@ class Lane:
         fields = _fields(request.headers)
         principal = self.authenticator.authenticate(fields.get(b"authorization"), unix_us)
         self.ledger.require_recording(document)
+        if route.plan is not None:
+            self.ledger.require_keeping(document)
         pseudonyms = self.pseudonyms.get(principal.tenant)
         if pseudonyms is None:
             raise Refusal("not_ready", f"the controller has not made a pseudonym key for tenant `{principal.tenant}` yet")
@@ -189,13 +196,14 @@ class Lane:
             if decision.refusal is not None:
                 raise decision.refusal  # noqa: TRY301 - every refusal of a call ends in the one place below
             assert decision.version is not None  # noqa: S101 - decide() gives a version or a refusal
-            salt_in, salt_out = pseudonyms.salts(call_id)
+            salts: Salts = pseudonyms if record.kept is None else record.kept.salts
+            salt_in, salt_out = salts.salts(call_id)
             record.committed_in = commitment(salt_in, request.body if document.protocol == "v2" else _http_input(request, parsed))
             # 4. `sync`: the decision is durable before anything leaves.
             if document.audit == "sync":
                 await self.ledger.decide_durably(held)
             # 5. Forward, 6. record, 7. reply.
-            await self._forward(exchange, route, parsed, decision, held, pseudonyms, salt_out, server)
+            await self._forward(exchange, route, parsed, decision, held, salts, salt_out, server)
         except Refusal as refusal:
             await self._refuse(exchange, document.protocol == "v2", route, held, refusal)
         except (CallerGone, asyncio.CancelledError):
@@ -227,7 +235,11 @@ class Lane:
         if principal.models is not None and document.model not in principal.models:
             raise Refusal("model_not_allowed", f"this key may not call `{document.model}`")
         unit = _unit(fields.get(b"assay-unit"), route, parsed.document, principal)
-        subject = record.subject = pseudonyms.of(unit or f"key:{principal.id}")  # without a unit of its own a call is about who calls
+        about = unit or f"key:{principal.id}"  # without a unit of its own a call is about who calls
+        subject = record.subject = pseudonyms.of(about)
+        if route.plan is not None:
+            plan = route.plans.get(principal.tenant, route.plan)
+            record.kept = Kept(self.ledger.vault, plan, principal.tenant, subject, about, pseudonyms, os.urandom(SEED_BYTES))
         if route.contract is not None and parsed.columns is not None:
             fault = route.contract(parsed.columns)
             if fault is not None:
@@ -249,6 +261,8 @@ class Lane:
         self.draws += 1
         stated = fields.get(b"assay-context")
         known = principal.context if stated is None else context.read(stated, principal)
+        if record.kept is not None:
+            record.kept.documents["context"] = known
         drawn = (self.journal.node, self.journal.epoch, self.draws)
         call = Call(record.id, route, target.pinned, subject, principal.may_pin, drawn, known, unit)
         said = fields.get(b"assay-variant")
@@ -263,14 +277,14 @@ class Lane:
         parsed: Parsed,
         decision: Decision,
         held: Held,
-        pseudonyms: TenantPseudonyms,
+        salts: Salts,
         salt_out: bytes,
         server: PolicyServer | None,
     ) -> None:
         request, record = exchange.request, held.record
         version, judged = decision.version, decision.judged
         assert version is not None and judged is not None  # noqa: S101, PT018 - decide() gives both, or a refusal
-        body_in = _redacted(judged, request, record, pseudonyms) if judged.redactions else request.body
+        body_in = _sent(judged, request, parsed, record, salts)
         deadline_s = held.started_ns / 1e9 + route.deadline_s
         governed = None
         held.forwarded = True
@@ -296,7 +310,7 @@ class Lane:
         headers = reply.headers
         if governed is not None:
             if governed.is_changed or governed.refusal is not None:
-                record.committed_from_model = commitment(pseudonyms.inner_salts(record.id)[1], model_body)
+                record.committed_from_model = commitment(salts.inner_salts(record.id)[1], model_body)
                 headers = without_old_body(headers)
             if governed.refusal is not None:
                 raise governed.refusal
@@ -304,7 +318,7 @@ class Lane:
         record.bytes_out = len(body)
         record.committed_out = commitment(salt_out, body)
         if route.reads_reply and reply.status == 200:
-            _capture(route, model_body, record)
+            _capture(route, model_body, body, record)
         await self.ledger.end(held, route.document)
         exchange.respond(reply.status, self._told(route, headers, record, judged, governed), body)
         if self.shadows is not None and route.model in self.shadows.of and record.code is None:
@@ -531,7 +545,18 @@ def _unit(asserted: bytes | None, route: Route, document: Any, principal: Princi
     return ""
 
 
-def _redacted(judged: Judged, request: Request, record: CallRecord, pseudonyms: TenantPseudonyms) -> bytes:
+def _sent(judged: Judged, request: Request, parsed: Parsed, record: CallRecord, salts: Salts) -> bytes:
+    """Return the request's body as the model may see it; that is what is captured too, not what policies take out of it. Raises as `_redacted`."""
+    body = _redacted(judged, request, record, salts) if judged.redactions else request.body
+    if record.kept is not None:
+        if body is request.body and parsed.document is not None:
+            record.kept.documents["request"] = parsed.document
+        else:
+            record.kept.note_body("request", body)
+    return body
+
+
+def _redacted(judged: Judged, request: Request, record: CallRecord, salts: Salts) -> bytes:
     """Return the request's body as the model may see it.
 
     Raises:
@@ -543,14 +568,21 @@ def _redacted(judged: Judged, request: Request, record: CallRecord, pseudonyms: 
         reason = {"id": "OBL-FAILED", "package": "-", "msg": f"the request cannot be redacted: {why}"[:256], "mode": "enforce"}
         raise Refusal("policy_denied", f"a policy asks to redact this call, which cannot be done: {why}", reasons=(reason,)) from None
     if body != request.body:
-        record.committed_to_model = commitment(pseudonyms.inner_salts(record.id)[0], body)
+        record.committed_to_model = commitment(salts.inner_salts(record.id)[0], body)
     return body
 
 
-def _capture(route: Route, body: bytes, record: CallRecord) -> None:
-    """Read prediction and score from a reply; what is not there stays unrecorded and is seen as missing in reports."""
+def _capture(route: Route, model_body: bytes, body: bytes, record: CallRecord) -> None:
+    """Read prediction and score from the model's reply; what is not there stays unrecorded and is seen as missing in reports.
+
+    Into the vault goes what the caller gets: what policies take out of a reply is not kept.
+    """
+    if record.kept is not None:
+        record.kept.note_body("reply", body)
+    if not route.reads_outcome:
+        return
     try:
-        document = parse(body)
+        document = parse(model_body)
     except JsonError:
         record.code = "reply_unreadable"
         return

@@ -20,6 +20,7 @@ from audit.merkle import leaf_hash
 from gateway.counters import Counters
 from gateway.documents import RouteDocument
 from gateway.identifiers import Identifiers
+from gateway.keeping import ROOM_ENTRIES, Kept, Line
 from gateway.limits import DeniedBytes
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
@@ -52,7 +53,7 @@ class Held:
 class Ledger:
     """Writes the records of one worker's calls. Owned by the worker's loop."""
 
-    __slots__ = ("_counters", "_denied", "_ids", "_journal", "_source", "_uncounted", "_waiting", "open")
+    __slots__ = ("_counters", "_denied", "_ids", "_journal", "_source", "_uncounted", "_waiting", "open", "vault")
 
     def __init__(self, journal: Journal, source: Source, counters: Counters, ids: Identifiers, held: dict[str, Held], denied: DeniedBytes) -> None:
         """Write through `journal`; `held` are the calls in flight by id, oldest first."""
@@ -64,6 +65,8 @@ class Ledger:
         self._counters = counters
         self._ids = ids
         self.open = held
+        self.vault: Line | None = None
+        """The line to the vault, where there is one; set by the worker before it serves."""
         self._waiting: list[tuple[int, asyncio.Future[int]]] = []  # waits with the moment they end; changed by `committed` and `sweep`
 
     def require_recording(self, document: RouteDocument) -> None:
@@ -77,6 +80,20 @@ class Ledger:
             raise Refusal("audit_unavailable", "too many records wait to be confirmed")
         if journal.oldest_unacked_age_s(time.monotonic_ns()) > BACKLOG_REFUSE_S:
             raise Refusal("audit_unavailable", "the log has not confirmed a record for over a second")
+
+    def require_keeping(self, document: RouteDocument) -> None:
+        """Refuse a call of a capturing route whose entry could not be kept: never after the model has been called."""
+        if document.on_audit_unavailable != "deny":
+            return
+        line = self.vault
+        if line is None:
+            raise Refusal(
+                "vault_unavailable", "this gateway was started without a vault", hint="restart it: `vault` in gateway.yaml takes force then"
+            )
+        if line.unacked_count > ROOM_ENTRIES:
+            raise Refusal("vault_unavailable", "too many entries wait to be confirmed")
+        if line.oldest_unacked_age_s(time.monotonic_ns()) > BACKLOG_REFUSE_S:
+            raise Refusal("vault_unavailable", "the vault has not confirmed an entry for over a second")
 
     def decide(self, held: Held) -> int | None:
         """Write the `decision` leaf unless it is written; returns its sequence number.
@@ -131,6 +148,31 @@ class Ledger:
         mode = document.audit
         if mode == "sync" or (mode == "batch" and self._journal.oldest_unacked_age_s(now_ns) > BATCH_WINDOW_S):
             await self.committed(seq, held.until_ns)
+        if held.record.kept is not None and held.record.committed_in is not None:
+            await self._kept(held.record.kept, held.until_ns, document)
+
+    async def _kept(self, kept: Kept, until_ns: int, document: RouteDocument) -> None:
+        """Wait for a call's entry in the vault as the route's mode asks.
+
+        Raises:
+            Refusal: `vault_unavailable`: it is lost, or was not confirmed, and the route denies then.
+        """
+        line, seq = self.vault, kept.seq
+        if line is None or seq is None:
+            self._counters.early("vault_lost")
+            if document.on_audit_unavailable == "deny":
+                raise Refusal("vault_unavailable", "what this route captures found no room on its way to the vault")
+            return
+        mode = document.audit
+        if mode == "sync" or (mode == "batch" and line.oldest_unacked_age_s(time.monotonic_ns()) > BATCH_WINDOW_S):
+            line.flush()
+            confirmed = line.add_waiter(seq)
+            self._waiting.append((until_ns, confirmed))
+            try:
+                await confirmed
+            except JournalError:
+                if document.on_audit_unavailable == "deny":
+                    raise Refusal("vault_unavailable", "the vault has not confirmed the call's entry within its deadline") from None
 
     async def end_denied(self, held: Held, document: RouteDocument) -> bool:
         """End a call that was refused before a model was called; returns whether it has a record, and not just a count.
@@ -173,6 +215,8 @@ class Ledger:
 
     def _write_end(self, held: Held, now_ns: int) -> int:
         record = held.record
+        if record.kept is not None and record.committed_in is not None:
+            record.vault = record.kept.hand_over(record.id, record.unix_us)
         try:
             seq = self._journal.append(self._end_leaf(held, now_ns))
         except LeafError:

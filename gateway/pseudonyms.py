@@ -62,6 +62,11 @@ class TenantPseudonyms:
         salts = hashlib.blake2b(record_id.encode(), key=self._commit_key, person=b"inner").digest()
         return salts[:32], salts[32:]
 
+    def field_hash(self, record_id: str, name: str, value: bytes) -> str:
+        """Return the hash that stands for a captured field, 64 hex digits: nobody without the epoch's key can try values against it."""
+        said = b"\0".join((b"field", record_id.encode(), name.encode(), value))
+        return hmac.digest(self._commit_key, said, "sha256").hex()
+
 
 def commitment(salt: bytes, payload: bytes) -> str:
     """Return SHA-256(salt || payload) as 64 hex digits."""

@@ -6,11 +6,14 @@ One `CallRecord` per call. `call()` is the single leaf of a call that ended befo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.decide import Decision
 from gateway.facts import Facts
 from gateway.identifiers import Timestamps
+
+if TYPE_CHECKING:
+    from gateway.keeping import Kept
 
 Leaf = dict[str, Any]
 
@@ -64,6 +67,8 @@ class CallRecord:
     committed_out: str | None = None
     committed_to_model: str | None = None
     committed_from_model: str | None = None
+    kept: Kept | None = None
+    vault: str | None = None
     reply_policy: Leaf | None = None
     prediction: str | None = None
     score_ppm: int | None = None
@@ -150,12 +155,19 @@ class CallRecord:
                 route["served"] = decision.served or "default"
         return route
 
-    def _changed(self, payload: Leaf) -> None:
-        """Commit to what went to the model and came from it, where policies changed it."""
+    def _changed(self, leaf: Leaf) -> None:
+        """Commit to what went to the model and came from it, where policies changed it, and to what was captured."""
+        payload: Leaf = leaf.get("payload", {})
         if self.committed_to_model is not None:
             payload["to_model"] = self.committed_to_model
         if self.committed_from_model is not None:
             payload["from_model"] = self.committed_from_model
+        if self.vault is not None:
+            payload["vault"] = self.vault
+        elif self.kept is not None and self.committed_in is not None:
+            payload["vault_lost"] = 1
+        if payload:
+            leaf["payload"] = payload
 
     def _ended(self, leaf: Leaf) -> None:
         stages = {"decide_us": self.decided_us}
@@ -174,8 +186,8 @@ class CallRecord:
         leaf["usage"] = {"rows": self.rows, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
         if self.committed_out is not None:
             leaf.setdefault("payload", {})["out"] = self.committed_out
-        if self.committed_to_model is not None or self.committed_from_model is not None:
-            self._changed(leaf.setdefault("payload", {}))
+        if self.committed_to_model is not None or self.committed_from_model is not None or self.kept is not None:
+            self._changed(leaf)
         if self.prediction is not None:
             leaf["prediction"] = self.prediction
         if self.score_ppm is not None:

@@ -64,6 +64,7 @@ CODES: Final[dict[str, Code]] = {
     "upstream_timeout": Code(504, "upstream", "the model did not answer before `deadline`", 2),
     # ours
     "audit_unavailable": Code(503, "gateway", "calls cannot be recorded just now and are refused rather than served unrecorded", 1),
+    "vault_unavailable": Code(503, "gateway", "what is captured of calls cannot be kept just now; calls are refused rather than half kept", 1),
     "state_stale": Code(503, "gateway", "this worker has not heard from the controller within the model's staleness bound", 1),
     "not_ready": Code(503, "gateway", "the gateway is starting or draining", 1),
     "internal": Code(500, "gateway", "a defect of the gateway; its log has the traceback under this id"),

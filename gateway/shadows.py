@@ -270,9 +270,9 @@ class Shadows:
         leaf["compared"] = compared
         if record.subject is not None:
             leaf["subject"] = record.subject
-        pseudonyms = self._pseudonyms.get(record.tenant)
-        if pseudonyms is not None and "code" not in outcome:
-            leaf["payload"] = {"out": commitment(pseudonyms.salts(name)[1], body)}
+        salts = self._pseudonyms.get(record.tenant) if record.kept is None else record.kept.salts
+        if salts is not None and "code" not in outcome:
+            leaf["payload"] = {"out": commitment(salts.salts(name)[1], body)}
         try:
             self._journal.append(leaf)
         except JournalError:

@@ -12,12 +12,13 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from experiments.document import ExperimentDocument
+from gateway.capture import Plan
 from gateway.documents import Manifest, RouteDocument, SettingsDocument, VersionDocument, decode
 from gateway.endpoints import Replicas
 from gateway.protocols import v2
@@ -61,6 +62,10 @@ class Route:
     deadline_s: float
     serves: Serves
     """Paths of an `http` model."""
+    plan: Plan | None = None
+    """What of a call goes into the vault; None where nothing does."""
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    """What goes there instead, by tenant."""
 
     @property
     def model(self) -> str:
@@ -70,7 +75,17 @@ class Route:
     @property
     def reads_reply(self) -> bool:
         """Say whether anything is captured from replies."""
+        return self.reads_outcome or self.captures_reply
+
+    @property
+    def reads_outcome(self) -> bool:
+        """Say whether prediction or score is read from replies."""
         return self.prediction is not None or self.score is not None
+
+    @property
+    def captures_reply(self) -> bool:
+        """Say whether anything of a reply may go into the vault."""
+        return self.plan is not None and any(plan.reads_reply for plan in (self.plan, *self.plans.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +227,8 @@ def compile_route(digest: str, data: bytes) -> Route:
         score=None if capture.score is None else compile_pointer(capture.score),
         deadline_s=document.deadline_us / 1e6,
         serves=Serves(document.serves),
+        plan=None if capture.vault is None else Plan.of(capture.vault),
+        plans={tenant: Plan.of(own) for tenant, own in capture.vault_tenants.items()},
     )
 
 

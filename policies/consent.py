@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -27,6 +27,9 @@ from policies.trust import PersonKey, TrustRoot
 PAYLOAD_TYPE: Final = "application/vnd.assay.rollout-consent+json"
 LONGEST_US: Final = 7 * 86_400_000_000
 """A consent is to what is seen now; after a week someone has to look again."""
+
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 class InvalidConsent(ValueError):  # noqa: N818 - reads as the statement it is
@@ -86,23 +89,38 @@ def load_consent(data: bytes, root: TrustRoot) -> Consent:
     Raises:
         InvalidConsent: the envelope, its signature, the signer's role or the statement is not as it has to be.
     """
+    said, person = signed_statement(data, root, PAYLOAD_TYPE, _Payload)
+    issued_us, ends_us = validity(said.issued_at, said.not_after)
+    consent = Consent(said.experiment, said.epoch, said.document_digest, said.action, said.step, said.reason, issued_us, ends_us)
+    return replace(consent, person=person)
+
+
+def signed_statement(data: bytes, root: TrustRoot, payload_type: str, kind: type[_Kind]) -> tuple[_Kind, str]:
+    """Return the statement in an envelope and the approver who signed it. Raises InvalidConsent."""
     try:
         envelope = Envelope.parse(data)
     except InvalidEnvelope as error:
         raise InvalidConsent(str(error)) from error
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise InvalidConsent(f"payload type is `{envelope.payload_type}`, not `{PAYLOAD_TYPE}`")
+    if envelope.payload_type != payload_type:
+        raise InvalidConsent(f"payload type is `{envelope.payload_type}`, not `{payload_type}`")
     person = root.verify(envelope.key_id, envelope.signed_bytes, envelope.signature)
     if person is None:
         raise InvalidConsent(f"key `{envelope.key_id}` is not in trust root version {root.version}, or the signature is not by it")
     if "approver" not in person.roles:
         raise InvalidConsent(f"`{person.name}` does not have the role `approver` in trust root version {root.version}")
     try:
-        said = msgspec.convert(strict_json(envelope.payload, InvalidConsent, "consent"), _Payload)
-        issued_us, ends_us = time_us(said.issued_at), time_us(said.not_after)
+        said = msgspec.convert(strict_json(envelope.payload, InvalidConsent, "consent"), kind)
     except (msgspec.ValidationError, ValueError) as error:
+        raise InvalidConsent(f"consent: {error}") from error
+    return said, person.name
+
+
+def validity(issued_at: str, not_after: str) -> tuple[int, int]:
+    """Return from when until before when a consent holds, Unix microseconds. Raises InvalidConsent where that is too long, or no time."""
+    try:
+        issued_us, ends_us = time_us(issued_at), time_us(not_after)
+    except ValueError as error:
         raise InvalidConsent(f"consent: {error}") from error
     if not issued_us < ends_us <= issued_us + LONGEST_US:
         raise InvalidConsent("a consent ends after it was issued and at most 7 days later")
-    consent = Consent(said.experiment, said.epoch, said.document_digest, said.action, said.step, said.reason, issued_us, ends_us)
-    return replace(consent, person=person.name)
+    return issued_us, ends_us

@@ -66,3 +66,8 @@ def checkpoint_path(data_dir: Path) -> Path:
 def run_dir(data_dir: Path) -> Path:
     """Return the folder of sockets, status files and high-water marks."""
     return data_dir / "run"
+
+
+def vault_path(data_dir: Path) -> Path:
+    """Return the vault's database, where the log is not in PostgreSQL."""
+    return data_dir / "vault" / "vault.sqlite"

@@ -24,7 +24,16 @@ from gateway.refusals import Refusal
 
 COOKIE: Final = "assay-session"
 SESSION_S: Final = 8 * 3600
-ROLES: Final = ("admin:read", "admin:write", "audit:read", "experiment:start", "experiment:operate", "experiment:promote")
+ROLES: Final = (
+    "admin:read",
+    "admin:write",
+    "audit:read",
+    "experiment:start",
+    "experiment:operate",
+    "experiment:promote",
+    "vault:read",
+    "subject:erase",
+)
 _MOST_SESSIONS_OF_A_KEY: Final = 20
 """The oldest ends when one more is signed in: a key must not push out the sessions of others. Their number is bounded by that of the keys."""
 

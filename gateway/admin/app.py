@@ -36,6 +36,7 @@ from gateway.admin.receipts import ReceiptsApi
 from gateway.admin.records import RecordsApi
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import HISTORY_S
+from gateway.admin.vault_api import VaultApi
 from gateway.authenticate import Principal
 from gateway.protocols.problem import problem_body
 from gateway.refusals import CODES, Refusal
@@ -58,7 +59,9 @@ def create_app(state: AdminState, act: Act) -> Starlette:
     pages = Pages(state)
     records = RecordsApi(state.reading, pages.reads, pages.access, pages.render)
     receipts = ReceiptsApi(state.reading, state.authenticator, state.registry.receipt_keys)
-    routes = [*ExperimentsApi(state, pages.access, act, pages.board).routes(), *records.routes(), *receipts.routes(), *pages.routes()]
+    vault = VaultApi(state.erasures, records, pages.reads, pages.access)
+    parts = (ExperimentsApi(state, pages.access, act, pages.board), vault, records, receipts, pages)
+    routes = [route for part in parts for route in part.routes()]
     return Starlette(routes=routes, exception_handlers={Refusal: _refused})
 
 

@@ -79,7 +79,7 @@ class ExperimentsApi:
     async def _step(self, request: Request) -> Response:
         principal = self._require(request)
         try:
-            body = msgspec.json.decode(await _read(request) or b"{}", type=_Body)
+            body = msgspec.json.decode(await read_body(request) or b"{}", type=_Body)
         except msgspec.DecodeError as fault:
             raise Refusal("malformed_body", f"the body of a step: {fault}") from None
         consents = tuple(text.encode() for text in body.consents)
@@ -97,7 +97,7 @@ class ExperimentsApi:
 
     async def _form(self, request: Request) -> Response:
         principal = self._require(request)
-        form = {name: values[0].strip() for name, values in parse_qs((await _read(request)).decode("utf-8", "replace")).items()}
+        form = {name: values[0].strip() for name, values in parse_qs((await read_body(request)).decode("utf-8", "replace")).items()}
         epoch = form.get("epoch", "")
         name = request.path_params["name"]
         seen = int(epoch) if epoch.isdecimal() and len(epoch) <= _MOST_DIGITS else None
@@ -135,10 +135,11 @@ def _verb(request: Request) -> Verb:
     return verb
 
 
-async def _read(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Return a request's body. Raises Refusal where it is too long."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > _BODY_BYTES:
-            raise Refusal("body_too_large", f"the body of a step is at most {_BODY_BYTES} bytes long")
+            raise Refusal("body_too_large", f"the body is at most {_BODY_BYTES} bytes long")
     return body

@@ -31,6 +31,7 @@ from audit.proof import LeafProof, make_proof
 from audit.query import Page, Query, full_scan
 from audit.source import CHECKPOINT, LogSource, open_directory
 from audit.store.errors import StoreError
+from audit.vault.standing import standing
 from experiments.assignment import recompute
 from gateway.inquiry import related_rows
 
@@ -178,7 +179,8 @@ class Reading:
         related = {row.idx: _decoded(self._leaf(row.idx) or b"{}") for row in rows}
         head = self.head()
         proof = make_proof(self._source, index, self._keys) if head is not None and index < head.checkpoint.size else None
-        return Shown(index, leaf, record, related, explain(record, list(related.values()), recompute), proof)
+        captured = standing(record, list(related.values()), self._data_dir, time.time_ns() // 1000)
+        return Shown(index, leaf, record, related, explain(record, list(related.values()), recompute, captured), proof)
 
 
 def _decoded(leaf: bytes) -> dict[str, Any]:

@@ -191,7 +191,10 @@ class RecordsApi:
             raise Refusal("not_found", f"the log cannot be read: {error}") from None
 
     async def _shown(self, request: Request) -> Shown:
-        principal = self._reader(request)
+        return await self.shown(request, self._reader(request))
+
+    async def shown(self, request: Request, principal: Principal) -> Shown:
+        """Return the record a path names, and commit that `principal` was shown it. Raises Refusal."""
         index = _whole(request.path_params["index"])
         if index is None:
             raise Refusal("not_found", "a record is named by its index, a whole number")

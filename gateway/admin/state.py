@@ -21,6 +21,7 @@ from gateway.admin.traffic import Traffic
 from gateway.authenticate import Authenticator
 from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
+from gateway.control.erasures import Erasures
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts, Running
@@ -45,6 +46,8 @@ class AdminState:
     clerk: Clerk
     authenticator: Callable[[], Authenticator]
     tenants_ever: Callable[[], frozenset[str]]
+    erasures: Erasures | None = None
+    """The vault, where there is one."""
 
     def head(self) -> LogHead | None:
         """Return the log's latest published head and who cosigned it, None before the first."""

@@ -53,7 +53,7 @@ def backup(
     data: DataArgument,
     to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
     *,
-    with_vault: Annotated[bool, typer.Option("--with-vault", help="Copy the pseudonym keys too; delete the copy when they end.")] = False,
+    with_vault: Annotated[bool, typer.Option("--with-vault", help="Copy pseudonym keys and vault too; delete the copy when they end.")] = False,
     json_flag: JsonFlag = False,
 ) -> None:
     """Copy a whole data directory while the gateway runs. The copy can be read and verified; it is not gone on with.

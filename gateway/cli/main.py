@@ -46,7 +46,7 @@ _COMMANDS: Final[dict[str, Callable[[typer.Typer, str], None]]] = {
     "trust": _group("trust"),
     "model": _group("model"),
     "experiment": _group("experiment", "experiment_run", "experiment_files", "experiment_plans", "experiment_forecast", "experiment_import"),
-    "audit": _group("audit", "query", "evidence", "index", "witness", "archive", "receipt"),
+    "audit": _group("audit", "query", "evidence", "index", "witness", "archive", "receipt", "vault"),
     "policy": _group("policy"),
     "report": _group("report"),
 }

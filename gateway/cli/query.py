@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,9 @@ from audit.formats import FORMATS, Format, FormatUnavailable, render_rows, requi
 from audit.index import Indexer, IndexUnavailable
 from audit.query import Page, QueryError, Row, full_scan, question
 from audit.store.errors import StoreError
+from audit.vault.standing import standing
 from experiments.assignment import recompute
+from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption, DirOption
 from gateway.cli.recorded import record_read
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.inquiry import Ask, index_of, related_rows
@@ -135,24 +138,32 @@ def show(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="Decision or record id, or `#` and the index of a leaf.")],
     data: DataOption = DEFAULT_DATA,
     full: Annotated[bool, typer.Option("--full-scan", help="Read every leaf instead of the index.")] = False,  # noqa: FBT002 - typer reads it as a flag
+    payload: Annotated[bool, typer.Option("--payload", help="Show what the vault keeps of it: through the admin port, recorded.")] = False,  # noqa: FBT002 - typer reads it as a flag
+    directory: DirOption = Path(),
+    admin: AdminOption = None,
+    api_key: ApiKeyOption = None,
     as_json: JsonFlag = False,  # noqa: FBT002 - typer reads it as a flag
 ) -> None:
     """Explain one call in words and recompute its arm. Example: `assay audit show 019a83c0-...`.
 
-    Exit code 1 when the record contradicts itself.
+    `--payload` needs a key with the scope `vault:read`. Exit code 1 when the record contradicts itself, or the vault the record.
     """
     with told_errors(), opened(data, full=full) as ask:
         idx = _find(ask, record_id, data)
         record = read_record(data, idx)
         related = {row.idx: read_record(data, row.idx) for row in related_rows(ask, record, idx)}
     record_read(data, "query", question={"id": record_id}, size=idx + 1, rows=1 + len(related), full_scan=full)
-    explanation = explain(record, list(related.values()), recompute)
+    explanation = explain(record, list(related.values()), recompute, standing(record, list(related.values()), data, time.time_ns() // 1000))
+    kept = AdminClient(directory, admin, api_key).get(f"/api/records/{idx}/payload") if payload else None
     if as_json:
         rest = [{"index": index, "record": one} for index, one in related.items()]
-        emit_json({"index": idx, "record": record, "related": rest, "explanation": asdict(explanation)})
+        told = {"index": idx, "record": record, "related": rest, "explanation": asdict(explanation)}
+        emit_json(told if kept is None else {**told, "payload": kept})
     else:
         _print_explanation(idx, explanation, related)
-    if explanation.arm.state == "contradicted":
+        if kept is not None:
+            _print_payload(kept)
+    if explanation.arm.state == "contradicted" or (kept is not None and kept.get("matches") is False):
         raise typer.Exit(int(Exit.NO))
 
 
@@ -248,6 +259,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.decision or row.id,
         (row.subject or "")[:12],
     )
+
+
+def _print_payload(kept: dict[str, Any]) -> None:
+    out.print("\n[dim]In the vault[/]")
+    if kept["state"] != "kept":
+        out.print(f"  {kept['state']}: nothing to show", markup=False)
+        return
+    colour, word = ("green", "matches") if kept["matches"] else ("bold red", "contradicts")
+    out.print(f"  [{colour}]It {word} the commitment of the record.[/]")
+    for source, fields in kept["fields"].items():
+        for pointer, value in fields.items():
+            out.print(f"  {source} {pointer}: {json.dumps(value, ensure_ascii=False)}", markup=False, soft_wrap=True)
 
 
 def _print_explanation(idx: int, explanation: Explanation, related: dict[int, dict[str, Any]]) -> None:

@@ -13,8 +13,9 @@ from audit.store.errors import StoreError
 from audit.store.place import PostgresPlace, settle_place
 from gateway.cli.terminal import Exit, err, fail
 from gateway.config.compile import Compiler
+from gateway.config.gateway_file import Vault
 from gateway.config.layout import Layout, NoConfiguration
-from gateway.processes.parent import CannotListen, Parent, Plan
+from gateway.processes.parent import CannotListen, Parent, Plan, VaultPlan
 
 
 def serve(
@@ -53,6 +54,7 @@ def serve(
         workers=gateway.front.workers,
         keys=layout.resolve(gateway.keys.file),
         transport=transport,
+        vault=None if gateway.vault is None else _vault(layout, gateway.vault),
     )
     try:
         parent = Parent(plan)
@@ -60,6 +62,11 @@ def serve(
         fail(str(fault))
     err.print(f"front door  http://{plan.front[0]}:{parent.front_port}\nadmin port  http://{plan.admin[0]}:{parent.admin_port}", highlight=False)
     sys.exit(parent.run())
+
+
+def _vault(layout: Layout, vault: Vault) -> VaultPlan:
+    previous = "" if vault.previous is None else absolute_reference(layout, vault.previous)
+    return VaultPlan(absolute_reference(layout, vault.key), previous, layout.root / "marks")
 
 
 def absolute_reference(layout: Layout, reference: str) -> str:

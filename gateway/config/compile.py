@@ -151,6 +151,8 @@ class Compiler:
         issues += wrong_parameters
         # Without its parameters every policy would be told a mistake that is told where it is.
         checked = CheckedPolicies((), [], None) if wrong_parameters else self._check_policies(files, mode_of)
+        if gateway is not None and gateway.vault is None:
+            issues += self._captures_nowhere(files)
         issues += [*found, *checked.issues, *(_located(files.modes, MODES, checked.modes) if checked.modes else ())]
         if issues or gateway is None:
             return Compiled(None, {}, tuple(sorted(set(issues))), gateway)
@@ -168,6 +170,12 @@ class Compiler:
             files.issues.append(Issue(GATEWAY, 1, 1, "", "is missing; hint: `assay init DIR` writes a reference configuration"))
         self._gateway = _read_all(_only(GATEWAY, files.gateway), self._gateway, _compile_gateway_file)
         return self._gateway[GATEWAY].value if GATEWAY in self._gateway else None
+
+    def _captures_nowhere(self, files: _Files) -> list[Issue]:
+        """Find models that capture into a vault there is none of."""
+        message = "captures into the vault, and there is none; hint: `vault: {key: file:keys/vault.key}` in gateway.yaml"
+        capturing = [path for path, read in self._models.items() if read.value is not None and read.value.capture.vault is not None]
+        return [issue for path in capturing for issue in _located(files.models[path], path, [(("capture", "vault"), message)])]
 
     def _across(self, files: _Files) -> tuple[dict[str, _Crossed], list[Issue]]:
         """Check and compile each experiment against what it refers to; what was done before between the same files is taken over."""

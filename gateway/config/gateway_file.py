@@ -134,6 +134,23 @@ class Postgres(FileModel):
     )
 
 
+class Vault(FileModel):
+    """Where captured fields and the salts of commitments are kept, encrypted, until they end or are erased."""
+
+    key: SecretReference = Field(
+        description="The master key that wraps the key of every subject, by reference; a file must be mode 0600. Changed by a restart."
+    )
+    previous: SecretReference | None = Field(
+        default=None, description="The master key before `key`: what it wrapped is wrapped anew at the next start. Changed by a restart."
+    )
+    erase_people: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="How many people sign before a subject is erased; 0: a key with the scope `subject:erase` is enough. Changed by a restart.",
+    )
+
+
 class Keys(FileModel):
     """API keys of callers."""
 
@@ -226,6 +243,7 @@ class GatewayFile(FileModel):
     )
     postgres: Postgres | None = Field(default=None, description="The database of a shared log; only with a `postgres:` store.")
     audit: Audit = Field(description="The signed log.")
+    vault: Vault | None = Field(default=None, description="The vault of captured fields; without it no model may capture. Changed by a restart.")
     keys: Keys = Field(default_factory=Keys, description="API keys of callers.")
     policies: Policies = Field(default_factory=Policies, description="Who evaluates the policies.")
     staleness: Staleness = Field(default_factory=Staleness, description="How old published state may be.")

@@ -8,13 +8,14 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
+from gateway.capture import RULE, inside
 from gateway.config.gateway_file import FileModel
 from gateway.config.issues import KeyPath, allowed, nearest
 from gateway.config.names import Digest, InputName, Name, NumberText, Origin, Pointer, ServedPath, Text
 from gateway.config.quantities import Duration, Rate, Share
-from gateway.documents import CaptureDocument, FieldDocument, RouteDocument, VersionDocument
+from gateway.documents import CaptureDocument, FieldDocument, RouteDocument, VaultDocument, VersionDocument
 
 Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 Found = list[tuple[KeyPath, str]]
@@ -57,11 +58,46 @@ class Contract(FileModel):
     unknown: Literal["reject", "allow"] = Field(default="reject", description="What to do with an input that is not listed.")
 
 
+def _rule(value: str) -> str:
+    if RULE.fullmatch(value) is None:
+        raise ValueError(f"`{value}` is not a rule; allowed: keep, drop, hash, mask, truncate:N (1 to 9999)")
+    return value
+
+
+CaptureRule = Annotated[str, AfterValidator(_rule), WithJsonSchema({"type": "string", "pattern": f"^({RULE.pattern[:-2]})$"})]
+"""What becomes of a captured field."""
+CaptureRules = Annotated[dict[Pointer, CaptureRule], Field(max_length=200)]
+
+
+class Captured(FileModel):
+    """What of a call goes into the vault, and for how long."""
+
+    retention: Duration = Field(
+        ge=3_600_000_000, le=10 * 365 * 86_400_000_000, description="How long it is kept, 1h to 3650d; then it is deleted, and the deletion recorded."
+    )
+    request: CaptureRules = Field(
+        default_factory=dict, description="JSON pointers into the request's body -> rule: keep, drop, hash, mask, truncate:N."
+    )
+    reply: CaptureRules = Field(default_factory=dict, description="JSON pointers into the reply's body -> rule. The reply is then read whole.")
+    context: CaptureRules = Field(default_factory=dict, description="JSON pointers into Assay-Context (`/country`, and `/tenant`) -> rule.")
+
+
+class CapturedByTenant(Captured):
+    """What goes into the vault, with what goes there instead for some tenants."""
+
+    tenants: dict[Name, Captured] = Field(
+        default_factory=dict, max_length=1000, description="Tenants whose calls are captured by other rules: these instead of the ones above."
+    )
+
+
 class Capture(FileModel):
     """What is read from a call for records and evaluation."""
 
     prediction: Pointer | None = Field(default=None, description="JSON pointer into the reply to the predicted class.")
     score: Pointer | None = Field(default=None, description="JSON pointer into the reply to the score, 0 to 1.")
+    vault: CapturedByTenant | None = Field(
+        default=None, description="What of a call goes into the vault, encrypted and erasable; needs `vault` in gateway.yaml. Default: nothing."
+    )
 
 
 class Labels(FileModel):
@@ -144,6 +180,7 @@ def check_model(file: ModelFile, stem: str) -> Found:
             seen.add(origin)
     found += _check_serves(file)
     found += _check_inputs(file)
+    found += _check_captured(file)
     if file.audit == "async" and file.risk != "low":
         found.append((("audit",), f"`async` may lose records and is for low risk only; risk is `{file.risk}`; allowed: batch, sync"))
     if file.on_audit_unavailable == "degrade" and file.risk == "high":
@@ -167,6 +204,25 @@ def _check_inputs(file: ModelFile) -> Found:
         found.append((("schema",), "a schema contract needs `protocol: v2`: the body of an `http` route is not read"))
     for name, entry in file.contract.inputs.items():
         found += [(("schema", "inputs", name, *key), message) for key, message in _check_input(entry)]
+    return found
+
+
+def _check_captured(file: ModelFile) -> Found:
+    """Find rules that could never be applied, because the one around them leaves nothing to apply them to."""
+    if file.capture.vault is None:
+        return []
+    found: Found = []
+    plans: list[tuple[KeyPath, Captured]] = [(("capture", "vault"), file.capture.vault)]
+    plans += [(("capture", "vault", "tenants", tenant), plan) for tenant, plan in file.capture.vault.tenants.items()]
+    for where, plan in plans:
+        for source, rules in (("request", plan.request), ("reply", plan.reply), ("context", plan.context)):
+            for pointer in rules:
+                around = inside(pointer, rules)
+                if around is not None and rules[around] != "keep":
+                    message = f"lies inside `{around}`, whose rule `{rules[around]}` leaves nothing to refine; only `keep` does"
+                    found.append(((*where, source, pointer), message))
+                elif around is None and rules[pointer] == "drop":
+                    found.append(((*where, source, pointer), "`drop` takes a part out of what another pointer keeps, and none does: leave it out"))
     return found
 
 
@@ -200,7 +256,7 @@ def compile_model(file: ModelFile) -> RouteDocument:
         balance=file.balance,
         inputs={name: _field(entry) for name, entry in file.contract.inputs.items()} if file.contract else {},
         unknown_inputs=file.contract.unknown if file.contract else "allow",
-        capture=CaptureDocument(prediction=file.capture.prediction, score=file.capture.score),
+        capture=_capture(file.capture),
         labels_observed_when=file.labels.observed_when if file.labels else None,
         audit=file.audit,
         on_audit_unavailable=file.on_audit_unavailable,
@@ -214,6 +270,20 @@ def compile_model(file: ModelFile) -> RouteDocument:
         slo_availability_ppm=file.slo.availability,
         slo_p99_us=file.slo.p99,
     )
+
+
+def _capture(capture: Capture) -> CaptureDocument:
+    plan = capture.vault
+    return CaptureDocument(
+        prediction=capture.prediction,
+        score=capture.score,
+        vault=None if plan is None else _captured(plan),
+        vault_tenants={} if plan is None else {tenant: _captured(own) for tenant, own in plan.tenants.items()},
+    )
+
+
+def _captured(plan: Captured) -> VaultDocument:
+    return VaultDocument(retention_us=plan.retention, request=dict(plan.request), reply=dict(plan.reply), context=dict(plan.context))
 
 
 def _field(entry: InputEntry) -> FieldDocument:

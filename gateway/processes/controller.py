@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -30,7 +31,7 @@ import watchfiles
 from audit.follow import follow
 from audit.highwater import HighWater
 from audit.journal import Journal
-from audit.keys import InvalidKey, VerifierKey
+from audit.keys import InvalidKey, VerifierKey, read_secret
 from audit.outlet import Outlet
 from audit.signer import Signer, SignerUnavailable, load_signer
 from audit.statements import Clock, machine_boot_id
@@ -38,6 +39,7 @@ from audit.store.control import ControlStore
 from audit.store.copies import SignedMark
 from audit.store.errors import LedElsewhere, StoreDamaged, StoreError, StoreFull
 from audit.tiles import TileError
+from audit.vault.crypto import MasterKey
 from experiments.rollout import WINNERS, Action
 from experiments.stats import late
 from gateway import apikeys, logs
@@ -76,6 +78,7 @@ from policies.trust import InvalidTrust, TrustRoot
 
 if TYPE_CHECKING:
     from audit.index import Indexer
+    from gateway.control.erasures import Erasures
     from gateway.processes.embedded import EmbeddedServer
 
 _log = logging.getLogger("assay.controller")
@@ -92,6 +95,8 @@ _AGAIN_S: Final = 2.0
 """How often a folder that waits for a policy server is read again."""
 _RECEIPTS_S: Final = 5.0
 """How often the receipt key is looked after."""
+_EXPIRE_S: Final = 60.0
+"""How often entries of the vault whose time is over are deleted."""
 _RENEW_S: Final = 1.0
 _STANDBY_S: Final = 0.5
 """How often a controller that stands by looks whether it may lead."""
@@ -129,6 +134,9 @@ class Controller:
             raise CannotStart(str(fault)) from fault
         self._keys = KeysFile(chosen.keys, self._data / "vault" / "epochs.json")
         self._vault_clock = VaultClock(self._data / "vault" / "clock.json", machine_boot_id())
+        self._vault_key = self._read_vault_key()
+        self._erasures: Erasures | None = None  # where there is a vault; set by `_prepare`
+        self._expired_s = -math.inf  # when entries of the vault were last looked through; changed by `_vault_loop`
         self._aligned = ""  # manifest that the rollouts follow; changed by `_align`
         self._published: tuple[str, str] | None = None  # manifest and live state that belong together; changed by `_publish_live`
         self._stop = asyncio.Event()
@@ -197,6 +205,15 @@ class Controller:
         push = self._gateway.audit.push
         return None if push is None else Outlet(self._layout.resolve(push.directory), keep=push.keep)
 
+    def _read_vault_key(self) -> MasterKey | None:
+        """Return the vault's master key, where this gateway was started with a vault."""
+        if not self._chosen.vault:
+            return None
+        try:
+            return MasterKey.parse(read_secret(self._chosen.vault, base=Path("/"), environ=os.environ))
+        except InvalidKey as fault:
+            raise CannotStart(f"vault.key: {fault}") from fault
+
     async def run(self) -> int:
         """Run until told to stop; returns the exit status."""
         loop = asyncio.get_running_loop()
@@ -241,6 +258,7 @@ class Controller:
             raise CannotStart(str(fault)) from fault
         self._after_journal.push_async_callback(self._publishing.close)
         self._write_verification_keys()
+        await self._prepare_vault()
         self._tail = Tail(self._data, None, self._rollouts, self._open_index)
         self._after_journal.callback(self._tail.close)
         self._traffic = Traffic()
@@ -280,6 +298,22 @@ class Controller:
         from audit.index import Indexer  # noqa: PLC0415 - SQLAlchemy takes long to load, and no call waits for the index
 
         return Indexer(self._data, follow)
+
+    async def _prepare_vault(self) -> None:
+        """Open the vault, and destroy again what a restore brought back, before anything is read from it."""
+        vault = self._gateway.vault
+        if self._vault_key is None:
+            return
+        from gateway.control.erasures import Erasures  # noqa: PLC0415 - SQLAlchemy takes long to load, and most gateways have no vault
+
+        people = 0 if vault is None else vault.erase_people
+        erasures = Erasures(self._data, self._vault_key, self._layout.root / "marks", self._clerk, self._root, people=people)
+        self._after_journal.callback(erasures.close)
+        try:
+            await erasures.prepare()
+        except StoreError as fault:
+            raise CannotStart(f"vault: {fault}") from fault
+        self._erasures = erasures
 
     async def _settle_policies(self) -> None:
         """Refuse to serve by restored policies that this release cannot enforce: the folder has issues, and nothing else is in force."""
@@ -422,10 +456,17 @@ class Controller:
         try:
             now_us = time.time_ns() // 1000
             self._keys.read(now_us)
-            renewed_us = self._keys.rotate(now_us, may_destroy=self._vault_clock.look(now_us, time.monotonic_ns() // 1000))
+            may_destroy = self._vault_clock.look(now_us, time.monotonic_ns() // 1000)
+            renewed_us = self._keys.rotate(now_us, may_destroy=may_destroy)
         except OSError as fault:
             _log.warning("pseudonym keys cannot be looked after", extra={"why": str(fault)})
             return
+        if may_destroy and self._erasures is not None and time.monotonic() - self._expired_s >= _EXPIRE_S:
+            self._expired_s = time.monotonic()
+            try:
+                await self._erasures.expire(now_us)
+            except StoreError as fault:  # nothing that has ended is shown meanwhile; the next round tries again
+                _log.warning("what has ended could not be deleted from the vault", extra={"why": str(fault)})
         if await self._rollouts.begin_anew(time.time_ns() // 1000, renewed_us):
             self._publish_live()
 
@@ -527,6 +568,7 @@ class Controller:
             clerk=self._clerk,
             authenticator=lambda: self._keys.authenticator,
             tenants_ever=lambda: self._keys.tenants_ever,
+            erasures=self._erasures,
         )
         return EmbeddedServer(
             uvicorn.Config(
@@ -594,6 +636,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True, help="process id of the parent; this process ends with it")
     parser.add_argument("--recorder", type=Path, required=True, help="path of the recorder's socket")
     parser.add_argument("--listen", type=int, required=True, help="inherited listening socket of the admin port")
+    parser.add_argument("--vault", default="", help="absolute reference of the vault's master key, where there is a vault")
     chosen = parser.parse_args(arguments)
     end_with_parent(chosen.parent)
     logs.configure("controller")

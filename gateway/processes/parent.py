@@ -2,8 +2,9 @@
 
 Children inherit the listening sockets, so a restart refuses nobody: connections wait in the kernel's line. When the parent itself is killed, the
 kernel ends its children (`end_with_parent`): nothing is left that serves and that nobody looks after. Order of start: recorder,
-controller, workers; of stop: workers (drain), controller, recorder. A process that ends with `Status.CONFIGURATION` before the gateway was
-ever ready ends the whole gateway, because trying again would not help; at any other time it is restarted with growing pauses.
+controller, workers, and the keeper where there is a vault; of stop: workers (drain), controller, keeper, recorder. A process that
+ends with `Status.CONFIGURATION` before the gateway was ever ready ends the whole gateway, because trying again would not help; at any other time it
+is restarted with growing pauses.
 """
 
 from __future__ import annotations
@@ -80,6 +81,15 @@ class Child:
         self.started_s = time.monotonic()
 
 
+@dataclass(frozen=True, slots=True)
+class VaultPlan:
+    """Where the vault's keys are, by absolute reference, and where what was erased is remembered."""
+
+    key: str
+    previous: str
+    marks: Path
+
+
 @dataclass(slots=True)
 class Plan:
     """What to run."""
@@ -93,6 +103,8 @@ class Plan:
     keys: Path
     transport: str = "native"
     """What workers serve with: a name of `gateway.processes.transports.TRANSPORTS`."""
+    vault: VaultPlan | None = None
+    """None where nothing is captured: then no process keeps anything."""
     say: Callable[[str], None] = field(default=lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201 - the parent's own voice
 
 
@@ -141,13 +153,13 @@ def hold(run_dir: Path) -> int:
     return handle
 
 
-def listen_unix(run_dir: Path) -> tuple[socket.socket, Path]:
-    """Bind the recorder's Unix socket under `run_dir`, or in a private temporary folder where that path is too long for a socket."""
-    path = run_dir / "recorder.sock"
-    told = run_dir / "recorder.path"  # where commands look for a socket that is not in `run_dir`
+def listen_unix(run_dir: Path, name: str = "recorder") -> tuple[socket.socket, Path]:
+    """Bind a process's Unix socket under `run_dir`, or in a private temporary folder where that path is too long for a socket."""
+    path = run_dir / f"{name}.sock"
+    told = run_dir / f"{name}.path"  # where commands look for a socket that is not in `run_dir`
     told.unlink(missing_ok=True)
     if len(os.fsencode(path)) > _UNIX_PATH_BYTES:
-        path = Path(tempfile.mkdtemp(prefix="assay-")) / "recorder.sock"
+        path = Path(tempfile.mkdtemp(prefix="assay-")) / f"{name}.sock"
         told.write_text(str(path), encoding="utf-8")
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -187,6 +199,7 @@ class Parent:
         self._front = listen_tcp(plan.front, "front.bind")
         self._admin = listen_tcp(plan.admin, "admin.bind")
         self._recorder, self._recorder_path = listen_unix(self._run_dir)
+        self._keeper = None if plan.vault is None else listen_unix(self._run_dir, "keeper")
         self._stopping = False  # set by the signal handler
         self._was_ready = False  # set once all children have run for a moment
         self._children = self._planned()
@@ -220,6 +233,7 @@ class Parent:
                 *common,
                 *("--config", str(plan.config_dir), "--keys", str(plan.keys)),
                 *("--recorder", str(self._recorder_path), "--listen", str(self._admin.fileno())),
+                *(() if plan.vault is None else ("--vault", plan.vault.key)),
             ),
             (self._admin.fileno(),),
         )
@@ -233,12 +247,22 @@ class Parent:
                     *("--config", str(plan.config_dir), "--recorder", str(self._recorder_path), "--listen", str(self._front.fileno())),
                     *("--index", str(index), "--workers", str(plan.workers), "--keys", str(plan.keys)),
                     *("--transport", plan.transport, "--admin", f"{_reached_at(plan.admin[0])}:{self.admin_port}"),
+                    *(() if self._keeper is None else ("--keeper", str(self._keeper[1]))),
                 ),
                 (self._front.fileno(),),
             )
             for index in range(plan.workers)
         ]
-        return [recorder, controller, *workers]
+        return [recorder, controller, *workers, *self._planned_keeper((*python, "gateway.processes.keeper", *common))]
+
+    def _planned_keeper(self, command: tuple[str, ...]) -> list[Child]:
+        """Return the keeper, where there is a vault."""
+        vault = self._plan.vault
+        if vault is None or self._keeper is None:
+            return []
+        socket_fd = self._keeper[0].fileno()
+        keys = ("--key", vault.key, *(("--previous", vault.previous) if vault.previous else ()))
+        return [Child("keeper", (*command, "--listen", str(socket_fd), "--marks", str(vault.marks), *keys), (socket_fd,))]
 
     def run(self) -> int:
         """Start everything and keep it running; returns the exit status once stopped."""
@@ -283,9 +307,10 @@ class Parent:
             child.start()
 
     def _end_all(self) -> None:
-        """Stop workers, then the controller, then the recorder; whatever outlives its time is killed."""
+        """Stop workers, then the controller, the keeper, and the recorder; whatever outlives its time is killed."""
         workers = [child for child in self._children if child.name.startswith("worker")]
-        for group in (workers, self._children[1:2], self._children[:1]):
+        keepers = [child for child in self._children if child.name == "keeper"]
+        for group in (workers, self._children[1:2], keepers, self._children[:1]):
             running = [child.process for child in group if child.process is not None and child.process.poll() is None]
             for process in running:
                 process.terminate()
@@ -300,4 +325,7 @@ class Parent:
         for listener in (self._front, self._admin, self._recorder):
             listener.close()
         self._recorder_path.unlink(missing_ok=True)
+        if self._keeper is not None:
+            self._keeper[0].close()
+            self._keeper[1].unlink(missing_ok=True)
         os.close(self._lock)

@@ -34,6 +34,7 @@ from gateway.config.layout import Layout
 from gateway.counters import Counters
 from gateway.exchange import Endpoint, Headers, UpstreamError
 from gateway.framing import FramingError
+from gateway.keeping import Line
 from gateway.lane import Lane
 from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
@@ -162,6 +163,7 @@ class Worker:
         self._policy_counts: Counts = {}  # what became of questions to policy servers; changed by `PolicyServer`
         self._ending: set[asyncio.Task[None]] = set()  # policy servers that are not asked any more, until their last answers are there
         self._receipts = FollowedKey(self._run_dir / RECEIPT_KEY)
+        self._line: Line | None = None  # to the vault's keeper, where there is one; set by `run`
         self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; moved on by the lane
 
     async def run(self) -> int:
@@ -175,11 +177,18 @@ class Worker:
         highwater = HighWater.claim(self._run_dir, self._node, clock.wall_ms(), clock.boot_id)
         journal = Journal(self._node, highwater.epoch, self._chosen.recorder, highwater, clock=clock)
         await journal.open(deadline_s=60.0)
+        if self._chosen.keeper is not None:
+            self._line = Line(self._node, highwater.epoch, self._chosen.keeper)
+            self._line.open()
         try:
             lane = await self._lane(journal, clock, transport)
             if lane is not None:
                 await self._serve(lane, journal, transport, sweep)
         finally:
+            if self._line is not None:
+                lost = await self._line.close(deadline_s=5.0)
+                if lost:
+                    self._log.error("entries of the vault were not confirmed in time and are lost; their records stand", extra={"count": lost})
             with contextlib.suppress(Exception):
                 await journal.close(deadline_s=5.0)
         return 0
@@ -193,6 +202,7 @@ class Worker:
                 source = Source(clock.boot_id)
                 limits, denied = RateLimits(self._chosen.workers), DeniedBytes(self._chosen.workers)
                 lane = Lane(found[0], found[1], keys[0], keys[1], journal, transport.upstream, limits, source, denied=denied)
+                lane.ledger.vault = self._line
                 lane.shadows = Shadows(transport.shadow_upstream, journal, source, lane.ids, workers=self._chosen.workers)
                 lane.on_defect = self._defect
                 lane.on_upstream_fault = self._upstream_faults.tell
@@ -299,6 +309,7 @@ class Worker:
             "config_digest": lane.snapshot.config_digest,
             "policy_server": self._policy_counts,
             "shadows": {} if lane.shadows is None else lane.shadows.counts,
+            **({} if self._line is None else {"vault_oldest_us": int(self._line.oldest_unacked_age_s(time.monotonic_ns()) * 1e6)}),
             **lane.counters.document(),
         }
         fresh = self._run_dir / f".status-{self._node}.json"
@@ -325,6 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--node", required=True)
     parser.add_argument("--parent", type=int, required=True, help="process id of the parent; this process ends with it")
     parser.add_argument("--recorder", type=Path, required=True, help="path of the recorder's socket")
+    parser.add_argument("--keeper", type=Path, help="path of the vault keeper's socket, where there is a vault")
     parser.add_argument("--listen", type=int, required=True, help="inherited listening socket")
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import create_engine, inspect
 
 from audit.store.errors import SchemaError
-from audit.store.migrate import CONTROL, RANGES, Schema, ensure_schema, revision
+from audit.store.migrate import CONTROL, RANGES, VAULT, Schema, ensure_schema, revision
 from audit.store.tables import ControlTable, RangeTable
+from audit.vault.tables import VaultTable
 
 RELEASED = Path(__file__).parent / "released_schemas"
 """One SQL dump for each released revision, `<family>-<revision>.sql`, with rows in it; never edited once released."""
@@ -32,7 +33,7 @@ def shape(path: Path) -> dict[str, object]:
     return tables
 
 
-@pytest.mark.parametrize(("schema", "tables"), [(RANGES, RangeTable), (CONTROL, ControlTable)])
+@pytest.mark.parametrize(("schema", "tables"), [(RANGES, RangeTable), (CONTROL, ControlTable), (VAULT, VaultTable)])
 def test_a_new_file_has_the_shape_of_the_tables(tmp_path, schema, tables):
     ensure_schema(tmp_path / "migrated", schema)
     engine = create_engine(f"sqlite:///{tmp_path / 'declared'}")
@@ -43,7 +44,7 @@ def test_a_new_file_has_the_shape_of_the_tables(tmp_path, schema, tables):
 
 @pytest.mark.parametrize("dump", sorted(RELEASED.glob("*.sql")), ids=lambda path: path.stem)
 def test_a_file_of_each_released_schema_comes_to_the_newest_with_its_rows(tmp_path, dump):
-    schema = {"ranges": RANGES, "control": CONTROL}[dump.stem.split("-")[0]]
+    schema = {"ranges": RANGES, "control": CONTROL, "vault": VAULT}[dump.stem.split("-")[0]]
     old = tmp_path / "old"
     connection = sqlite3.connect(old)
     connection.executescript(dump.read_text())
@@ -62,7 +63,7 @@ def test_a_file_of_each_released_schema_comes_to_the_newest_with_its_rows(tmp_pa
 
 
 def test_every_family_has_a_dump_of_its_newest_schema():
-    assert {path.stem for path in RELEASED.glob("*.sql")} >= {f"{schema.folder}-{schema.head}" for schema in (RANGES, CONTROL)}
+    assert {path.stem for path in RELEASED.glob("*.sql")} >= {f"{schema.folder}-{schema.head}" for schema in (RANGES, CONTROL, VAULT)}
 
 
 def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path):

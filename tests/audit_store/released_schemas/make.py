@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from audit.store.migrate import CONTROL, RANGES, ensure_schema
+from audit.store.migrate import CONTROL, RANGES, VAULT, ensure_schema
 
 ROWS = {
     RANGES: [
@@ -18,6 +18,11 @@ ROWS = {
         "INSERT INTO term VALUES (1, 'n1.controller', 1763632800000000)",
         "INSERT INTO checkpoint VALUES (2, zeroblob(32), x'6e6f7465', 1)",
         "INSERT INTO bundle VALUES (1, 'sha256:00', 1, 1763632800000000)",
+    ],
+    VAULT: [
+        "INSERT INTO vault_key VALUES (x'00', 'acme', 'ab', x'01', '0123456789abcdef', x'02', 1763632800000000)",
+        "INSERT INTO vault_entry VALUES ('019a-1', x'00', 1763632800000000, 1863632800000000, x'03', NULL)",
+        "INSERT INTO vault_tombstone VALUES (x'04', 'e1', 1763632800000000, '', '')",
     ],
 }
 

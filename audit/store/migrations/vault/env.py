@@ -1,0 +1,9 @@
+"""Runs migrations on the connection that `audit.store.migrate` hands over, inside its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"], render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,126 @@
+"""`assay audit vault-key` and `assay audit erase`: the vault's master key, and the erasure of a subject through the admin port.
+
+The subject is the unit as callers send it (`Assay-Unit`, or what the model's file points to). Give it as `-` and write it to standard input: what
+stands on a command line is seen by everyone on the machine and stays in the shell's history.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption, DirOption
+from gateway.cli.experiment_run import As, KeyOption, WriteOption
+from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
+from gateway.config.layout import write_durably
+
+_CONSENT_US: Final = 86_400_000_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the `audit` group."""
+    app.command("vault-key")(vault_key)
+    app.command("erase")(erase)
+
+
+def vault_key(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; never overwritten.")],
+    *,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Make a master key for the vault, a file of mode 0600. Without it nothing in the vault can be read; keep a copy away from backups.
+
+    Example: assay audit vault-key keys/vault.key
+    """
+    from audit.vault.crypto import KEY_BYTES, MasterKey  # noqa: PLC0415 - only this command needs it
+
+    key = MasterKey(os.urandom(KEY_BYTES))
+    try:
+        write_durably(path, f"{key.secret_text()}\n".encode(), mode=0o600)
+    except FileExistsError:
+        fail(f"`{path}` is there and is not overwritten", hint="move it away first: what it wrapped opens with it alone")
+    if json_flag:
+        emit_json({"path": str(path), "id": key.id})
+    else:
+        out.print(f"Written: {path}, master key `{key.id}`. In gateway.yaml: vault: {{key: file:{path}}}", markup=False, soft_wrap=True)
+
+
+def erase(
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The unit as callers send it; `-` reads it from standard input.")],
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Whose subject it is; by default the API key's own tenant.")] = None,
+    ground: Annotated[str, typer.Option("--ground", help="Why, as a code: request, objection, retention, order. It goes into the log.")] = "request",
+    person: As = None,
+    key: KeyOption = None,
+    consent: Annotated[list[Path] | None, typer.Option("--consent", help="A consent that someone else signed with `--write`.")] = None,
+    write: WriteOption = None,
+    directory: DirOption = Path(),
+    admin: AdminOption = None,
+    api_key: ApiKeyOption = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; it cannot be undone.")] = False,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Destroy the keys under which a subject's captured fields and salts are kept, for good. The log stays whole and every proof verifies.
+
+    Example: assay audit erase - --tenant acme --yes < subject.txt
+    """
+    unit = _subject(subject)
+    consents = [_read(path) for path in consent or ()]
+    if (person is None) != (key is None):
+        fail("a signature needs both who and their key", hint="--as PERSON --key FILE")
+    if key is not None:
+        if tenant is None:
+            fail("a consent names the tenant", hint="--tenant NAME")
+        consents.append(_sign(unit, tenant, ground, key))
+    if write is not None:
+        if key is None:
+            fail("there is nothing to write: nobody signs", hint="--as PERSON --key FILE")
+        write_durably(write, json.dumps(consents[-1]).encode(), mode=0o600, replace=True)
+        err.print(
+            f"wrote {write}; it holds for a day, for this subject alone. Whoever has it can test names against it", markup=False, soft_wrap=True
+        )
+        return
+    if not yes and not typer.confirm("Everything captured of this subject is destroyed and cannot be brought back. Go on?", err=True):
+        raise typer.Exit(int(Exit.NO))
+    body: dict[str, Any] = {"unit": unit, "ground": ground, "consents": consents}
+    if tenant is not None:
+        body["tenant"] = tenant
+    done = AdminClient(directory, admin, api_key).post("/api/erasures", body)
+    if json_flag:
+        emit_json(done)
+    else:
+        out.print(f"Erased: {done['entries']} entries under {done['keys']} keys.", markup=False)
+        out.print(f"Erasure {done['erasure']}, record #{done['record']}: note both with the request.", markup=False, soft_wrap=True)
+
+
+def _subject(given: str) -> str:
+    unit = sys.stdin.read().removesuffix("\n") if given == "-" else given
+    if not unit:
+        fail("the subject is empty", hint="`printf %s UNIT | assay audit erase -`")
+    return unit
+
+
+def _sign(unit: str, tenant: str, ground: str, key: Path) -> dict[str, str]:
+    from gateway.cli.trust import read_person_key  # noqa: PLC0415 - only who signs needs it
+    from policies.erasure import GROUNDS, NONCE_BYTES, ErasureConsent, about, sign_erasure  # noqa: PLC0415 - as above
+
+    chosen = next((one for one in GROUNDS if one == ground), None)
+    if chosen is None:
+        fail(f"`{ground}` is no ground", hint=f"one of {', '.join(GROUNDS)}")
+    now_us = time.time_ns() // 1000
+    nonce = os.urandom(NONCE_BYTES)
+    signed = sign_erasure(ErasureConsent(tenant, about(nonce, tenant, unit), chosen, now_us, now_us + _CONSENT_US), read_person_key(key))
+    return {"nonce": nonce.hex(), "envelope": signed.decode()}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as fault:
+        fail(f"consent `{path}` cannot be read: {fault}")

@@ -1,0 +1,201 @@
+"""Erasures as the controller carries them out: wherever it is cut off, the next start ends in the same state."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.store.errors import StoreFull
+from audit.vault.crypto import MasterKey
+from audit.vault.entry import Entry, encode_content
+from audit.vault.store import VaultStore
+from audit.vault.tombstones import Tombstones
+from gateway.authenticate import Principal
+from gateway.control.erasures import Asked, Erasures
+from gateway.pseudonyms import EpochKey, TenantPseudonyms, save
+from gateway.refusals import Refusal
+from policies.trust import DEFAULT_THRESHOLDS, PersonKey, ceremony
+
+MASTER = MasterKey(b"m" * 32)
+ROOT = ceremony({"alice": PersonKey.from_seed(b"a" * 32), "bob": PersonKey.from_seed(b"b" * 32)}, thresholds=DEFAULT_THRESHOLDS)
+OFFICER = Principal("k_1", "acme", ("subject:erase",), None, False, False, {"kind": "key", "id": "k_1"}, None)
+EPOCHS = [EpochKey(1, b"1" * 32, 0, 2**52), EpochKey(2, b"2" * 32, 0, 2**52)]
+UNIT = "customer-77"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class FakeClerk:
+    """Commits records into a list, or is killed before or after."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, dict[str, Any]]] = []
+        self.kill: str | None = None
+
+    async def record(self, kind: str, **carries: Any) -> int:
+        if self.kill == "before the record":
+            raise Killed
+        self.records.append((kind, carries))
+        if self.kill == "after the record":
+            raise Killed
+        return len(self.records)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    with VaultStore.open(data, MASTER) as vault:
+        for number, key in enumerate(EPOCHS):
+            vault.keep([entry(f"r{number}", TenantPseudonyms(key).of(UNIT))], 1)
+    save(data / "vault" / "epochs.json", {"acme": EPOCHS})
+    return tmp_path
+
+
+def entry(record: str, subject: str, kept_us: int = 1) -> Entry:
+    return Entry(record, "acme", subject, UNIT, kept_us, 2**52, encode_content(os.urandom(32), {}))
+
+
+def opened(place: Path, clerk: FakeClerk, *, people: int = 0) -> Erasures:
+    return Erasures(place / "data", MASTER, place / "marks", clerk, ROOT, people=people)
+
+
+def state_of(place: Path) -> set[str]:
+    with VaultStore.open(place / "data", MASTER) as vault:
+        return {vault.read(record, 2).state for record in ("r0", "r1")}
+
+
+def asked(**more: Any) -> Asked:
+    return Asked(**{"tenant": "acme", "unit": UNIT, "ground": "request", "consents": (), **more})
+
+
+def erase(place: Path, clerk: FakeClerk) -> None:
+    async def run() -> None:
+        erasures = opened(place, clerk)
+        try:
+            await erasures.prepare()
+            await erasures.erase(asked(), OFFICER)
+        finally:
+            erasures.close()
+
+    asyncio.run(run())
+
+
+def start_again(place: Path, clerk: FakeClerk) -> None:
+    async def run() -> None:
+        erasures = opened(place, clerk)
+        try:
+            await erasures.prepare()
+        finally:
+            erasures.close()
+
+    asyncio.run(run())
+
+
+def test_every_living_pseudonym_of_the_subject_is_erased_and_the_record_names_nobody(place):
+    clerk = FakeClerk()
+    erase(place, clerk)
+    assert state_of(place) == {"erased"}
+    ((kind, carries),) = clerk.records
+    assert (kind, carries["entries"], len(carries["keys"]), carries["ground"], carries["actor"]) == ("erasure", 2, 2, "request", OFFICER.actor)
+    written = json.dumps(carries) + (place / "marks" / "vault.erased").read_text()
+    assert not any(name in written for name in (UNIT, *(TenantPseudonyms(key).of(UNIT) for key in EPOCHS)))
+
+
+@pytest.mark.parametrize("where", ["after it is remembered", "after it is destroyed", "before the record", "after the record"])
+def test_an_erasure_cut_off_anywhere_is_finished_by_the_next_start_and_recorded(place, where, monkeypatch):
+    clerk = FakeClerk()
+    clerk.kill = where
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    real = VaultStore.destroy
+
+    def destroyed_and_killed(*words: Any, **named: Any) -> None:
+        real(*words, **named)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "after it is remembered":
+            patch.setattr(VaultStore, "destroy", killed)
+        elif where == "after it is destroyed":
+            patch.setattr(VaultStore, "destroy", destroyed_and_killed)
+        with pytest.raises(Killed):
+            erase(place, clerk)
+    assert len(Tombstones.open(place / "marks").pending()) == 1
+    clerk.kill = None
+    start_again(place, clerk)
+    assert state_of(place) == {"erased"}
+    assert {(kind, carries["erasure"], carries["entries"]) for kind, carries in clerk.records} == {("erasure", clerk.records[0][1]["erasure"], 2)}
+    assert len(clerk.records) == (2 if where == "after the record" else 1)
+    assert Tombstones.open(place / "marks").pending() == []
+    start_again(place, clerk)
+    assert len(clerk.records) <= 2, "and it is not told a third time"
+
+
+def test_nothing_is_destroyed_that_could_not_be_remembered(place, monkeypatch):
+    def full(*_: object) -> None:
+        raise StoreFull("no space")
+
+    monkeypatch.setattr(Tombstones, "_append", full)
+    clerk = FakeClerk()
+    with pytest.raises(StoreFull):
+        erase(place, clerk)
+    assert (state_of(place), clerk.records) == ({"kept"}, [])
+
+
+def test_an_entry_of_the_subject_that_is_on_its_way_is_refused_under_every_pseudonym(place):
+    erase(place, FakeClerk())
+    with VaultStore.open(place / "data", MASTER) as vault:
+        vault.keep([entry(f"late{number}", TenantPseudonyms(key).of(UNIT)) for number, key in enumerate(EPOCHS)], 2)
+        assert {vault.read(f"late{number}", 2).state for number in (0, 1)} == {"absent"}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "tenant", "people", "code"),
+    [
+        (("audit:read", "vault:read", "admin:write"), "acme", 0, "missing_scope"),
+        (("subject:erase",), "beta", 0, "missing_scope"),
+        (("subject:erase",), "acme", 1, "not_approved"),
+    ],
+)
+def test_who_may_not_erases_nothing(place, scopes, tenant, people, code):
+    clerk = FakeClerk()
+    who = Principal("k_1", "acme", scopes, None, False, False, {"kind": "key", "id": "k_1"}, None)
+
+    async def run() -> None:
+        erasures = opened(place, clerk, people=people)
+        try:
+            await erasures.prepare()
+            await erasures.erase(asked(tenant=tenant), who)
+        finally:
+            erasures.close()
+
+    with pytest.raises(Refusal) as refused:
+        asyncio.run(run())
+    assert refused.value.code == code
+    assert (state_of(place), clerk.records) == ({"kept"}, [])
+
+
+def test_what_has_ended_is_deleted_as_a_record_and_nothing_is_recorded_where_nothing_has(place):
+    clerk = FakeClerk()
+
+    async def run() -> None:
+        erasures = opened(place, clerk)
+        try:
+            await erasures.prepare()
+            await erasures.expire(5)
+            await erasures.expire(2**52)
+        finally:
+            erasures.close()
+
+    asyncio.run(run())
+    assert clerk.records == [("vault.expired", {"entries": 2, "keys": 2})]
+    assert state_of(place) == {"absent"}
