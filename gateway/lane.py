@@ -168,8 +168,6 @@ class Lane:
         fields = _fields(request.headers)
         principal = self.authenticator.authenticate(fields.get(b"authorization"), unix_us)
         self.ledger.require_recording(document)
-        if route.plan is not None:
-            self.ledger.require_keeping(document)
         pseudonyms = self.pseudonyms.get(principal.tenant)
         if pseudonyms is None:
             raise Refusal("not_ready", f"the controller has not made a pseudonym key for tenant `{principal.tenant}` yet")
@@ -183,7 +181,7 @@ class Lane:
         self.open[call_id] = held
         try:
             # 3. Decide.
-            call, facts = self._ask(request, fields, target, parsed, principal, pseudonyms, record)
+            call, facts, salts = self._ask(request, fields, target, parsed, principal, pseudonyms, record)
             if server is None:
                 decision = decide(call, facts, snapshot, live, unix_us)
             else:
@@ -196,7 +194,6 @@ class Lane:
             if decision.refusal is not None:
                 raise decision.refusal  # noqa: TRY301 - every refusal of a call ends in the one place below
             assert decision.version is not None  # noqa: S101 - decide() gives a version or a refusal
-            salts: Salts = pseudonyms if record.kept is None else record.kept.salts
             salt_in, salt_out = salts.salts(call_id)
             record.committed_in = commitment(salt_in, request.body if document.protocol == "v2" else _http_input(request, parsed))
             # 4. `sync`: the decision is durable before anything leaves.
@@ -225,8 +222,8 @@ class Lane:
         principal: Principal,
         pseudonyms: TenantPseudonyms,
         record: CallRecord,
-    ) -> tuple[Call, Facts]:
-        """Gather what is decided about; what is refused here is recorded with what is known so far."""
+    ) -> tuple[Call, Facts, Salts]:
+        """Gather what is decided about, and who makes the salts; what is refused here is recorded with what is known so far."""
         route = target.route
         document = route.document
         record.decision = Decision(route.default, None, False, None, None, [])
@@ -268,7 +265,7 @@ class Lane:
         said = fields.get(b"assay-variant")
         if said is not None:
             call.variants = variants.read(said, principal, has_unit=bool(unit))
-        return call, facts
+        return call, facts, pseudonyms if record.kept is None else record.kept.salts
 
     async def _forward(
         self,

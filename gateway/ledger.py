@@ -70,9 +70,11 @@ class Ledger:
         self._waiting: list[tuple[int, asyncio.Future[int]]] = []  # waits with the moment they end; changed by `committed` and `sweep`
 
     def require_recording(self, document: RouteDocument) -> None:
-        """Refuse a call that could not be recorded: never after the model has been called."""
+        """Refuse a call that could not be recorded, or whose entry in the vault could not be kept: never after the model has been called."""
         if document.on_audit_unavailable != "deny":
             return
+        if document.capture.vault is not None:
+            self._require_keeping()
         journal = self._journal
         if journal.failure is not None:
             raise Refusal("audit_unavailable", "the log has refused this worker's records")
@@ -81,10 +83,7 @@ class Ledger:
         if journal.oldest_unacked_age_s(time.monotonic_ns()) > BACKLOG_REFUSE_S:
             raise Refusal("audit_unavailable", "the log has not confirmed a record for over a second")
 
-    def require_keeping(self, document: RouteDocument) -> None:
-        """Refuse a call of a capturing route whose entry could not be kept: never after the model has been called."""
-        if document.on_audit_unavailable != "deny":
-            return
+    def _require_keeping(self) -> None:
         line = self.vault
         if line is None:
             raise Refusal(

@@ -96,13 +96,7 @@ class Collector:
             unconfirmed.add_metric([node], worker["oldest_unacked_us"] / 1e6)
         yield in_flight
         yield unconfirmed
-        unkept = GaugeMetricFamily(
-            "assay_vault_oldest_unconfirmed_seconds", "Age of the oldest entry not yet committed to the vault, by worker.", labels=["node"]
-        )
-        for node, worker in sorted(traffic.workers.items()):
-            if "vault_oldest_us" in worker:
-                unkept.add_metric([node], worker["vault_oldest_us"] / 1e6)
-        yield unkept
+        yield self._unkept(traffic)
         head = self._known.head()
         yield GaugeMetricFamily("assay_log_size", "Records under the latest signed head.", value=0 if head is None else head.size)
         cosigned = GaugeMetricFamily("assay_log_cosigned", "Whether each configured witness cosigned the latest head.", labels=["witness"])
@@ -113,6 +107,15 @@ class Collector:
         yield GaugeMetricFamily(
             "assay_config_issues", "Issues that keep the latest configuration from being in force.", value=self._known.config_issues()
         )
+
+    @staticmethod
+    def _unkept(traffic: Traffic) -> GaugeMetricFamily:
+        told = "Age of the oldest entry not yet committed to the vault, by worker."
+        family = GaugeMetricFamily("assay_vault_oldest_unconfirmed_seconds", told, labels=["node"])
+        for node, worker in sorted(traffic.workers.items()):
+            if "vault_oldest_us" in worker:
+                family.add_metric([node], worker["vault_oldest_us"] / 1e6)
+        return family
 
     @staticmethod
     def _latency(traffic: Traffic) -> HistogramMetricFamily:
