@@ -281,7 +281,6 @@ class Worker:
                 lane.install(lane.snapshot, lane.live, lane.policy_server)
             if lane.policy_server is not None:
                 lane.policy_server.look()
-                lane.install(lane.snapshot, lane.live)
             lane.promises = self._receipts.look(lane.promises, lane.journal)
         except Exception:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
             self._log.exception("what the controller published cannot be loaded; the old state stays in force")

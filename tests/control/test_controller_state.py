@@ -329,3 +329,33 @@ def test_a_worker_whose_records_the_log_refuses_for_good_ends_and_does_not_answe
     asyncio.run(main())
     assert ended == ["drained", "closed"]
     assert any("refused this worker" in text for text in told)
+
+
+class _Looked:
+    """A policy server as a worker follows it."""
+
+    looks = 0
+
+    def serves(self, *_: object) -> bool:
+        return True
+
+    def look(self) -> None:
+        self.looks += 1
+
+
+@pytest.mark.parametrize("has_new_keys", [False, True])
+def test_the_policy_server_of_a_configuration_is_asked_for_as_long_as_that_is_in_force(has_new_keys: bool):  # noqa: FBT001 - a parameter
+    worker: worker_process.Worker = worker_process.Worker.__new__(worker_process.Worker)
+    asked = _Looked()
+    lane: Any = SimpleNamespace(snapshot="s", live="l", authenticator=None, pseudonyms=None, journal=None, promises=None, policy_server=asked)
+
+    def install(snapshot: Any, live: Any, policy_server: Any = None) -> None:
+        lane.snapshot, lane.live, lane.policy_server = snapshot, live, policy_server
+
+    lane.install = install
+    worker._in_force = SimpleNamespace(look=lambda _: None, keys_changed=lambda: ("a", "p") if has_new_keys else None)
+    worker._receipts = SimpleNamespace(look=lambda held, _journal: held)
+    for _ in range(3):
+        worker._follow(lane)
+    assert lane.policy_server is asked
+    assert asked.looks == 3
