@@ -11,6 +11,7 @@ After the last cycle, for every call that was answered 200 while any process was
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import Deployment, wait_until
+from deployment import Deployment, is_alive, wait_until
 from gateway_load import Answer, Load
 from upstreams import Model
 
@@ -49,7 +50,7 @@ class Ordeal:
     deployment: Deployment
     draw: random.Random
     deaths_ms: list[float] = field(default_factory=list)
-    """When workers were killed, Unix milliseconds."""
+    """When workers that had been killed were gone for certain, Unix milliseconds: until then one may have answered."""
     checkpoints: list[bytes] = field(default_factory=list)
     ready_after_s: list[float] = field(default_factory=list)
     """How long the front door was shut each time everything had been killed."""
@@ -57,8 +58,8 @@ class Ordeal:
     def kill(self, kind: str) -> None:
         deployment = self.deployment
         if kind == "everything":
-            self.deaths_ms.append(time.time() * 1000)
             deployment.kill_everything()
+            self.deaths_ms.append(time.time() * 1000)
             self.keep_checkpoint()
             began_s = time.monotonic()
             deployment.start(wait=False)
@@ -74,10 +75,11 @@ class Ordeal:
             names = ["recorder", "worker 0", "worker 1"]
             os.kill(pids["recorder"], signal.SIGSTOP)
             time.sleep(STALL_S)
-        if "worker" in kind:
-            self.deaths_ms.append(time.time() * 1000)
         for name in names:
             os.kill(pids[name], signal.SIGKILL)
+        wait_until(lambda: not any(is_alive(pids[name]) for name in names), "the killed to be gone", PATIENCE_S)
+        if "worker" in kind:
+            self.deaths_ms.append(time.time() * 1000)
         for name in names:
             wait_until(lambda name=name: deployment.pids().get(name, pids[name]) != pids[name], f"a new `{name}`", PATIENCE_S)
         self.keep_checkpoint()
@@ -106,6 +108,9 @@ class Ordeal:
     def judge(self, load: Load) -> None:
         log = self.deployment.log
         log.refresh()
+        # Beside the log, so that a verdict can be looked into afterwards.
+        journal = [[answer.model, answer.decision, answer.status, answer.trouble] for answer in load.answers]
+        (self.deployment.directory / "journal.json").write_text(json.dumps({"answers": journal, "deaths_ms": self.deaths_ms}))
         assert {answer.trouble for answer in load.failed} <= {"broken", "refused", "audit_unavailable", "state_stale", "not_ready"}
         lost: list[Answer] = []
         for answer in load.acknowledged:
@@ -161,7 +166,7 @@ class Ordeal:
         assert len(lost) <= stated, "what callers were promised and is gone is stated"
         by_death: dict[float, list[Answer]] = {}
         for answer in lost:
-            after = [death for death in self.deaths_ms if death >= answer.decided_ms - 1]
+            after = [death for death in self.deaths_ms if death >= answer.decided_ms]
             assert after, f"lost without a death: {answer}"
             by_death.setdefault(min(after), []).append(answer)
         for death, answers in by_death.items():
