@@ -170,18 +170,22 @@ class Publisher:
 
     # -- sealing ----------------------------------------------------------------------------------------------------------------
 
-    def seal_some(self, bundle_limit: int = 64) -> int:
+    def seal_some(self, bundle_limit: int = 64, *, hot: int = 0) -> int:
         """Write entry bundles of full, signed ranges; return how many were dealt with, 0 when all such ranges are sealed.
 
         Bundles already there are read back and verified, not written again.
+
+        Args:
+            bundle_limit: Most bundles of one call.
+            hot: Newest full ranges that are left in their databases alone: there they are found by writer and number, and lie on disk once.
 
         Raises:
             StoreDamaged: Leaves and hash tiles disagree.
             StoreFull, StoreBroken: As in `audit.store.sqlite`.
         """
-        target = self._edge.size // RANGE_LEAVES * _BUNDLES
+        target = max(0, self._edge.size // RANGE_LEAVES - hot) * _BUNDLES
         first = self._sealed_bundles
-        last = min(target, first + bundle_limit)
+        last = max(first, min(target, first + bundle_limit))
         missing = {}
         for bundle in range(first, last):
             path = tiles.entries_path(bundle)

@@ -123,9 +123,9 @@ class Growing:
     def _publish(self) -> None:
         while self.publisher.publish_once():
             pass
-        while self.publisher.seal_some():
+        while self.publisher.seal_some(hot=2):
             pass
-        self.publisher.remove_old_databases(2)
+        self.publisher.remove_old_databases(0)
 
     def start_s(self) -> float:
         """Return the CPU seconds of a start: stores, tree, index opened, the log read for what is in force."""

@@ -110,7 +110,7 @@ class Audit(FileModel):
         default=2,
         ge=1,
         le=10_000,
-        description="Sealed ranges (65,536 records) whose database is kept beside their entry files; older ones are removed once all is verified.",
+        description="Full ranges (65,536 records) that stay in their databases; older ones become entry files, their databases go once all is verified.",
     )
     witnesses: list[Witness] = Field(
         default_factory=list,

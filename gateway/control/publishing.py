@@ -57,7 +57,7 @@ class Publishing:
             keys: as for `Publisher.open`.
             witnesses: who is asked; may be none.
             mark: what the key has signed, kept outside the data directory; None where it cannot be kept.
-            hot_ranges: sealed ranges whose databases are kept.
+            hot_ranges: newest full ranges that stay in their databases.
 
         Raises:
             audit.store.errors.StoreError: as `Publisher.open`.
@@ -90,8 +90,8 @@ class Publishing:
 
     def _publish(self) -> Publication | None:
         publication = self.publisher.publish_once()
-        if self.publisher.seal_some() == 0:
-            self.publisher.remove_old_databases(self._hot_ranges)
+        if self.publisher.seal_some(hot=self._hot_ranges) == 0:
+            self.publisher.remove_old_databases(0)
         return publication
 
     async def close(self) -> None:

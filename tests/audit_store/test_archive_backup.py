@@ -102,7 +102,10 @@ def test_databases_of_old_ranges_go_and_the_log_is_what_it_was(grown, tmp_path):
     folder = tmp_path / "log"
     shutil.copytree(grown, folder)
     before = list(follow(folder, 0))
+    shutil.rmtree(folder / "log" / "tile" / "entries")
     log = Log(folder)
+    assert log.publisher.seal_some(hot=1) == log.publisher.remove_old_databases(keep=0) == 0, "a hot range lies on disk once, in its database"
+    assert not (folder / "log" / "tile" / "entries").exists()
     log.seal()
     assert log.publisher.remove_old_databases(keep=0) == 1
     assert log.publisher.remove_old_databases(keep=0) == 0
