@@ -110,7 +110,7 @@ class Audit(FileModel):
         default=2,
         ge=1,
         le=10_000,
-        description="Full ranges (65,536 records) that stay in their databases; older ones become entry files, their databases go once all is verified.",
+        description="Full ranges (65,536 records) that stay in their databases; older ones become verified entry files, their databases go.",
     )
     witnesses: list[Witness] = Field(
         default_factory=list,
