@@ -10,6 +10,7 @@ Rules for reading, because a bundle comes from a stranger:
 - Nothing is unpacked to disk; only the names of a bundle are read, each once; links, encryption and other compressions are refused.
 - Every size is bounded before anything is allocated: the file, its directory, each member as it is read (not as it claims), and all together.
 - All proofs carry the one checkpoint, so a signature is verified once, not once a record.
+- The question is tested: a bundle with a proven record that does not answer it, or with another scope than its kind has, is contradicted.
 
 Example:
     data = make_bundle(source, keys, indices, question={"type": "call"}, made="2026-11-21T10:00:00Z")
@@ -26,7 +27,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -35,6 +36,8 @@ from audit.keys import VerifierKey
 from audit.merkle import SIZE_LIMIT, ProofError, consistency_proof, inclusion_proof, leaf_hash, verify_consistency, verify_inclusion
 from audit.note import Checkpoint, NoteError, SignedCheckpoint, open_checkpoint, parse_hash
 from audit.proof import LeafProof, parse_proof
+from audit.query import QueryError, row_of
+from audit.query import question as question_of
 from audit.source import CHECKPOINT, LogSource
 from audit.tiles import ENTRY_LIMIT_BYTES, WIDTH, TileReader
 
@@ -58,6 +61,10 @@ _CONSTANT_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
 class BundleError(ValueError):
     """A bundle cannot be made, or is not one."""
+
+
+class BundleContradicted(BundleError):  # noqa: N818 - says what was found
+    """A bundle's records are proven, and are not those that the question it states asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ def make_bundle(
         source: The log.
         keys: Its keys; one must have signed the head.
         indices: Leaves in ascending order, at most `RECORDS_LIMIT`, below the head's size; for a range exactly those of `span`.
-        question: What was asked, as JSON values; written down, not interpreted.
+        question: What was asked, as `audit.query.Query.stated` says it; for a range `{"range": "first:end"}`. Every record must answer it.
         made: When, RFC 3339; part of the bytes.
         span: (first, end) of a range; None for a selection.
         witnesses: Keys that go into `keys`.
@@ -108,7 +115,7 @@ def make_bundle(
         origin: Origin where it is not the name of the key.
 
     Raises:
-        BundleError: Too many records, or none.
+        BundleError: Too many records, or none, or one that does not answer the question.
         NoteError, ProofError, SourceError, TileError: The log does not hold together.
     """
     if not 1 <= len(indices) <= RECORDS_LIMIT:
@@ -125,7 +132,9 @@ def make_bundle(
     members |= {"manifest.json": _manifest(head, indices, question, made, span), "checkpoint": note, "keys": policy.text().encode()}
     if known_checkpoint is not None:
         members |= _consistency(known_checkpoint, head, keys, reader, origin)
+    _require_answers(span or (0, head.size), question, (), is_range=span is not None)
     for index, leaf in _leaves(source, indices, head.size):
+        _require_answers(span or (0, head.size), question, [(index, leaf)], is_range=span is not None)
         path = tuple(inclusion_proof(index, head.size, reader.hash_at))
         verify_inclusion(index, head.size, leaf_hash(leaf), path, head.root)
         members[f"records/{index:08d}.leaf"] = leaf
@@ -213,6 +222,7 @@ def verify_bundle(
 
     Raises:
         BundleError: It is not a bundle, is beyond a limit, or its parts do not fit together.
+        BundleContradicted: A record does not answer the question, or the scope is not the question's.
         NoteError: The checkpoint is not signed by a given key.
         ProofError: A record is not what the checkpoint covers.
     """
@@ -229,8 +239,34 @@ def verify_bundle(
         not 0 <= first < end <= head.checkpoint.size or sorted(leaves) != list(range(first, min(end, first + RECORDS_LIMIT + 1)))
     ):
         raise BundleError(f"the bundle claims every record from `{first}` up to `{end}` and does not hold them all")
+    if kind == "selection" and (first, end) != (0, head.checkpoint.size):
+        raise BundleContradicted(f"a selection is of the whole log, 0 up to {head.checkpoint.size}; the manifest says {first} up to {end}")
+    _require_answers((first, end), manifest["question"], leaves.items(), is_range=kind == "range")
     extends = None if known_checkpoint is None else _extends(members, known_checkpoint, head.checkpoint, keys, origin)
     return BundleVerdict(kind, first, end, manifest["question"], head, leaves, extends)
+
+
+def _require_answers(scope: tuple[int, int], stated: Mapping[str, Any], leaves: Iterable[tuple[int, bytes]], *, is_range: bool) -> None:
+    """Check that records are what a question asks for, in the way a full scan of the log answers it.
+
+    Raises:
+        BundleContradicted: A record is not, or the question is another one than the scope's.
+        BundleError: The question is none that can be tested.
+    """
+    if is_range:
+        if dict(stated) != {"range": f"{scope[0]}:{scope[1]}"}:
+            raise BundleContradicted(f"the question of this range has to be `{scope[0]}:{scope[1]}`, the bundle states `{str(dict(stated))[:80]}`")
+        return
+    conditions = {name: value for name, value in stated.items() if name != "oldest_first"}
+    if not all(isinstance(value, str) for value in conditions.values()) or not isinstance(stated.get("oldest_first", False), bool):
+        raise BundleError("the question of a bundle has one text for each condition")
+    try:
+        asked = question_of(conditions)
+    except QueryError as error:
+        raise BundleError(f"the bundle states a question that cannot be tested: {error}") from error
+    for index, leaf in leaves:
+        if not asked.matches(row_of(index, leaf)):
+            raise BundleContradicted(f"record `{index}` is in the log, and does not answer the question that the bundle states: {conditions}")
 
 
 def _proven(members: Mapping[str, bytes], head: Checkpoint) -> Iterator[tuple[int, bytes]]:

@@ -19,6 +19,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from experiments.lifecycle import ASKED_BY
 from gateway.authenticate import Authenticator, Principal
 from gateway.refusals import Refusal
 
@@ -34,6 +35,14 @@ ROLES: Final = (
     "vault:read",
     "subject:erase",
 )
+SEES_TRAFFIC: Final = frozenset({"admin:read"})
+SEES_EXPERIMENTS: Final = frozenset({"admin:read", "admin:write", *ASKED_BY.values()})
+"""Whoever may act on experiments may see them."""
+SEES_RECORDS: Final = frozenset({"audit:read"})
+SEES_THE_HEAD: Final = frozenset(ROLES)
+"""The log's head tells of nobody."""
+PAGES: Final = {"/": SEES_TRAFFIC, "/experiments": SEES_EXPERIMENTS, "/records": SEES_RECORDS, "/audit-log": SEES_THE_HEAD}
+"""First page of each part of the console -> scopes, one of which opens it; the same as of what machines read there."""
 _MOST_SESSIONS_OF_A_KEY: Final = 20
 """The oldest ends when one more is signed in: a key must not push out the sessions of others. Their number is bounded by that of the keys."""
 
@@ -43,6 +52,12 @@ class _Session:
     key_id: str
     secret: bytes
     ends_s: float
+
+
+def require_one_of(principal: Principal, scopes: frozenset[str], path: str) -> None:
+    """Refuse a principal without one of the scopes that open a path."""
+    if scopes.isdisjoint(principal.scopes):
+        raise Refusal("missing_scope", f"`{path}` needs the scope {' or '.join(f'`{scope}`' for scope in sorted(scopes))}")
 
 
 class Access:

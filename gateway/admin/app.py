@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from audit import tiles
 from audit.follow import Follower
-from gateway.admin.access import COOKIE, SESSION_S, Access
+from gateway.admin.access import COOKIE, PAGES, SEES_EXPERIMENTS, SEES_THE_HEAD, SEES_TRAFFIC, SESSION_S, Access, require_one_of
 from gateway.admin.buttons import buttons_for
 from gateway.admin.charts import traffic_chart
 from gateway.admin.effects import EffectBoard
@@ -84,10 +84,10 @@ class Pages:
     def routes(self) -> list[Route | Mount]:
         """Return the table of routes."""
         return [
-            Route("/", self._page(self._traffic)),
-            Route("/experiments", self._page(self._experiments)),
+            Route("/", self._home),
+            Route("/experiments", self._page(self._experiments, SEES_EXPERIMENTS)),
             Route("/experiments/{name}", self._experiment_page),
-            Route("/audit-log", self._page(self._log)),
+            Route("/audit-log", self._page(self._log, SEES_THE_HEAD)),
             Route("/login", self._login, methods=["GET", "POST"]),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/healthz", _healthz),
@@ -110,17 +110,26 @@ class Pages:
 
         return guarded
 
-    def _page(self, handler: Callable[[Request], dict[str, Any] | None]) -> Handler:
+    def _page(self, handler: Callable[[Request], dict[str, Any] | None], scopes: frozenset[str]) -> Handler:
         async def page(request: Request) -> Response:
             principal = self.access.who(request)
             if principal is None:
                 return RedirectResponse("/login", status_code=303)
+            require_one_of(principal, scopes, request.url.path)
             context = handler(request)
             if context is None:
                 raise Refusal("not_found", f"there is nothing at `{request.url.path}`")
             return self.render(context.pop("template"), principal=principal, **context)
 
         return page
+
+    async def _home(self, request: Request) -> Response:
+        """Show the traffic, or lead who may not see it to the first page that is theirs."""
+        principal = self.access.who(request)
+        if principal is not None and SEES_TRAFFIC.isdisjoint(principal.scopes):
+            theirs = next(path for path, scopes in PAGES.items() if not scopes.isdisjoint(principal.scopes))
+            return RedirectResponse(theirs, status_code=303)
+        return await self._page(self._traffic, SEES_TRAFFIC)(request)
 
     async def _login(self, request: Request) -> Response:
         wrong = ""
@@ -174,6 +183,7 @@ class Pages:
         principal = self.access.who(request)
         if principal is None:
             return RedirectResponse("/login", status_code=303)
+        require_one_of(principal, SEES_EXPERIMENTS, request.url.path)
         name = request.path_params["name"]
         try:
             experiment = self._state.experiment(name)
@@ -202,7 +212,10 @@ class Pages:
 
     def render(self, template: str, *, principal: Principal | None, status: int = 200, **context: Any) -> HTMLResponse:
         """Return a page of the console."""
-        who = None if principal is None else {"id": principal.id, "roles": [scope for scope in principal.scopes if ":" in scope]}
+        who = None
+        if principal is not None:
+            pages = [path for path, scopes in PAGES.items() if not scopes.isdisjoint(principal.scopes)]
+            who = {"id": principal.id, "roles": [scope for scope in principal.scopes if ":" in scope], "pages": pages}
         text = self._templates.get_template(template).render(**{"who": who, "here": "", "refresh": False, **context})
         return HTMLResponse(text, status, headers=_HEADERS)
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
 from experiments.rollout import Action
-from gateway.admin.access import Access
+from gateway.admin.access import SEES_EXPERIMENTS, Access, require_one_of
 from gateway.admin.effects import EffectBoard
 from gateway.admin.state import AdminState
 from gateway.authenticate import Principal
@@ -121,10 +121,7 @@ class ExperimentsApi:
         return principal
 
     def _reader(self, request: Request) -> None:
-        principal = self._require(request)
-        # Whoever may act on experiments may see them.
-        if not {"admin:read", *ASKED_BY.values()} & set(principal.scopes):
-            raise Refusal("missing_scope", f"`{request.url.path}` needs the scope `admin:read`")
+        require_one_of(self._require(request), SEES_EXPERIMENTS, request.url.path)
 
 
 def _verb(request: Request) -> Verb:

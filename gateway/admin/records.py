@@ -25,14 +25,13 @@ from audit.query import CONDITIONS, Page, Query, QueryError, question
 from audit.source import SourceError
 from audit.store.errors import StoreError
 from audit.tiles import TileError
-from gateway.admin.access import Access
+from gateway.admin.access import SEES_RECORDS, Access, require_one_of
 from gateway.admin.reading import Reading, Shown
 from gateway.admin.reads import Reads
 from gateway.authenticate import Principal
 from gateway.refusals import Refusal
 
 Render = Callable[..., Response]
-_SCOPE: Final = "audit:read"
 _MOST_ROWS: Final = 1000
 _PAGE_ROWS: Final = 50
 _MOST_DIGITS: Final = 18
@@ -166,8 +165,7 @@ class RecordsApi:
         principal = self._access.who(request)
         if principal is None:
             raise Refusal("no_credentials", "the request carries no key and no session")
-        if _SCOPE not in principal.scopes:
-            raise Refusal("missing_scope", f"`{request.url.path}` needs the scope `{_SCOPE}`")
+        require_one_of(principal, SEES_RECORDS, request.url.path)
         return principal
 
     async def _page(self, principal: Principal, given: dict[str, str]) -> Page:

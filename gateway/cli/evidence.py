@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from audit.bundle import RECORDS_LIMIT, BundleError, BundleVerdict, make_bundle, verify_bundle
+from audit.bundle import RECORDS_LIMIT, BundleContradicted, BundleError, BundleVerdict, make_bundle, verify_bundle
 from audit.entry import time_text
 from audit.note import open_checkpoint
 from audit.query import Query, QueryError, question
@@ -86,7 +85,7 @@ def verify(
 ) -> None:
     """Check a bundle with nothing but the log's key. Nothing of it is run, and nothing is unpacked unless asked and proven.
 
-    Exit codes: 0 every record is proven; 1 it is not, or this is no bundle.
+    Exit codes: 0 every record is proven and answers the question the bundle states; 1 one is not or does not, or this is no bundle.
 
     Example: assay audit verify-bundle case-4711.zip --vkey log.vkey
     """
@@ -96,6 +95,8 @@ def verify(
         try:
             with bundle.open("rb") as file:
                 verdict = verify_bundle(file, keys.log, keys.witnesses, known_checkpoint=kept, origin=origin)
+        except BundleContradicted as error:
+            fail(f"contradicted: {error}", code=Exit.NO)
         except BundleError as error:
             fail(str(error), code=Exit.NO)
         except OSError as error:
@@ -118,6 +119,7 @@ def _print(verdict: BundleVerdict, *, as_json: bool) -> None:
                 "first": verdict.first,
                 "end": verdict.end,
                 "complete": verdict.is_complete,
+                "answers": True,  # one that does not is refused
                 "question": dict(verdict.question),
                 "records": sorted(verdict.leaves),
                 "extends": verdict.extends_size,
@@ -129,12 +131,13 @@ def _print(verdict: BundleVerdict, *, as_json: bool) -> None:
     if verdict.is_complete:
         out.print(f"[green]ok[/]  they are every record from {verdict.first} up to {verdict.end}", soft_wrap=True)
     else:
+        asked = " ".join(f"{name}={value}" for name, value in sorted(verdict.question.items()) if name != "oldest_first")
+        out.print(f"[green]ok[/]  each of them answers the question: {escape(asked or 'every record')}", soft_wrap=True)
         out.print("    a selection: nothing says that no other record answers the question", markup=False, soft_wrap=True)
     if verdict.extends_size is not None:
         out.print(f"[green]ok[/]  the log extends your head of size {verdict.extends_size}", soft_wrap=True)
     for one in seen:
         out.print(f"    witness {one['name']} saw that head at POSIX time {one['time_s']}", markup=False, soft_wrap=True)
-    out.print(f"    asked, as its maker says: {json.dumps(dict(verdict.question), sort_keys=True)}", markup=False, soft_wrap=True)
 
 
 def _extract(verdict: BundleVerdict, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 A report is a function of the first N leaves. Without `--size` N is that of the newest signed checkpoint, so that a report never speaks of more than
 is signed; where nothing is signed yet, it is what is committed. The same N gives the same bytes.
+
+A report is a read of the log by a person: it is recorded before it is shown, with what it was asked for, as any other question is.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from audit.reports.state import LogMismatchError, LogState, compared, pin
 from audit.store.control import latest_head
 from audit.store.errors import StoreError
 from gateway.cli.query import DEFAULT_DATA, DataOption, check_data
+from gateway.cli.recorded import record_read
 from gateway.cli.terminal import Exit, err, fail
 from gateway.documents import Manifest, RouteDocument
 from gateway.processes.control import ControlDirectory, ControlError
@@ -68,7 +71,7 @@ def evaluation(
             positive=positive,
         )
 
-    _run(data, size, make, form, output, key)
+    _run(data, size, make, form, output, key, {"report": "evaluation", "model": model, "tenant": tenant})
 
 
 @app.command("experiment")
@@ -90,7 +93,7 @@ def experiment(
         except (UnknownExperimentError, NoPlanError) as error:
             fail(str(error), hint="`assay audit query --type experiment.start` lists those that have begun", code=Exit.NO)
 
-    _run(data, size, make, form, output, key)
+    _run(data, size, make, form, output, key, {"report": "experiment", "experiment": name})
 
 
 @app.command("maturity")
@@ -111,7 +114,7 @@ def maturity(
         leaves = lambda: follow(data, 0, until=state.size)  # noqa: E731 - a reader that can be called twice
         return maturity_report(leaves, state, version=_version(), framework_name=framework, model=model)
 
-    _run(data, size, make, form, output, key)
+    _run(data, size, make, form, output, key, {"report": "maturity", "framework": framework, "model": model})
 
 
 def _run(
@@ -121,14 +124,18 @@ def _run(
     form: Literal["json", "md", "html"],
     output: Path | None,
     key_path: Path | None,
+    asked: Mapping[str, str | None],
 ) -> None:
     check_data(data)
     if key_path is not None and (form != "json" or output is None):
         fail("a signature needs the JSON report in a file", hint="add `--format json -o report.json`; other formats carry its SHA-256")
     with _errors():
-        report = make(_state(data, size))
+        state = _state(data, size)
+        report = make(state)
         canonical = report_bytes(report)
         key = _read_key(key_path) if key_path is not None else None
+    question = {name: value for name, value in asked.items() if value is not None}
+    record_read(data, "query", question=question, size=state.size, rows=state.size, full_scan=True)
     if form == "json":
         _write(canonical, output)
     else:

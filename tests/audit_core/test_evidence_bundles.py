@@ -45,8 +45,10 @@ class Files:
 SOURCE = LogSource(Files(log_files(ENTRIES, witnesses=[WITNESS_KEY])))
 
 
-def made(indices=(3, 41, 255, 256, 699), **options: object) -> bytes:
-    return make_bundle(SOURCE, KEYS, list(indices), **{"question": {"type": "call"}, "made": MADE, **options})  # type: ignore[arg-type]
+def made(indices=(3, 41, 255, 256, 698), **options: object) -> bytes:
+    span = options.get("span")
+    asked = {"type": "call"} if span is None else {"range": "{}:{}".format(*span)}  # type: ignore[misc]
+    return make_bundle(SOURCE, KEYS, list(indices), **{"question": asked, "made": MADE, **options})  # type: ignore[arg-type]
 
 
 def check(data: bytes, **options: object):
@@ -58,7 +60,7 @@ def check(data: bytes, **options: object):
 
 def test_a_selection_holds_its_records_and_claims_no_more():
     verdict = check(made(), witnesses=[WITNESS_KEY.verifier])
-    assert dict(verdict.leaves) == {index: ENTRIES[index] for index in (3, 41, 255, 256, 699)}
+    assert dict(verdict.leaves) == {index: ENTRIES[index] for index in (3, 41, 255, 256, 698)}
     assert (verdict.kind, verdict.is_complete, verdict.question) == ("selection", False, {"type": "call"})
     assert [one.key.name for one in verdict.head.cosignatures] == [WITNESS_KEY.name]
 
@@ -67,6 +69,64 @@ def test_a_range_is_complete():
     verdict = check(made(range(250, 260), span=(250, 260)))
     assert verdict.is_complete
     assert sorted(verdict.leaves) == list(range(250, 260))
+
+
+def restated(data: bytes, **changed: object) -> bytes:
+    """Return a bundle whose manifest says something else."""
+    return rezipped(data, lambda name, content: json.dumps(json.loads(content) | changed).encode() if name == "manifest.json" else content)
+
+
+def rezipped(data: bytes, change) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for info in old.infolist():
+            new.writestr(zipfile.ZipInfo(info.filename), change(info.filename, old.read(info)))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"type": "outcome"},
+        {"type": "call", "model": "credit-risk"},
+        {"type": "call", "since": "2026-11-20T10:00:04.000000Z"},
+        {"type": "call", "until": "2026-11-20T10:04:00.000000Z"},
+        {"range": "3:41"},
+    ],
+)
+def test_a_proven_record_that_does_not_answer_the_stated_question_contradicts_the_bundle(question):
+    whole = made()
+    assert check(restated(whole, question={"type": "call", "tenant": "acme", "oldest_first": True})).question["tenant"] == "acme"
+    with pytest.raises(BundleError):
+        check(restated(whole, question=question))
+    with pytest.raises(BundleError):
+        made(question=question)
+
+
+def test_one_record_too_many_among_hundreds_contradicts_the_bundle_and_is_named():
+    several = make_bundle(SOURCE, KEYS, range(1, 700), question={}, made=MADE)
+    with pytest.raises(bundles.BundleContradicted, match="record `699` is in the log"):
+        check(restated(several, question={"type": "call"}))
+
+
+@pytest.mark.parametrize(("changed", "said"), [({"first": 3}, "whole log"), ({"end": 699}, "whole log")])
+def test_a_selection_of_another_scope_than_the_whole_log_is_contradicted(changed, said):
+    with pytest.raises(bundles.BundleContradicted, match=said):
+        check(restated(made(), **changed))
+
+
+@pytest.mark.parametrize("question", [{}, {"type": "call"}, {"range": "250:261"}, {"range": "0250:260"}])
+def test_a_range_whose_question_names_another_one_is_contradicted(question):
+    with pytest.raises(bundles.BundleContradicted, match="250:260"):
+        check(restated(made(range(250, 260), span=(250, 260)), question=question))
+
+
+@pytest.mark.parametrize(
+    "question", [{"colour": "red"}, {"type": 7}, {"type": ["call"]}, {"since": "yesterday"}, {"oldest_first": "yes"}, {"type": "x" * 300}]
+)
+def test_a_question_that_cannot_be_tested_is_refused(question):
+    with pytest.raises(BundleError):
+        check(restated(made(), question=question))
 
 
 def test_the_same_question_to_the_same_log_gives_the_same_bytes():

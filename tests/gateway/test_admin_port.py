@@ -135,6 +135,27 @@ def test_a_person_signs_in_with_a_key_sees_the_pages_and_signs_out(visited: Depl
     assert browser.get(f"{visited.admin}/").url.path == "/login", "the session has ended, not only the cookie"
 
 
+@pytest.mark.parametrize(
+    ("scope", "first", "seen"),
+    [
+        ("admin:read", "/", {"/", "/experiments", "/experiments/half", "/audit-log"}),
+        ("admin:write", "/experiments", {"/experiments", "/experiments/half", "/audit-log"}),
+        ("experiment:operate", "/experiments", {"/experiments", "/experiments/half", "/audit-log"}),
+        ("audit:read", "/records", {"/records", "/audit-log"}),
+    ],
+)
+def test_each_role_sees_its_own_pages_and_no_other(visited: Deployment, browser: httpx.Client, scope: str, first: str, seen: set[str]):
+    visited.add_key(scope, scope, "tenants:all")
+    wait_until(lambda: browser.post(f"{visited.admin}/login", data={"key": visited.keys[scope]}).status_code == 200, "the new key to be known")
+    assert browser.get(f"{visited.admin}/").url.path == first
+    page = browser.get(f"{visited.admin}{first}").text
+    for path in ("/experiments", "/experiments/half", "/records", "/audit-log"):
+        reply = browser.get(f"{visited.admin}{path}")
+        assert reply.status_code == (200 if path in seen else 403), path
+        if path.count("/") == 1:
+            assert (f'<a href="{path}"' in page) == (path in seen), "no link leads to a refusal"
+
+
 def test_a_session_ends_when_its_key_is_revoked(visited: Deployment, browser: httpx.Client):
     key_id = visited.add_key("leaver", "admin:read", "tenants:all")
     wait_until(lambda: browser.post(f"{visited.admin}/login", data={"key": visited.keys["leaver"]}).status_code == 200, "the new key to be known")

@@ -61,6 +61,25 @@ def test_a_question_on_the_admin_port_is_a_record_that_names_the_key_and_the_que
     assert record["actor"]["kind"] == "key"
 
 
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        (("evaluation", "--model", "split"), {"report": "evaluation", "model": "split"}),
+        (("maturity",), {"report": "maturity", "framework": "azure"}),
+        (("experiment", "half"), {"report": "experiment", "experiment": "half"}),
+    ],
+)
+def test_a_report_is_a_read_by_a_person_and_a_record(asked: Deployment, words: tuple[str, ...], question: dict[str, str]):
+    before = len(reads(asked))
+    command = [*COMMAND, "report", *words, "--data", str(asked.data), "--format", "json"]
+    done = subprocess.run(command, cwd=asked.directory, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    size = json.loads(done.stdout)["log"]["size"]
+    (record,) = reads(asked)[before:]
+    assert record["actor"] == {"kind": "person", "id": getpass.getuser()}
+    assert (record["question"], record["size"], record["rows"], record["full_scan"]) == (question, size, size, True)
+
+
 def test_a_question_on_the_command_line_is_a_record_that_names_the_person(asked: Deployment):
     before = len(reads(asked))
     done = audit(asked, "query", "--type", "call", "--json")
