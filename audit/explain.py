@@ -228,6 +228,8 @@ def _later(related: Sequence[Record]) -> tuple[str, ...]:
         if one.get("type") == "label":
             correction = ", a correction" if one.get("corrects") else ""
             lines.append(f"{one.get('time')}: label `{one.get('label')}` for {row} from `{one.get('source')}`{correction}.")
+        elif one.get("type") == "human_decision":
+            lines.append(f"{one.get('time')}: a person decided `{one.get('human_decision')}` for {row}, from `{one.get('source')}`.")
         elif one.get("type") == "reward":
             lines.append(f"{one.get('time')}: reward `{one.get('metric')}` = {one.get('value_ppm')} ppm for {row} from `{one.get('source')}`.")
     return tuple(lines)

@@ -190,7 +190,7 @@ def check(
     faults += _time_faults(file)
     faults += _layer_faults(file, layers)
     if isinstance(file, ShadowFile):
-        return faults + _follower_faults(file, others)
+        return faults + _person_faults(file) + _follower_faults(file, others)
     if isinstance(file, BlueGreenFile):
         faults += _verify_faults(file, others)
     for other in others:
@@ -266,6 +266,8 @@ def _shadow(file: ShadowFile) -> ShadowDocument:
         per_second=file.budget.per_second,
         per_day=file.budget.per_day,
         then_start=None if file.then is None else file.then.start,
+        person=file.arms["champion"].person,
+        decided_within_us=file.decided_within or 0,
     )
 
 
@@ -387,7 +389,7 @@ def _version_faults(file: AnyExperimentFile, model: ModelFacts) -> list[Fault]:
             f"model `{file.model}` has no version `{arm.version}`; allowed: {_list(model.versions)}",
         )
         for name, arm in file.arms.items()
-        if arm.version not in model.versions
+        if arm.version and arm.version not in model.versions
     ]
     if isinstance(file, BlueGreenFile):
         if file.arms["blue"].version != model.default_version:
@@ -397,6 +399,8 @@ def _version_faults(file: AnyExperimentFile, model: ModelFacts) -> list[Fault]:
             faults.append(Fault(("arms", "green", "version"), "blue and green are the same version"))
     if isinstance(file, CanaryFile | ChampionChallengerFile | ShadowFile):
         rival = "shadow" if isinstance(file, ShadowFile) else "challenger"
+        if not file.arms["champion"].version:
+            return faults  # a person: any version may be compared with them, the default too
         if file.arms["champion"].version != model.default_version:
             faults.append(
                 Fault(
@@ -498,6 +502,25 @@ def _layer_faults(file: AnyExperimentFile, layers: LayersFile) -> list[Fault]:
             faults.append(Fault(("holdout",), f"unknown holdout `{file.holdout}`; allowed: {_list(layers.holdouts)}"))
         elif holdout.model != file.model:
             faults.append(Fault(("holdout",), f"holdout `{file.holdout}` is of model `{holdout.model}`, not `{file.model}`"))
+    return faults
+
+
+def _person_faults(file: ShadowFile) -> list[Fault]:
+    """What a person as champion needs and what makes no sense of one."""
+    if not file.arms["champion"].person:
+        return [] if file.decided_within is None else [Fault(("decided_within",), "only a `person` as champion decides later; leave it out")]
+    faults = []
+    if file.decided_within is None:
+        faults.append(Fault(("arms", "champion"), "people decide later: say by when with `decided_within`, for example `decided_within: 3d`"))
+    elif file.deadline.after <= file.decided_within:
+        faults.append(Fault(("deadline", "after"), "the deadline passes before the first call may have been decided (`decided_within`)"))
+    if len(file.compare) != 1 or next(iter(file.compare.values())).kind != "label":
+        faults.append(Fault(("compare",), "a person's decision is one word: compare one part, of `kind: label`"))
+    faults += [
+        Fault(("guardrails", name), f"`{name}` cannot be compared with a person; the guardrail here is `errors`")
+        for name in sorted(file.guardrails)
+        if name != "errors"
+    ]
     return faults
 
 

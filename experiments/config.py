@@ -18,7 +18,7 @@ from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag, TypeAdapter, ValidationInfo, field_validator, model_validator
 
@@ -47,6 +47,24 @@ class Arm(Strict):
     """One thing compared."""
 
     version: str = Field(description="Version of the experiment's model.", min_length=1)
+
+
+class ShadowArm(Arm):
+    """One side of a shadow: a version, or as champion the people who decide."""
+
+    version: str = Field(default="", description="Version of the experiment's model.")
+    person: str = Field(
+        default="", max_length=64, description="Of the champion: who decides later, by `{decision_id, human_decision}` at `/feedback`."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> ShadowArm:
+        if bool(self.version) == bool(self.person):
+            raise ValueError("an arm of a shadow has a `version`, or as champion a `person`")
+        return self
+
+
+_SomeArm = TypeVar("_SomeArm", bound=Arm)
 
 
 class Guardrail(Strict):
@@ -189,7 +207,7 @@ class Experiment(Strict):
         return analysis
 
 
-def _arms_are_named_well(arms: dict[str, Arm]) -> dict[str, Arm]:
+def _arms_are_named_well(arms: dict[str, _SomeArm]) -> dict[str, _SomeArm]:
     for name in sorted(RESERVED_ARMS & set(arms)):
         raise ValueError(f"`{name}` is reserved and cannot name an arm")
     if len(arms) < 2:
@@ -372,7 +390,10 @@ class ShadowFile(Experiment):
     """A second version gets copies of calls; nobody gets its replies, which are compared with the champion's."""
 
     strategy: Literal["shadow"]
-    arms: dict[ArmName, Arm] = Field(description="Exactly `champion` and `shadow`.")
+    arms: dict[ArmName, ShadowArm] = Field(description="Exactly `champion` and `shadow`; the champion may be a person.")
+    decided_within: Duration | None = Field(
+        default=None, description="With a person as champion: how long after the call their decision may come; only then a call is counted."
+    )
     unit: Literal["call"] = Field(default="call", description="Which calls are mirrored is drawn for every call by itself.")
     analysis: Analysis = Field(default_factory=lambda: Analysis(unit="call"))
     share: Share = Field(description="Part of the champion's calls that is mirrored.")
@@ -388,9 +409,11 @@ class ShadowFile(Experiment):
 
     @field_validator("arms")
     @classmethod
-    def _arms_are_champion_and_shadow(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+    def _arms_are_champion_and_shadow(cls, arms: dict[str, ShadowArm]) -> dict[str, ShadowArm]:
         if set(arms) != {"champion", "shadow"}:
             raise ValueError(f"a shadow has exactly the arms `champion` and `shadow`, not {_list(arms)}")
+        if arms["shadow"].person:
+            raise ValueError("only the champion can be a person: the shadow is a version")
         return arms
 
     @field_validator("share")

@@ -158,6 +158,10 @@ class ShadowDocument(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Mirrored calls a day (UTC), all workers together; 0 = unlimited."""
     then_start: str | None = None
     """Draft that starts once every limit is proven kept."""
+    person: str = ""
+    """Who decides, where the champion is a person and not a version (`experiments/people.py`)."""
+    decided_within_us: int = 0
+    """How long after the call that person's decision may come."""
 
 
 class RuleDocument(Document, frozen=True, kw_only=True):
@@ -206,7 +210,7 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     owner: str
     hypothesis: str
     arms: dict[str, str]
-    """Arm -> version of the model."""
+    """Arm -> version of the model; empty where a person decides."""
     control: str
     """Arm that serves units which are not exposed, and that the others are compared with."""
     sticky: Sticky
@@ -242,6 +246,11 @@ class ExperimentDocument(Document, frozen=True, kw_only=True):
     """Whether it starts when it is configured, or stays a draft until someone starts it."""
     shadow: ShadowDocument | None = None
     """Of a `shadow` alone."""
+
+    def who_serves(self, arm: str) -> str:
+        """Return who answers in an arm, in words: `version 4`, or the people who decide."""
+        version = self.arms.get(arm, "")
+        return f"version {version}" if version or self.shadow is None else f"a person ({self.shadow.person})"
 
 
 class LiveExperiment(Document, frozen=True, kw_only=True):

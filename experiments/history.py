@@ -23,6 +23,8 @@ import msgspec
 from experiments.document import ExperimentDocument
 from experiments.effects import Effect, effects
 from experiments.evidence import Fold
+from experiments.pairs import SHADOW, PairFold
+from experiments.people import HUMAN_DECISION, fold_of
 
 Record = Mapping[str, Any]
 FIRST_LOOK_UNITS = 20
@@ -55,7 +57,7 @@ class EpochStory:
     plan_digest: str
     document: ExperimentDocument
     document_digest: str
-    fold: Fold
+    fold: Fold | PairFold
     steps: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
@@ -113,7 +115,7 @@ class Story:
             record["preregistration_digest"],
             document,
             record["document_digest"],
-            Fold(document, epoch),
+            Fold(document, epoch) if document.shadow is None else fold_of(document, epoch),
         )
 
     def feed(self, record: Record) -> None:
@@ -125,21 +127,35 @@ class Story:
             decision = record["parents"][0]
         elif kind in ("label", "reward"):
             decision = record.get("decision", "")
+        elif kind in (SHADOW, HUMAN_DECISION):
+            self._feed_pairs(record)
+            return
         else:
             return
         epoch = self.epochs.get(self._epoch_of.get(decision, 0))
-        if epoch is None:
+        if epoch is None or not isinstance(epoch.fold, Fold):
             return
         if kind in ("call", "decision"):
             _count(epoch, record)
         epoch.fold.add(record)
         if epoch.fold.unit_count >= epoch.next_look:
-            self._look(epoch, record["time"])
+            self._look(epoch, epoch.fold, record["time"])
 
-    def _look(self, epoch: EpochStory, time: str) -> None:
-        found = effects(epoch.document, epoch.fold.evidence())
-        epoch.looks.append(Look(time, epoch.fold.unit_count, tuple(found)))
-        epoch.next_look = max(epoch.fold.unit_count + 1, math.ceil(epoch.fold.unit_count * LOOK_GROWTH))
+    def _feed_pairs(self, record: Record) -> None:
+        """Take in an answer of a shadow, or what a person decided; a decision may be of any epoch, whose fold knows its calls."""
+        if record["type"] == SHADOW and record.get("experiment") != self.name:
+            return
+        for epoch in self.epochs.values():
+            if isinstance(epoch.fold, PairFold):
+                epoch.fold.add(record)
+                if record["type"] == SHADOW and record["epoch"] == epoch.epoch:
+                    epoch.first_call = epoch.first_call or record["time"]
+                    epoch.last_call = max(epoch.last_call, record["time"])
+
+    def _look(self, epoch: EpochStory, fold: Fold, time: str) -> None:
+        found = effects(epoch.document, fold.evidence())
+        epoch.looks.append(Look(time, fold.unit_count, tuple(found)))
+        epoch.next_look = max(fold.unit_count + 1, math.ceil(fold.unit_count * LOOK_GROWTH))
 
 
 def read_plan(plan: Mapping[str, Any]) -> ExperimentDocument:

@@ -31,11 +31,11 @@ import msgspec
 
 from experiments import stats
 from experiments.document import MetricDocument, MetricSource
+from experiments.labels import Label, label_of, standing, with_label
 from experiments.values import first_of, moments_of, sum_of
 
 BURN_IN_EVENTS = 10
 """Expected events among the control's units that fix a threshold: 200 units for p95. Both arms meet the same one, so it need not be exact."""
-_MOST_LABELS = 16
 
 
 class MetricEvidence(msgspec.Struct, frozen=True):
@@ -62,16 +62,6 @@ class MetricEvidence(msgspec.Struct, frozen=True):
     """Units whose window is still open."""
 
 
-class Label(msgspec.Struct, frozen=True):
-    """One label as its record says it."""
-
-    id: str
-    corrects: bool
-    label: str
-    source: str
-    may_correct: bool
-
-
 class Unit(msgspec.Struct):
     """What is known of a unit's first decision. Owned by the `Fold` that keeps it (`experiments/evidence.py`)."""
 
@@ -83,7 +73,7 @@ class Unit(msgspec.Struct):
     latency_us: int | None = None
     prediction: str | None = None
     labels: tuple[Label, ...] = ()
-    """What was said, at most `_MOST_LABELS`; `label` is what counts of it."""
+    """What was said, at most `MOST_LABELS`; `label` is what counts of it."""
     label: str | None = None
     rewards: dict[str, tuple[str, bool]] | None = None
     values: dict[str, dict[str, tuple[str, int]]] | None = None
@@ -98,13 +88,8 @@ class Unit(msgspec.Struct):
 
 def labelled(unit: Unit, record: Mapping[str, Any]) -> None:
     """Take in a label: the first counts, and of corrections by who may make them the last."""
-    new = Label(record["id"], record.get("corrects") is True, str(record["label"]), record.get("source", ""), record.get("may_correct") is True)
-    if new in unit.labels or len(unit.labels) >= _MOST_LABELS:
-        return
-    unit.labels = (*unit.labels, new)
-    first = min(unit.labels, key=lambda one: (one.corrects, one.id))
-    allowed = [one for one in unit.labels if one.corrects and (one.source == first.source or one.may_correct)]
-    unit.label = max(allowed, key=lambda one: one.id).label if allowed else first.label
+    unit.labels = with_label(unit.labels, label_of(record))
+    unit.label = standing(unit.labels)
 
 
 def is_answered(unit: Unit, metric: MetricDocument) -> bool:

@@ -54,6 +54,8 @@ class PairEvidence(msgspec.Struct, frozen=True):
     pairs: int
     limits: dict[str, Limit]
     overflow: int = 0
+    undecided: int = 0
+    """Of a shadow whose champion is a person: calls that nobody decided in time."""
 
 
 class _Pair(msgspec.Struct):
@@ -153,10 +155,18 @@ def judge_pairs(document: ExperimentDocument, evidence: PairEvidence) -> Verdict
         on_harm="rollback" if any(found.on_harm == "rollback" for found in harmed) else "hold",
         may_advance=not harmed and evidence.pairs > 0,
         units={CHAMPION: evidence.pairs, SHADOW: evidence.pairs},
-        reasons=tuple(found.reason for found in worst_first) or ("no data yet",),
+        reasons=(*(found.reason for found in worst_first), *_left_out(evidence)) or ("no data yet",),
         metrics=verdicts,
         evidence=_for_record(evidence),
     )
+
+
+def _left_out(evidence: PairEvidence) -> list[str]:
+    """Say which part of the calls was left out because no person decided on them: what is proven is of the others."""
+    if not evidence.undecided:
+        return []
+    all_of_them = evidence.pairs + evidence.undecided
+    return [f"{evidence.undecided} of {all_of_them} mirrored calls were not decided in time; they are not compared, and may be the hard ones"]
 
 
 def _judge_limit(name: str, limit: Limit, alpha: float, alpha_harm: float, on_harm: Any) -> MetricVerdict:
@@ -178,6 +188,8 @@ def _judge_limit(name: str, limit: Limit, alpha: float, alpha_harm: float, on_ha
 
 def _for_record(evidence: PairEvidence) -> dict[str, Any]:
     record: dict[str, Any] = {"pairs": evidence.pairs}
+    if evidence.undecided:
+        record["undecided"] = evidence.undecided
     for name, limit in evidence.limits.items():
         counts = {"pairs": limit.pairs, "broken": limit.broken, "limit_ppm": limit.limit_ppm}
         record[name] = counts if limit.threshold_us is None else {**counts, "threshold_us": limit.threshold_us}

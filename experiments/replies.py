@@ -71,6 +71,15 @@ def _compile(part: PartDocument) -> Callable[[Any, Any], PartResult]:
     return lambda champion, shadow: PartResult(_is_json(champion) and _equal(champion, shadow))
 
 
+def class_of(value: Any) -> str | None:
+    """Return a label as records hold it, at most 256 characters; None for what is none. `1` and `1.0` are one label."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) not in (str, int, bool):
+        return None
+    return str(value)[:256].encode("utf-8", "replace").decode()
+
+
 def _labels(champion: Any, shadow: Any) -> PartResult:
     return PartResult(type(champion) in (str, int, float, bool) and _equal(champion, shadow))
 

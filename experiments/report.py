@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,12 +18,13 @@ import msgspec
 
 from experiments import preregistration
 from experiments.document import ExperimentDocument, Phase, StepDocument
-from experiments.effects import effects
-from experiments.evidence import Evidence
+from experiments.effects import PPM, effects
+from experiments.evidence import Evidence, Fold
 from experiments.history import EpochStory, Story
 from experiments.judge import external_limits, judge
 from experiments.lifecycle import STAGE
 from experiments.outlook import outlook
+from experiments.pairs import PairFold, judge_pairs
 from experiments.shares import WHOLE, format_share
 from experiments.slices import slice_findings
 from experiments.standing import STAGES, responses, sample_ratio
@@ -59,9 +61,7 @@ def describe(story: Story) -> dict[str, Any]:
 
 
 def _epoch(epoch: EpochStory) -> dict[str, Any]:
-    document, evidence = epoch.document, epoch.fold.evidence()
-    verdict = judge(document, evidence)
-    return {
+    told = {
         "epoch": epoch.epoch,
         "started": {"index": epoch.start_index, "time": epoch.start_time, "reason": epoch.reason},
         "exploratory": epoch.reason == "changed: exploratory",
@@ -69,11 +69,53 @@ def _epoch(epoch: EpochStory) -> dict[str, Any]:
             "digest": epoch.plan_digest,
             "holds": preregistration.digest(epoch.plan) == epoch.plan_digest,
             "committed_before_first_call": not epoch.first_call or epoch.start_time <= epoch.first_call,
-            "quoted": _quoted(document),
+            "quoted": _quoted(epoch.document),
         },
-        "planned_actual": _planned_actual(epoch, evidence),
         "steps": [_told(index, record) for index, record in epoch.steps],
         "decision": _decision(epoch),
+    }
+    return told | (_of_pairs(epoch, epoch.fold) if isinstance(epoch.fold, PairFold) else _of_units(epoch, epoch.fold))
+
+
+def _of_pairs(epoch: EpochStory, fold: PairFold) -> dict[str, Any]:
+    """Return what a shadow's epoch has to tell: each limit with its counts and what of it is proven."""
+    evidence = fold.evidence()
+    verdict = judge_pairs(epoch.document, evidence)
+    found = {one.metric: one for one in verdict.metrics}
+    return {
+        "planned_actual": _planned_actual(epoch, {"compared": evidence.pairs}),
+        "verdict": _verdict_told(epoch.document, verdict),
+        "pairs": {
+            "compared": evidence.pairs,
+            "undecided": evidence.undecided,
+            "not_kept": evidence.overflow,
+            "champion": epoch.document.who_serves("champion"),
+            "shadow": epoch.document.who_serves("shadow"),
+            "limits": [
+                {
+                    "limit": name,
+                    "calls": limit.pairs,
+                    "broken": limit.broken,
+                    "broken_ppm": round(PPM * limit.broken / limit.pairs) if limit.pairs else None,
+                    "limit_ppm": limit.limit_ppm,
+                    "outcome": found[name].outcome,
+                    "reason": found[name].reason,
+                }
+                for name, limit in evidence.limits.items()
+            ],
+        },
+    }
+
+
+def _verdict_told(document: ExperimentDocument, verdict: Verdict) -> dict[str, Any]:
+    return {"outcome": verdict.outcome, "words": verdict_in_words(verdict, document), "reasons": list(verdict.reasons)}
+
+
+def _of_units(epoch: EpochStory, fold: Fold) -> dict[str, Any]:
+    document, evidence = epoch.document, fold.evidence()
+    verdict = judge(document, evidence)
+    return {
+        "planned_actual": _planned_actual(epoch, evidence.stages["assigned"]),
         "exposure": _exposure(epoch, evidence),
         "overrides": [
             {
@@ -87,18 +129,20 @@ def _epoch(epoch: EpochStory) -> dict[str, Any]:
         "sample_ratio": sample_ratio(document, evidence),
         "responses": responses(document, evidence),
         **_assigned_elsewhere(document, evidence),
-        "verdict": {"outcome": verdict.outcome, "words": verdict_in_words(verdict), "reasons": list(verdict.reasons)},
+        "verdict": _verdict_told(document, verdict),
         "effects": _effects(epoch, evidence, verdict),
         "trail": [
             {"time": look.time, "units": look.units, "effects": [msgspec.to_builtins(effect) for effect in look.effects]} for look in epoch.looks
         ],
-        **_segments(epoch),
+        **_segments(epoch, fold),
         "outlook": [told.words for told in outlook(document, evidence)],
     }
 
 
-def verdict_in_words(verdict: Verdict) -> str:
+def verdict_in_words(verdict: Verdict, document: ExperimentDocument) -> str:
     """Return a verdict as one sentence."""
+    if document.shadow is not None and verdict.outcome == "fine":
+        return "Every limit is proven kept."
     if not verdict.metrics:
         return "No metric was declared: nothing can be proven."
     if verdict.outcome == "harm":
@@ -115,7 +159,9 @@ def _summary(epoch: EpochStory | None) -> str:
     if epoch is None:
         return "A draft: it has not been started, and nothing was drawn."
     decision = _decision(epoch)
-    words = verdict_in_words(judge(epoch.document, epoch.fold.evidence()))
+    fold, document = epoch.fold, epoch.document
+    verdict = judge_pairs(document, fold.evidence()) if isinstance(fold, PairFold) else judge(document, fold.evidence())
+    words = verdict_in_words(verdict, document)
     if decision is None:
         return f"Running. {words}"
     where = f" on step {decision['step'] + 1} of {len(epoch.document.steps)}" if len(epoch.document.steps) > 1 else ""
@@ -155,7 +201,7 @@ def _quoted(document: ExperimentDocument) -> list[dict[str, str]]:
         shares = f"assigned by {document.external.system}; it declares {shares or 'no split'}"
     lines = {
         "hypothesis": document.hypothesis or "not stated",
-        "arms": ", ".join(f"{arm} = version {version}" for arm, version in sorted(document.arms.items())) + f"; control {document.control}",
+        "arms": ", ".join(f"{arm} = {document.who_serves(arm)}" for arm in sorted(document.arms)) + f"; control {document.control}",
         "unit": "each unit keeps its arm" if document.sticky == "unit" else "every call is drawn anew",
         "shares": shares,
         "goal": goal,
@@ -181,11 +227,10 @@ def _margin(metric: Any) -> str:
     return f"{metric.margin / 10_000:g} {'pp' if metric.margin_unit == 'pp' else '%'}"
 
 
-def _planned_actual(epoch: EpochStory, evidence: Evidence) -> list[dict[str, str]]:
+def _planned_actual(epoch: EpochStory, units: Mapping[str, int]) -> list[dict[str, str]]:
     document, decision = epoch.document, _decision(epoch)
     reached = max((int(record["to"].rpartition("/")[2]) for _, record in epoch.steps), default=0) + 1
     ended = decision["time"] if decision else epoch.last_call or epoch.start_time
-    units = evidence.stages["assigned"]
     planned_units = sum(step.min_units for step in document.steps)
     return [
         {
@@ -195,25 +240,31 @@ def _planned_actual(epoch: EpochStory, evidence: Evidence) -> list[dict[str, str
         },
         {"what": "steps", "planned": str(len(document.steps)), "actual": f"{reached} reached"},
         {
-            "what": "units an arm",
+            "what": "units an arm" if document.shadow is None else "calls compared",
             "planned": f"at least {planned_units:,}",
             "actual": ", ".join(f"{arm} {count:,}" for arm, count in sorted(units.items())),
         },
         {
             "what": "who decided",
-            "planned": "the evidence" if document.strategy in ("canary", "champion_challenger") else "people",
+            "planned": "the evidence" if document.strategy in ("canary", "champion_challenger", "shadow") else "people",
             "actual": "nobody yet" if decision is None else decision["by"] or "the evidence and the clock",
         },
     ]
 
 
 def _exposure(epoch: EpochStory, evidence: Evidence) -> dict[str, Any]:
+    document = epoch.document
     return {
         "calls": sum(epoch.calls.values()),
         "calls_not_exposed": epoch.calls[""],
         "arms": [
-            {"arm": arm, "version": version, "calls": epoch.calls[arm], **{stage: evidence.stages[stage][arm] for stage in STAGES}}
-            for arm, version in sorted(epoch.document.arms.items())
+            {
+                "arm": arm,
+                "version": version or document.who_serves(arm),
+                "calls": epoch.calls[arm],
+                **{stage: evidence.stages[stage][arm] for stage in STAGES},
+            }
+            for arm, version in sorted(document.arms.items())
         ],
         "excluded": [{"name": name, "calls": calls} for name, calls in sorted(epoch.excluded.items())],
         "units_not_kept": evidence.overflow,
@@ -228,12 +279,12 @@ def _assigned_elsewhere(document: ExperimentDocument, evidence: Evidence) -> dic
     return {"assigned_elsewhere": {**found, "limits": list(external_limits(document))}}
 
 
-def _segments(epoch: EpochStory) -> dict[str, Any]:
+def _segments(epoch: EpochStory, fold: Fold) -> dict[str, Any]:
     """Return the effects by declared segment, each with what Holm's procedure says of it; nothing where none is declared."""
     document = epoch.document
     if not document.segments:
         return {}
-    by_segment = epoch.fold.segment_evidence()
+    by_segment = fold.segment_evidence()
     finding_of = {(found.segment, found.metric, found.arm): found.finding for found in slice_findings(document, by_segment)}
     return {
         "segments": [

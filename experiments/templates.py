@@ -54,6 +54,7 @@ deadline: {{after: 21d, then: stop}}
 _SHADOW: Final = """\
   champion: {{version: "{champion}"}}
   shadow: {{version: "{challenger}"}}
+  # champion: {{person: loan officers}}, with `decided_within: 3d`, compares with what people decide (`human_decision` at /feedback)
 share: 10%                       # of the champion's calls; each is drawn by itself
 timeout: 2s
 budget: {{per_second: 20}}         # what comes above is left out and counted

@@ -17,7 +17,7 @@ from audit.reports.state import Leaves, LogState
 from experiments.history import Story
 from experiments.report import describe
 
-_ANSWERS = (b'"type":"outcome"', b'"type":"label"', b'"type":"reward"')
+_ANSWERS = (b'"type":"outcome"', b'"type":"label"', b'"type":"reward"', b'"type":"human_decision"')
 
 
 class UnknownExperimentError(ValueError):

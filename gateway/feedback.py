@@ -1,7 +1,8 @@
-"""Labels and rewards as callers send them to `POST /feedback`: one event or a list.
+"""Labels, people's decisions and rewards as callers send them to `POST /feedback`: one event or a list.
 
-`{"decision_id": ..., "label": "1"}` or `{"decision_id": ..., "metric": "repaid", "value": 1}`, each with optional `row`, `event_id`, `time`
-and, for labels, `corrects`. Events arrive late, early, twice and in any order: each is recorded as it comes, and folding makes it count
+`{"decision_id": ..., "label": "1"}` (what turned out true), `{"decision_id": ..., "human_decision": "1"}` (what a person decided) or
+`{"decision_id": ..., "metric": "repaid", "value": 1}`, each with optional `row`, `event_id`, `time` and, for the first two, `corrects`.
+Events arrive late, early, twice and in any order: each is recorded as it comes, and folding makes it count
 once (by `event_id`, else by decision, row and metric).
 """
 
@@ -15,14 +16,16 @@ from gateway.protocols.strictjson import JsonError, parse
 from gateway.refusals import Refusal
 
 MOST_EVENTS: Final = 1_000
-_LABEL_KEYS: Final = frozenset(("decision_id", "row", "label", "event_id", "time", "corrects"))
+_LABEL_KEYS: Final = frozenset(("decision_id", "row", "event_id", "time", "corrects"))
+_WORDS: Final = ("label", "human_decision")
+"""What is said in one word, each a type of record."""
 _REWARD_KEYS: Final = frozenset(("decision_id", "row", "metric", "value", "event_id", "time"))
 _MOST_VALUE: Final = 9_007_199_254  # times 10^6 stays below 2^53
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One label or reward, as its record says it."""
+    """One label, human decision or reward, as its record says it."""
 
     kind: str
     decision: str
@@ -49,8 +52,8 @@ def _event(index: int, item: Any) -> Event:
     where = f"event {index}"
     if type(item) is not dict:
         raise Refusal("bad_feedback", f"{where}: has to be an object")
-    is_label = "label" in item
-    unknown = item.keys() - (_LABEL_KEYS if is_label else _REWARD_KEYS)
+    word = next((one for one in _WORDS if one in item), None)
+    unknown = item.keys() - (_REWARD_KEYS if word is None else {*_LABEL_KEYS, word})
     if unknown:
         raise Refusal("bad_feedback", f"{where}: unknown field `{min(unknown)[:40]}`")
     decision = _decision(where, item.get("decision_id"))
@@ -61,14 +64,14 @@ def _event(index: int, item: Any) -> Event:
     for key, name in (("event_id", "event_id"), ("time", "event_time")):
         if key in item:
             fields[name] = _text(where, key, item[key])
-    if is_label:
-        value = item["label"]
-        fields["label"] = str(value) if type(value) is int else _text(where, "label", value)
+    if word is not None:
+        value = item[word]
+        fields[word] = str(value) if type(value) is int else _text(where, word, value)
         if "corrects" in item:
             if item["corrects"] is not True:
                 raise Refusal("bad_feedback", f"{where}: `corrects` is true or left out")
             fields["corrects"] = True
-        return Event("label", decision, fields)
+        return Event(word, decision, fields)
     fields["metric"] = _text(where, "metric", item.get("metric"))
     value = item.get("value")
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_MOST_VALUE <= value <= _MOST_VALUE:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from audit.journal import Journal
 from audit.vault.entry import SEED_BYTES, EntrySalts
+from experiments.replies import class_of
 from gateway import context, service, variants
 from gateway.authenticate import Authenticator, Principal
 from gateway.counters import Counters
@@ -584,11 +585,9 @@ def _capture(route: Route, model_body: bytes, body: bytes, record: CallRecord) -
         record.code = "reply_unreadable"
         return
     if route.prediction is not None:
-        value = route.prediction(document)
-        if type(value) is float and value.is_integer():
-            value = int(value)
-        if type(value) in (str, int, bool):
-            record.prediction = str(value)[:256].encode("utf-8", "replace").decode()
+        found = class_of(route.prediction(document))
+        if found is not None:
+            record.prediction = found
     if route.score is not None:
         value = route.score(document)
         if type(value) in (int, float) and abs(value) < 1e9:

@@ -33,7 +33,7 @@ from typing import Any, Final
 from audit.journal import Journal, JournalError
 from experiments.bucketing import encode_parts
 from experiments.document import ExperimentDocument, LiveExperiment, ShadowDocument
-from experiments.replies import Comparison, compile_comparison
+from experiments.replies import Comparison, class_of, compile_comparison
 from gateway.endpoints import Replicas
 from gateway.exchange import Fault, Request, Upstream, UpstreamError
 from gateway.identifiers import Identifiers
@@ -70,10 +70,13 @@ class Shadow:
     share: int
     """Mirrored part of the champion's calls, out of 2**32."""
     champion: str
+    """Version whose calls are mirrored; empty where the champion is a person, who decides on any call."""
     version: Version
     prefix: bytes
     """What is hashed before a decision's id."""
     compare: Comparison
+    places: Mapping[str, Callable[[Any], Any]]
+    """Part -> what gives its value in a reply."""
 
     def draws(self, decision: str) -> bool:
         """Say whether a call is mirrored."""
@@ -91,6 +94,12 @@ class _Copy:
     target: bytes
     champion_body: bytes
     size: int
+
+    @property
+    def serves_itself(self) -> bool:
+        """Say whether the version compared is the one that answered the caller: then its reply is there already, and no copy is sent."""
+        decision = self.record.decision
+        return decision is not None and decision.version is not None and decision.version.name == self.shadow.version.name
 
 
 class Shadows:
@@ -151,7 +160,7 @@ class Shadows:
         if version is None or not 200 <= record.status < 300:
             return
         for shadow in self.of.get(route.model, ()):
-            if shadow.champion != version.name or not shadow.draws(record.id):
+            if shadow.champion not in ("", version.name) or not shadow.draws(record.id):
                 continue
             size = len(request.body) + len(body)
             why = self._refusal(shadow, size)
@@ -206,13 +215,16 @@ class Shadows:
         outcome: dict[str, Any]
         body = b""
         try:
-            status, body = await self._ask(copy, sent, started_s + shadow.limits.timeout_us / 1e6)
+            if copy.serves_itself:
+                status, body = copy.record.status, copy.champion_body
+            else:
+                status, body = await self._ask(copy, sent, started_s + shadow.limits.timeout_us / 1e6)
             outcome = {"status": status}
         except UpstreamError as fault:
             outcome = {"status": _STATUS.get(fault.fault, 502), "code": f"upstream_{fault.fault.value}"}
-        outcome["latency_us"] = int((self._clock_s() - started_s) * 1e6)
+        outcome["latency_us"] = copy.record.upstream_us if copy.serves_itself else int((self._clock_s() - started_s) * 1e6)
         compared: dict[str, Any] = {}
-        if outcome["status"] == copy.record.status:
+        if outcome["status"] == copy.record.status and not shadow.limits.person:
             results = shadow.compare(_document(copy.champion_body), _document(body))
             for name, result in results.items():
                 compared[name] = {"agrees": int(result.agrees)}
@@ -221,6 +233,12 @@ class Shadows:
         has_failed = "code" in outcome or outcome["status"] != copy.record.status
         self._count(shadow, "failed" if has_failed else "compared")
         self._write(copy, outcome, compared, body)
+
+    def _answers(self, shadow: Shadow, body: bytes) -> dict[str, str]:
+        """Return what the version answered, for a person's decision that comes later to be compared with."""
+        document = _document(body)
+        found = {name: class_of(at(document)) for name, at in shadow.places.items()}
+        return {name: said for name, said in found.items() if said is not None}
 
     async def _permitted(self, copy: _Copy) -> bytes | None:
         """Judge the shadow like an arm: its approval and the request policies, as they stand now.
@@ -268,6 +286,8 @@ class Shadows:
         leaf["champion"] = {"status": record.status, "latency_us": record.upstream_us}
         leaf["outcome"] = outcome
         leaf["compared"] = compared
+        if shadow.limits.person and "code" not in outcome:
+            leaf["answers"] = self._answers(shadow, body)
         if record.subject is not None:
             leaf["subject"] = record.subject
         salts = self._pseudonyms.get(record.tenant) if record.kept is None else record.kept.salts
@@ -293,6 +313,7 @@ def _compiled(document: ExperimentDocument, limits: ShadowDocument, state: LiveE
         version=route.versions[document.arms["shadow"]],
         prefix=encode_parts((document.salt, "shadow")),
         compare=compile_comparison(limits.compare, compile_pointer),
+        places={part.name: compile_pointer(part.at) for part in limits.compare},
     )
 
 

@@ -47,7 +47,8 @@ def buttons_for(found: Running, principal: Principal) -> list[Button]:
 
 def _consequence(found: Running, verb: Verb) -> str:
     document = found.document
-    control = f"version {document.arms[document.control]} ({document.control})"
+    champion = document.arms[document.control]
+    control = f"version {champion} ({document.control})" if champion else "the model's default version"
     winner = WINNERS.get(document.strategy, "")
     told: dict[str, str] = {
         "start": "The plan is hashed and committed, then units are drawn. What is in the plan cannot be changed without a new epoch.",

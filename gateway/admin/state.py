@@ -119,7 +119,7 @@ class AdminState:
             "arms": [
                 {
                     "name": arm,
-                    "version": version,
+                    "version": version or document.who_serves(arm),
                     "control": arm == document.control,
                     "share": format_share(live.shares.get(arm, 0)) if live.shares else "not declared",
                     "units": verdict.units.get(arm, 0),

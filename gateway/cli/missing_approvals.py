@@ -31,6 +31,8 @@ def missing_approvals(layout: Layout, compiled: Compiled, document: ExperimentDo
     route = msgspec.json.decode(compiled.objects[compiled.manifest.models[document.model]], type=RouteDocument)
     missing = []
     for arm, version in sorted(document.arms.items()):
+        if not version:
+            continue  # a person needs no approval
         share = largest_share(document, arm)
         candidate = candidate_of(route, route.versions[version])
         found = judge(approvals, revocations, candidate, root, compiled.gateway.environment, time.time_ns() // 1000, max(1, share))

@@ -26,6 +26,7 @@ from experiments.evidence import Evidence, Fold
 from experiments.judge import judge
 from experiments.lifecycle import Verb
 from experiments.pairs import PairFold, judge_pairs
+from experiments.people import HUMAN_DECISION, PersonFold, fold_of
 from experiments.rollout import Action, RolloutState, apply, ends_proven, initial, live, step
 from experiments.slices import slice_findings
 from experiments.verdict import NO_DATA, Verdict
@@ -269,10 +270,8 @@ class Rollouts:
 
     def feed(self, record: dict[str, Any]) -> None:
         """Take one committed record into the evidence of the experiment it concerns."""
-        if record["type"] == "shadow":
-            found = self.running.get(record["experiment"])
-            if found is not None:
-                _take(found, record)
+        if record["type"] in ("shadow", HUMAN_DECISION):
+            self._feed_pairs(record)
             return
         experiment = record.get("route", {}).get("experiment")
         if experiment is not None:
@@ -294,6 +293,13 @@ class Rollouts:
                 waiting.append(record)
             if len(self._early) > _MOST_EARLY:
                 self._early.popitem(last=False)
+
+    def _feed_pairs(self, record: dict[str, Any]) -> None:
+        """Hand an answer to its shadow, and a person's decision to all whose champion is a person: which calls it is about their folds know."""
+        named = record.get("experiment")
+        for found in self.running.values() if named is None else filter(None, (self.running.get(named),)):
+            if named is not None or isinstance(found.fold, PersonFold):
+                _take(found, record)
 
     def _remember(self, decision: str, experiment: str) -> None:
         self._experiment_of[decision] = experiment
@@ -412,7 +418,7 @@ def _due(document: ExperimentDocument, state: RolloutState, now_us: int) -> int:
 
 def _fresh(document: ExperimentDocument, digest: str, state: RolloutState) -> Running:
     window = Window(document.breaker) if document.breaker is not None else None
-    fold = Fold(document, state.epoch) if document.shadow is None else PairFold(document, state.epoch)
+    fold = Fold(document, state.epoch) if document.shadow is None else fold_of(document, state.epoch)
     return Running(document, digest, state, fold, window)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from audit.index import Indexer
 
 ROWS_PER_STEP = 1000
-_CONCERNS_EVIDENCE = (b'"experiment":', b'"type":"outcome"', b'"type":"label"', b'"type":"reward"')
+_CONCERNS_EVIDENCE = (b'"experiment":', b'"type":"outcome"', b'"type":"label"', b'"type":"reward"', b'"type":"human_decision"')
 _log = logging.getLogger(__name__)
 
 

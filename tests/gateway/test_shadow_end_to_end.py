@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from deployment import Deployment, free_port, wait_until
+from typer.testing import CliRunner
 from upstreams import Asked, Model, Models, whole
 
 from audit.verdict import Grade
+from gateway.cli.main import build
 
 COMPARE = {
     "label": {"kind": "label", "at": "/outputs/0/data/0", "max_disagreement": "5%"},
@@ -58,7 +60,7 @@ def write_shadow(lab: Deployment, name: str, model: str, **keys: Any) -> None:
 @pytest.fixture(scope="module")
 def rivals(models: Models) -> dict[str, Rival]:
     found = {}
-    for name in ("alike", "other", "slow", "garbage"):
+    for name in ("alike", "other", "slow", "garbage", "judged"):
         rival = Rival("2")
         asyncio.run_coroutine_threadsafe(models._start(rival), models._loop).result(5)
         found[name] = rival
@@ -72,11 +74,17 @@ def rivals(models: Models) -> dict[str, Rival]:
 def lab(tmp_path_factory: pytest.TempPathFactory, one: Model, rivals: dict[str, Rival]) -> Iterator[Deployment]:
     deployment = Deployment(tmp_path_factory.mktemp("shadow"))
     urls = {**{name: rival.url for name, rival in rivals.items()}, "dead": f"http://127.0.0.1:{free_port()}"}
+    person = {"decided_within": "1s", "compare": {"decision": {"kind": "label", "at": "/outputs/0/data/0", "max_disagreement": "20%"}}}
+    deployment.write_model("single", {"1": one.url})
+    deployment.approve("single", "1", url=one.url)
+    write_shadow(deployment, "single-shadow", "single", arms={"champion": {"person": "officers"}, "shadow": {"version": "1"}}, **person)
     for name, url in urls.items():
         deployment.write_model(name, {"1": one.url, "2": url}, expose_arm=True)
         deployment.approve(name, "1", url=one.url)
         deployment.approve(name, "2", url=url)
-        write_shadow(deployment, f"{name}-shadow", name, **({"then": {"start": "alike-canary"}} if name == "alike" else {}))
+        arms = {"arms": {"champion": {"person": "officers"}, "shadow": {"version": "2"}}}
+        more = {"alike": {"then": {"start": "alike-canary"}}, "judged": arms | person}.get(name, {})
+        write_shadow(deployment, f"{name}-shadow", name, **more)
     canary = {
         "experiment": "alike-canary",
         "strategy": "canary",
@@ -171,3 +179,44 @@ def test_the_log_of_mirrored_calls_verifies(lab: Deployment):
     wait_until(lambda: lab.verify().size > lab.log.records.index(pairs(lab, "alike-shadow")[0]), "the pair to be signed")
     verdict = lab.verify()
     assert (verdict.tamper.grade, verdict.completeness.grade) == (Grade.OK, Grade.OK), verdict
+
+
+@pytest.mark.parametrize("name", ["judged", "single"])
+def test_a_person_is_the_champion_and_late_decisions_prove_the_version_alike(lab: Deployment, one: Model, rivals: dict[str, Rival], name: str):
+    """`judged` compares a second version, `single` the very version that answers callers: of that no copy is sent."""
+    sent_before = len([asked for asked in (*one.asked, *rivals["judged"].asked) if asked.headers.get("assay-shadow") == f"{name}-shadow"])
+    waiting: list[str] = []
+
+    def proven() -> bool:
+        waiting.extend(lab.infer(name, unit=f"u{number}").headers["assay-decision"] for number in range(20))
+        events = [{"decision_id": decision, "human_decision": 1} for decision in waiting]
+        reply = lab.client.post(f"{lab.front}/feedback", json=events, headers=lab.bearer("product"))
+        assert reply.status_code == 202, reply.text
+        waiting.clear()
+        return state(lab, f"{name}-shadow")["phase"] == "stopped"
+
+    wait_until(proven, "the version to be proven alike", 60)
+    stop = next(record for record in lab.log.of_type("rollout.step") if record["experiment"] == f"{name}-shadow" and record["action"] == "stop")
+    assert stop["reason"] == "every limit is proven kept"
+    assert stop["evidence"]["decision"]["broken"] == 0
+    found = pairs(lab, f"{name}-shadow")[0]
+    assert (found["answers"], found["compared"]) == ({"decision": "1"}, {})
+    copies = len([asked for asked in (*one.asked, *rivals["judged"].asked) if asked.headers.get("assay-shadow") == f"{name}-shadow"]) - sent_before
+    assert (copies > 0) == (name == "judged")
+    told = CliRunner().invoke(build("report"), ["report", "experiment", f"{name}-shadow", "--data", str(lab.data), "--format", "md"])
+    assert "a person (officers) against version" in told.stdout
+    assert "Every limit is proven kept." in told.stdout
+
+
+def test_the_report_of_a_shadow_tells_what_was_compared(lab: Deployment):
+    for form, said in (("json", '"broken":0'), ("html", "Compared: version 1 against version 2"), ("md", "| label |")):
+        done = CliRunner().invoke(build("report"), ["report", "experiment", "alike-shadow", "--data", str(lab.data), "--format", form])
+        assert done.exit_code == 0, done.output
+        assert said in done.stdout.replace(" ", "") or said in done.stdout
+
+
+@pytest.mark.parametrize("event", [{"human_decision": ""}, {"human_decision": 1.5}, {"human_decision": "1", "label": "1"}, {"human_decision": None}])
+def test_a_human_decision_is_one_word(lab: Deployment, event: dict[str, Any]):
+    decision = lab.infer("lonely", unit="u").headers["assay-decision"]
+    reply = lab.client.post(f"{lab.front}/feedback", json={"decision_id": decision, **event}, headers=lab.bearer("product"))
+    assert (reply.status_code, reply.json()["code"]) == (422, "bad_feedback")
