@@ -71,7 +71,7 @@ def _event(index: int, item: Any) -> Event:
             if item["corrects"] is not True:
                 raise Refusal("bad_feedback", f"{where}: `corrects` is true or left out")
             fields["corrects"] = True
-        return Event(word, decision, fields)
+        return Event("label" if word == "label" else "human_decision", decision, fields)
     fields["metric"] = _text(where, "metric", item.get("metric"))
     value = item.get("value")
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_MOST_VALUE <= value <= _MOST_VALUE:
