@@ -194,7 +194,7 @@ def test_without_a_right_answer_in_time_nothing_new_is_allowed_and_it_is_said(se
         served.gateway.signal("controller", signal.SIGSTOP)  # who would put it right within a second
         served.opa.put(MODULE, 'package assay.answers\n\nrevision := "sha256:other"\n')
     try:
-        refused = served.ask()
+        refused, of_rows = served.ask(), served.fresh
         assert refused.status_code == 403
         assert set(reasons(refused)) <= {"ENGINE-ERR"}, refused.text
         found = record_of(served.gateway, refused)
@@ -211,6 +211,7 @@ def test_without_a_right_answer_in_time_nothing_new_is_allowed_and_it_is_said(se
             served.gateway.signal("controller", signal.SIGCONT)
         served.settings()
     served.wait_served()  # a server that forgot everything has it again, with nobody's help
+    assert served.gateway.infer("m", body=rows(of_rows)).status_code == 200, "what was refused for want of an answer is asked again"
 
 
 def test_in_the_fail_mode_native_our_engine_decides_and_the_record_says_which_did(served: Governed):
