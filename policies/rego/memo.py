@@ -7,6 +7,8 @@ the key, because a memo belongs to one engine and its data never changes.
 Rules:
 - an evaluation that asks for the time is never remembered, nor is one that failed;
 - an input that has no such bytes (a `Decimal`) is evaluated every time;
+- the bytes are JSON text, in which only NaN and null look alike: what has a `null` in it, or is no JSON, is spelt by marshal, and no JSON text
+  begins as marshal's bytes do;
 - entries leave oldest use first once they weigh more than `limit_bytes`;
 - one thread owns a memo; the answers are shared, so nobody may change one.
 
@@ -24,15 +26,20 @@ from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, Final
 
+import orjson
+
 from policies.rego.values import UNDEFINED, lookup
 
 _FORMAT: Final = 2
 """Of marshal's formats the last whose bytes depend on the value alone, not on how often Python shares a string. Nothing is ever read back."""
-_ABSENT: Final = ...
-"""Stands for no value: marshal knows it, JSON does not."""
+_ABSENT: Final = orjson.Fragment(b"~")
+"""Stands for no value: what no JSON text has outside of its strings."""
+_PLAIN: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+"""JSON's own types and nothing that only looks like one of them when it is written."""
 _ENTRY_BYTES: Final = 300
 """What an entry costs beside its key: table, answer, bookkeeping."""
 Getter = Callable[[Any], Any]
+dumps = orjson.dumps
 
 
 class Remembered:
@@ -56,11 +63,17 @@ class Remembered:
         if not self.is_remembering:
             self.misses += 1
             return self._run(input, now_ns)
+        read = self._read(input)
         try:
-            key = marshal.dumps(self._read(input), _FORMAT)
-        except ValueError:
-            self.misses += 1
-            return self._run(input, now_ns)
+            key = dumps(read, None, _PLAIN)
+            if b"null" in key:
+                key = _marshalled(read)
+        except (TypeError, ValueError):
+            try:
+                key = _marshalled(read)
+            except ValueError:
+                self.misses += 1
+                return self._run(input, now_ns)
         entries = self._entries
         answer = entries.get(key)
         if answer is not None:
@@ -78,6 +91,12 @@ class Remembered:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _marshalled(read: list[Any]) -> bytes:
+    """Return the other spelling of a key. Raises ValueError for what has none."""
+    parts = [tuple(... if one is _ABSENT else one for one in part) if type(part) is tuple else ... if part is _ABSENT else part for part in read]
+    return marshal.dumps(parts, _FORMAT)
 
 
 def _grouped(paths: list[tuple[Any, ...]]) -> tuple[dict[str, list[str]], list[tuple[Any, ...]]]:

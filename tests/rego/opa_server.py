@@ -63,10 +63,19 @@ class OpaServer:
         self._process.wait(timeout=10)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server: stop it as it stands, let it go on, kill it."""
+        """Send a signal to the server: stop it as it stands, let it go on, kill it. Returns once it has done so."""
         self._process.send_signal(number)
         if number is signal.SIGKILL:
             self._process.wait(timeout=10)
+        while number is signal.SIGSTOP and self._is_answering():  # a stop reaches the threads of a process one by one
+            time.sleep(0.01)
+
+    def _is_answering(self) -> bool:
+        try:
+            httpx.get(f"{self.url}/health", timeout=0.5)
+        except httpx.TimeoutException:
+            return False
+        return True
 
     @property
     def url(self) -> str:

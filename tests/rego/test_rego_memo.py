@@ -16,9 +16,11 @@ from policies.rego import Engine, PolicyError, RegoError, to_json
 from policies.rego.memo import Remembered
 
 ALIKE: list[Any] = [1, True, 1.0, 0, False, 0.0, "1", "true", None, "", [], {}, [1], [True], [1.0], {"a": 1}, {"a": True}, {"a": 1.0}]
+SPELT = [*ALIKE, float("nan"), float("inf"), 2**70, -0.0, 1e16, 10**16, "null", "~", "\ud800", "nan", [None], {"null": 1}]
+"""With what JSON text cannot say, or says like something else."""
 paths = st.lists(st.lists(st.sampled_from(["a", "b", "c", 0, 1]), max_size=3).map(lambda names: ("input", *names)), max_size=5, unique=True)
 values = st.recursive(
-    st.sampled_from(ALIKE), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=6
+    st.sampled_from(SPELT), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=6
 )
 
 
@@ -53,6 +55,16 @@ def test_an_answer_is_reused_only_where_every_path_has_the_same_value_of_the_sam
         assert all(at(one, path) == at(other, path) for path in read)
     if told(one) == told(other):
         assert reused
+
+
+@pytest.mark.parametrize("one", SPELT, ids=repr)
+def test_no_two_values_have_one_key(one):
+    for other in SPELT:
+        memo = Remembered(lambda _document, _now: [0], [("input", "a"), ("input", "b")], 1 << 20)
+        memo({"a": one})
+        memo({"a": other})
+        memo({"b": other})
+        assert memo.hits == int(told(one) == told(other)), (one, other)
 
 
 @pytest.mark.parametrize("seed", range(150))
