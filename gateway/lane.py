@@ -124,7 +124,14 @@ class Lane:
         self.ledger = Ledger(self.journal, self.source, self.counters, self.ids, self.open, self.denied)
 
     def install(self, snapshot: Snapshot, live: Live, policy_server: PolicyServer | None = None) -> None:
-        """Put a configuration and a live state in force for every call that begins from now on."""
+        """Put a configuration and a live state in force for every call that begins from now on.
+
+        Raises:
+            ValueError: the configuration has policy servers decide and `policy_server` asks none, or other policies: nothing changes.
+        """
+        asked = snapshot.settings.policy_server
+        if not (asked is None if policy_server is None else policy_server.serves(asked, snapshot.policies)):
+            raise ValueError(f"engine `{snapshot.settings.engine}` is configured and `policy_server` is not what asks its servers")
         self.snapshot = snapshot
         self.live = live
         self.policy_server = policy_server
