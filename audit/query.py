@@ -114,6 +114,7 @@ CONDITIONS = tuple(field.name for field in dataclasses.fields(Query) if field.na
 
 
 _CONDITION_CHARS = 200
+_WORDING = re.compile(r"[^\s@]+|person:uid [0-9]+")
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 
 
@@ -127,9 +128,11 @@ def question(given: Mapping[str, str | None], *, oldest_first: bool = False) -> 
     for name, value in values.items():
         if name not in CONDITIONS:
             raise QueryError(f"`{name[:40]}` is no condition", f"conditions: {', '.join(CONDITIONS)}")
-        if len(value) > _CONDITION_CHARS or not value.isprintable():
-            raise QueryError(f"the value of `{name}` is longer than {_CONDITION_CHARS} characters or not printable", "shorten it")
-    # What is asked becomes a record for ever: a person's own id has no place in it, their pseudonym has.
+        # What is asked becomes a record for ever: free text and a person's own id have no place in it, their pseudonym has.
+        if len(value) > _CONDITION_CHARS or _WORDING.fullmatch(value) is None:
+            raise QueryError(
+                f"the value of `{name}` is longer than {_CONDITION_CHARS} characters, or no name", "no spaces and no `@`: what is asked is recorded"
+            )
     if "subject" in values and _PSEUDONYM.fullmatch(values["subject"]) is None:
         raise QueryError("a subject is asked for by pseudonym, 32 hexadecimal digits", "whoever may read the vault can tell it")
     for name in {"since", "until"} & set(values):

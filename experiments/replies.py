@@ -31,6 +31,7 @@ from typing import Any, Final
 import msgspec
 
 from experiments.document import PartDocument
+from experiments.wording import is_name
 
 Comparison = Callable[[Any, Any], "dict[str, PartResult]"]
 """Champion's document, shadow's document -> result by part."""
@@ -72,12 +73,16 @@ def _compile(part: PartDocument) -> Callable[[Any, Any], PartResult]:
 
 
 def class_of(value: Any) -> str | None:
-    """Return a label as records hold it, at most 256 characters; None for what is none. `1` and `1.0` are one label."""
+    """Return a label as records hold it; None for what is none. `1` and `1.0` are one label.
+
+    A class has a name (`experiments/wording.py`): text of another form is what a model or a person said, and stays out of the log.
+    """
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) not in (str, int, bool):
         return None
-    return str(value)[:256].encode("utf-8", "replace").decode()
+    text = str(value)
+    return text if is_name(text) else None
 
 
 def _labels(champion: Any, shadow: Any) -> PartResult:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from audit.entry import time_us
+from experiments.wording import FORM, is_name
 from gateway.protocols.strictjson import JsonError, parse
 from gateway.refusals import Refusal
 
@@ -20,6 +22,7 @@ _LABEL_KEYS: Final = frozenset(("decision_id", "row", "event_id", "time", "corre
 _WORDS: Final = ("label", "human_decision")
 """What is said in one word, each a type of record."""
 _REWARD_KEYS: Final = frozenset(("decision_id", "row", "metric", "value", "event_id", "time"))
+_MOST_TIME: Final = 40
 _MOST_VALUE: Final = 9_007_199_254  # times 10^6 stays below 2^53
 
 
@@ -61,9 +64,10 @@ def _event(index: int, item: Any) -> Event:
     if type(row) is not int or not 0 <= row < 1_000_000:
         raise Refusal("bad_feedback", f"{where}: `row` has to be a whole number")
     fields: dict[str, Any] = {"decision": decision, "row": row}
-    for key, name in (("event_id", "event_id"), ("time", "event_time")):
-        if key in item:
-            fields[name] = _text(where, key, item[key])
+    if "event_id" in item:
+        fields["event_id"] = _text(where, "event_id", item["event_id"])
+    if "time" in item:
+        fields["event_time"] = _time(where, item["time"])
     if word is not None:
         value = item[word]
         fields[word] = str(value) if type(value) is int else _text(where, word, value)
@@ -88,6 +92,13 @@ def _decision(where: str, value: Any) -> str:
 
 
 def _text(where: str, key: str, value: Any) -> str:
-    if type(value) is not str or not 0 < len(value) <= 256:
-        raise Refusal("bad_feedback", f"{where}: `{key}` has to be text of 1 to 256 characters")
+    """Return a text that may stand in the log for ever."""
+    if type(value) is not str or not is_name(value):
+        raise Refusal("bad_feedback", f"{where}: `{key}` has to be a name: {FORM}; it stands in the log for ever, where free text has no place")
+    return value
+
+
+def _time(where: str, value: Any) -> str:
+    if type(value) is not str or len(value) > _MOST_TIME or time_us(value) is None:
+        raise Refusal("bad_feedback", f"{where}: `time` has to be RFC 3339 with a zone: `2026-11-20T10:00:00Z`")
     return value

@@ -13,6 +13,7 @@ Example:
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 """Where a value is in a file: keys and list positions from the top."""
 
 _MOST_NAMES = 24
+_CREDENTIALS = re.compile(r"://[^\s`]*@")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,6 +37,10 @@ class Issue:
     key: str
     """Key path, `versions.4.upstreams[0]`; empty for the file as a whole."""
     message: str
+
+    def __post_init__(self) -> None:
+        # A message may show the value that is wrong; whatever key it was written to, credentials in an address are nobody's to read.
+        object.__setattr__(self, "message", _CREDENTIALS.sub("://…@", self.message))
 
     def __str__(self) -> str:
         """Return `file:line:column: key.path: message`."""

@@ -371,7 +371,7 @@ class Caller(asyncio.Protocol):
             self.front.check_drained()
             return
         if error is not None or not exchange.is_ended:
-            _LOG.error("the handler of %s %s left it unanswered", exchange.request.method, exchange.request.path, exc_info=error)
+            _LOG.error("the handler of a request left it unanswered", exc_info=error)
             if exchange.is_started:
                 self.cut()
             else:

@@ -152,7 +152,7 @@ class Lane:
         exchange = PortableExchange(request, send)
         error = await self._run(exchange, receive)
         if error is not None or not (exchange.is_ended or exchange.is_aborted):
-            _LOG.error("the handler of %s %s left it unanswered", request.method, request.path, exc_info=error)
+            _LOG.error("the handler of a request left it unanswered", exc_info=error)
             if not exchange.is_started:
                 await self._refuse(FramingError(500, "internal", "the gateway failed on this request"), request.method, send)
                 return

@@ -191,5 +191,6 @@ def _translated(error: Exception) -> UpstreamError:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return UpstreamError(Fault.TIMEOUT, "the deadline passed before the reply was complete", sent=True)
     if isinstance(error, httpx.RemoteProtocolError) and not any(words in detail for words in _CLOSED_WORDS):
-        return UpstreamError(Fault.PROTOCOL, detail, sent=True)
+        # The library's own words quote the reply, which may be about anybody.
+        return UpstreamError(Fault.PROTOCOL, "the reply is no clear HTTP", sent=True)
     return UpstreamError(Fault.CLOSED, detail, sent=True)

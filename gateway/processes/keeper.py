@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--previous", default="", help="absolute reference of the master key before")
     chosen = parser.parse_args(arguments)
     end_with_parent(chosen.parent)
-    logs.configure("keeper")
+    logs.configure("keeper", sees_payload=True)
     try:
         master = master_key(chosen.key)
         previous = master_key(chosen.previous) if chosen.previous else None

@@ -154,7 +154,7 @@ class Worker:
         """Take over the command line."""
         self._chosen = chosen
         self._node = f"{chosen.node}.w{chosen.index}"
-        self._log = logs.configure(f"worker {chosen.index}")
+        self._log = logs.configure(f"worker {chosen.index}", sees_payload=True)
         self._layout = Layout.of(chosen.config)
         self._run_dir: Path = chosen.data / "run"
         self._in_force = InForce(ControlDirectory(chosen.data), chosen.data / "vault" / "epochs.json", chosen.keys)
@@ -282,8 +282,10 @@ class Worker:
             if lane.policy_server is not None:
                 lane.policy_server.look()
             lane.promises = self._receipts.look(lane.promises, lane.journal)
-        except Exception:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
-            self._log.exception("what the controller published cannot be loaded; the old state stays in force")
+        except Exception as fault:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
+            # What was published tells of no call: here the words may be told.
+            why = {"why": str(fault)}
+            self._log.error("what the controller published cannot be loaded; the old state stays in force", extra=why, exc_info=fault)
 
     def _policy_server(self, snapshot: Snapshot, before: PolicyServer | None) -> PolicyServer | None:
         """Return who is asked under a snapshot; one that is not asked any more ends when calls under way have their answers."""

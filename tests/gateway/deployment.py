@@ -146,6 +146,8 @@ class Deployment:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(timeout=20)
         self._pids: dict[str, int] = {}
+        self.environment: dict[str, str] = {}
+        """More of the environment that the gateway is started in."""
 
     # --- what a person writes -------------------------------------------------------------------------------------------------------------
 
@@ -240,7 +242,11 @@ class Deployment:
         """Run `assay serve`."""
         with (self.directory / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "serve", str(self.directory), "--node", self.node], stdout=log, stderr=log, cwd=CHECKOUT, env=ENVIRONMENT
+                [*COMMAND, "serve", str(self.directory), "--node", self.node],
+                stdout=log,
+                stderr=log,
+                cwd=CHECKOUT,
+                env=ENVIRONMENT | self.environment,
             )
         if wait:
             self.wait_ready()

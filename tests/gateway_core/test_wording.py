@@ -1,0 +1,119 @@
+"""What callers may write into records for ever, and what the gateway's own log tells of a defect."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.wording import is_name
+from gateway.config.issues import Issue
+from gateway.feedback import read
+from gateway.logs import JsonLines, without_words
+from gateway.refusals import Refusal
+
+DECISION = "019a83c0-7a3b-7c11-8d2e-3f1b2a4c5d6e"
+
+
+@pytest.mark.parametrize("name", ["1", "-1", "true", ">50K", "<=50K", "not_repaid", "räuber", "label-019a83c0-7a3b", "a/b:c", "3.14", "x" * 64])
+def test_classes_and_ids_are_names(name):
+    assert is_name(name)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x" * 65, "ann@example.com", "Jane Person", "+41 79 123 45 67", "a\nb", "a\tb", "no\u00a0break", '{"a":1}', "\x00"]
+)
+def test_text_is_none(text):
+    assert not is_name(text)
+
+
+@given(st.text())
+def test_nothing_with_a_space_or_an_at_sign_is_a_name(text):
+    assert not is_name(text + " ")
+    assert not is_name(f"{text}@{text}")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"label": "Jane Person"},
+        {"label": "1", "event_id": "ann@example.com"},
+        {"metric": "the metric", "value": 1},
+        {"label": "1", "time": "yesterday"},
+        {"label": "1", "time": "2026-11-20T11:00:00"},
+    ],
+)
+def test_feedback_that_says_more_than_a_name_is_refused_whole(field):
+    with pytest.raises(Refusal) as refused:
+        read(json.dumps([{"decision_id": DECISION, "label": "1"}, {"decision_id": DECISION, **field}]).encode())
+    assert refused.value.code == "bad_feedback"
+    assert not any(str(value) in refused.value.detail for value in field.values() if value not in {"1", 1})
+
+
+def test_credentials_in_an_address_are_not_shown_with_the_mistake_they_stand_in():
+    issue = Issue("gateway.yaml", 1, 1, "store", "`postgresql://u:pa@ss/word@db/log` is not a store; write `sqlite:DIRECTORY`")
+    assert str(issue) == "gateway.yaml:1:1: store: `postgresql://…@db/log` is not a store; write `sqlite:DIRECTORY`"
+    assert "u:pa" not in str(Issue("m", 1, 1, "", "`ftp://u:pa@h` and `http://v:u:pa@i`"))
+    assert str(Issue("m", 1, 1, "", "`http://host:1/a` is listed twice")) == "m:1:1: `http://host:1/a` is listed twice"
+
+
+def failing() -> BaseException:
+    secret = "a-secret-in-the-words"
+    try:
+        try:
+            int(secret)
+        except ValueError as error:
+            raise KeyError(secret) from error
+    except KeyError as error:
+        return error
+
+
+def test_a_process_that_sees_payload_tells_of_a_defect_where_it_was_and_not_what_it_said():
+    fault = failing()
+    record = logging.makeLogRecord({"name": "assay.worker", "msg": "defect", "exc_info": (type(fault), fault, fault.__traceback__)})
+    line = JsonLines("worker", sees_payload=True).format(record)
+    assert "a-secret" not in line
+    told = json.loads(line)["traceback"]
+    assert told.index("builtins.ValueError") < told.index("builtins.KeyError")
+    assert "test_wording.py" in told
+    assert "failing" in told
+    assert "a-secret" in JsonLines("controller").format(record)
+
+
+def test_a_chain_that_bites_its_tail_is_told_once():
+    fault = ValueError("x")
+    fault.__context__ = KeyError("y")
+    fault.__context__.__context__ = fault
+    assert without_words(fault).count("ValueError") == 1
+
+
+def test_the_event_loops_own_words_quote_no_arguments():
+    words = "Exception in callback Protocol.data_received(b'a-secret')\nhandle: <Handle data_received(b'a-secret')>"
+    record = logging.makeLogRecord({"name": "asyncio", "msg": words})
+    assert json.loads(JsonLines("worker", sees_payload=True).format(record))["message"] == "Exception in callback Protocol.data_received"
+
+
+@pytest.mark.parametrize("end", ["raise ValueError('a-secret')", "f()", "gone()"])
+def test_the_last_words_of_a_process_that_sees_payload_name_the_type_alone(end):
+    program = f"""
+from gateway import logs
+logs.configure("worker 0", sees_payload=True)
+class Late:
+    def __del__(self):
+        raise RuntimeError("a-secret")
+def gone():
+    Late()
+def f():
+    gone()
+    raise KeyError("a-secret")
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert "Error" in done.stderr
+    assert "a-secret" not in done.stderr + done.stdout
+    assert all(json.loads(line)["process"] == "worker 0" for line in done.stderr.splitlines())
