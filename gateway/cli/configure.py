@@ -129,7 +129,7 @@ def check(
 
 def _unapproved_switches(layout: Layout, compiled: Compiled) -> list[str]:
     """Return what keeps each configured blue-green switch from being started: a side that nobody has approved for everyone."""
-    from gateway.cli.missing_approvals import missing_approvals  # noqa: PLC0415 - cryptography, only where there is something to ask
+    from gateway.cli.missing_approvals import unapproved_arms  # noqa: PLC0415 - cryptography, only where there is something to ask
 
     if compiled.manifest is None:
         return []
@@ -138,7 +138,7 @@ def _unapproved_switches(layout: Layout, compiled: Compiled) -> list[str]:
     return [
         f"experiments/{document.experiment}.yaml: cannot be started yet: {line}"
         for document in switches
-        for line in missing_approvals(layout, compiled, document)
+        for line in unapproved_arms(layout, compiled, document).values()
     ]
 
 

@@ -7,10 +7,8 @@ margin can be proven.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -18,7 +16,8 @@ import typer
 from experiments.document import ExperimentDocument
 from gateway.cli.admin_client import DirOption
 from gateway.cli.configure import layout_of
-from gateway.cli.missing_approvals import missing_approvals
+from gateway.cli.experiment_dry_run import rehearse, show
+from gateway.cli.missing_approvals import unapproved_arms
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
 from gateway.config.layout import Layout
@@ -27,10 +26,6 @@ from gateway.processes.control import ControlDirectory, ControlError
 
 if TYPE_CHECKING:
     from experiments.forecast import Forecast
-
-_MOST_LEAVES: Final = 100_000
-"""Newest records that traffic is counted from."""
-_SHORTEST_SPAN_S: Final = 600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -46,10 +41,14 @@ def plan(
     ] = None,
     rate: Annotated[list[str] | None, typer.Option("--rate", help="METRIC=2%: rate of bad events now; default: from the log, else assumed.")] = None,
     sample: Annotated[int, typer.Option("--sample", min=100, max=1_000_000, help="Units assigned before and after.")] = 10_000,
+    hours: Annotated[float, typer.Option("--hours", min=0.001, help="How much of the log's end the dry run takes.")] = 24.0,
+    records: Annotated[str | None, typer.Option("--records", metavar="FIRST:END", help="A range of the log for the dry run, instead.")] = None,
     *,
     json_flag: JsonFlag = False,
 ) -> None:
     """Say who moves, what can be shown by which week, who has to approve, and whether the deadline is long enough.
+
+    Where there is a log, yesterday's calls are drawn again under the plan: who would have been where, and the rates they had. Nothing is called.
 
     Example: assay experiment plan credit-v4 --units-per-day 20000 --rate errors=1%
     """
@@ -66,19 +65,23 @@ def plan(
     if digest is None:
         fail(f"there is no experiment `{name}`", hint=f"configured: {', '.join(sorted(compiled.manifest.experiments)) or 'none'}")
     document = msgspec.json.decode(compiled.objects[digest], type=ExperimentDocument)
-    seen = _Seen(units_per_day, _rates(rate or []))
-    if units_per_day is None:
-        seen.count(_data(layout, compiled), document.model)
-    foreseen = None if seen.units_per_day is None else forecast(document, units_per_day=seen.units_per_day, rates=seen.rates)
+    rehearsed = rehearse(_data(layout, compiled), document, hours=hours, records=records)
+    known = _rates(rate or [])
+    if rehearsed is not None:
+        units_per_day = units_per_day or rehearsed.units_per_day
+        known = {**rehearsed.rates, **known}
+    is_undeclared = document.external is not None and not document.steps[0].shares
+    foreseen = None if units_per_day is None or is_undeclared else forecast(document, units_per_day=units_per_day, rates=known)
     movement = moved(_in_force(layout, compiled, name), document, sample=sample)
-    missing = missing_approvals(layout, compiled, document)
+    unapproved = unapproved_arms(layout, compiled, document)
     told = {
         "experiment": name,
-        "units_per_day": seen.units_per_day,
+        "units_per_day": units_per_day,
         "moved": [{"before": before, "after": after, "units": units} for (before, after), units in movement.pairs.items()],
         "between_arms": movement.between_arms(),
         "sample": sample,
-        "approvals_missing": missing,
+        "approvals_missing": list(unapproved.values()),
+        "dry_run": None if rehearsed is None else msgspec.to_builtins(rehearsed),
         "forecast": None if foreseen is None else msgspec.to_builtins(foreseen, str_keys=True),
         "too_short_for": [] if foreseen is None else [one.metric for one in foreseen.too_short_for],
     }
@@ -86,52 +89,10 @@ def plan(
         emit_json(_finite(told))
     else:
         _show(document, told, foreseen)
-    if missing or told["too_short_for"]:
+        if rehearsed is not None:
+            show(rehearsed, unapproved)
+    if unapproved or told["too_short_for"]:
         raise typer.Exit(int(Exit.NO))
-
-
-class _Seen:
-    """Traffic and rates: as said, else as counted from the log."""
-
-    def __init__(self, units_per_day: float | None, rates: dict[str, float]) -> None:
-        self.units_per_day = units_per_day
-        self.rates = rates
-
-    def count(self, data: Path, model: str) -> None:
-        """Count the newest records of a model; leaves everything as it is where there are too few."""
-        from audit.follow import Follower  # noqa: PLC0415 - SQLAlchemy, only where there is a log
-        from audit.store.errors import StoreError  # noqa: PLC0415
-
-        units: set[str] = set()
-        times: list[str] = []
-        failed = ended = 0
-        try:
-            with Follower(data) as follower:
-                at = max(0, follower.end() - _MOST_LEAVES)
-                while rows := follower.read(at):
-                    at += len(rows)
-                    for record in _calls(rows, model):
-                        units.add(record.get("subject", ""))
-                        times.append(record["time"])
-                        if "outcome" in record:
-                            ended += 1
-                            failed += record["outcome"]["status"] >= 400
-        except (StoreError, OSError):
-            return
-        span_s = (datetime.fromisoformat(max(times)) - datetime.fromisoformat(min(times))).total_seconds() if times else 0.0
-        if span_s < _SHORTEST_SPAN_S:
-            return
-        self.units_per_day = len(units) * 86_400 / span_s
-        if failed:
-            self.rates.setdefault("errors", failed / ended)
-
-
-def _calls(rows: Iterable[tuple[int, bytes]], model: str) -> Iterable[dict[str, Any]]:
-    for _, leaf in rows:
-        if b'"type":"call"' in leaf or b'"type":"decision"' in leaf:
-            record = msgspec.json.decode(leaf)
-            if record.get("model", {}).get("name") == model:
-                yield record
 
 
 def _rates(texts: list[str]) -> dict[str, float]:
@@ -163,17 +124,27 @@ def _in_force(layout: Layout, compiled: Compiled, name: str) -> ExperimentDocume
         return None
 
 
-def _show(document: ExperimentDocument, told: dict[str, Any], foreseen: Forecast | None) -> None:
-    out.print(f"{document.experiment}: {document.strategy.replace('_', ' ')} on {document.model}", markup=False)
+def _show_movement(document: ExperimentDocument, told: dict[str, Any]) -> None:
+    if document.external is not None:
+        out.print(f"Whom it moves `{document.external.system}` decides, call by call.", markup=False)
+        return
     out.print(f"Who moves, of {told['sample']} units, on the first step (before -> after):")
     for row in told["moved"]:
         stays = "" if row["before"] != row["after"] else " (stay)"
         out.print(f"  {row['before']} -> {row['after']}: {row['units']}{stays}", markup=False)
     out.print(f"  between arms: {told['between_arms']}")
+
+
+def _show(document: ExperimentDocument, told: dict[str, Any], foreseen: Forecast | None) -> None:
+    out.print(f"{document.experiment}: {document.strategy.replace('_', ' ')} on {document.model}", markup=False)
+    _show_movement(document, told)
     for line in told["approvals_missing"]:
         out.print(f"Approval missing: {line}", markup=False, soft_wrap=True)
     if foreseen is None:
-        out.print("What can be shown is unknown: no traffic of this model is in the log; say it with --units-per-day N.", soft_wrap=True)
+        why = "less than ten minutes of this model's traffic are in the log; say it with --units-per-day N"
+        if document.external is not None and not document.steps[0].shares:
+            why = f"`{document.external.system}` declares no split, and without one nothing is tested"
+        out.print(f"What can be shown is unknown: {why}.", markup=False, soft_wrap=True)
         return
     out.print(f"At {told['units_per_day']:,.0f} new units a day, looking whenever you like, with 80 % power:", markup=False)
     weeks = ", ".join(f"week {week}: {units:,}" for week, units in foreseen.units_by_week.items())

@@ -1,8 +1,8 @@
 """Which arms of an experiment may not have the traffic they would get: asked before anyone is drawn, by `assay check` and the plans.
 
 Example:
-    missing_approvals(layout, compiled, document)
-    # ["version 4 (arm green) may not have 100 % of the traffic: approval.missing"]
+    unapproved_arms(layout, compiled, document)
+    # {"green": "version 4 (arm green) may not have 100 % of the traffic: approval.missing"}
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from gateway.config.layout import Layout
 from gateway.documents import RouteDocument
 
 
-def missing_approvals(layout: Layout, compiled: Compiled, document: ExperimentDocument) -> list[str]:
-    """Return, for each version that would get traffic, why it may not have its largest share; nothing where there is no trust root yet."""
+def unapproved_arms(layout: Layout, compiled: Compiled, document: ExperimentDocument) -> dict[str, str]:
+    """Return arm -> why its version may not have its largest share; nothing where there is no trust root yet."""
     from gateway.cli.model import candidate_of, read_inbox  # noqa: PLC0415 - cryptography, only here
     from gateway.cli.trust import read_root  # noqa: PLC0415
     from policies.in_force import judge  # noqa: PLC0415
 
     if not layout.trust_root.exists() or compiled.manifest is None or compiled.gateway is None:
-        return []
+        return {}
     root = read_root(layout)
     approvals, revocations, _ = read_inbox(layout, root)
     route = msgspec.json.decode(compiled.objects[compiled.manifest.models[document.model]], type=RouteDocument)
-    missing = []
+    missing = {}
     for arm, version in sorted(document.arms.items()):
         if not version:
             continue  # a person needs no approval
@@ -37,7 +37,7 @@ def missing_approvals(layout: Layout, compiled: Compiled, document: ExperimentDo
         candidate = candidate_of(route, route.versions[version])
         found = judge(approvals, revocations, candidate, root, compiled.gateway.environment, time.time_ns() // 1000, max(1, share))
         if found.reason is not None:
-            missing.append(f"version {version} (arm {arm}) may not have {share * 100 / WHOLE:g} % of the traffic: {found.reason}")
+            missing[arm] = f"version {version} (arm {arm}) may not have {share * 100 / WHOLE:g} % of the traffic: {found.reason}"
     return missing
 
 

@@ -211,3 +211,34 @@ def test_what_came_from_elsewhere_is_told_with_its_limits_in_status_and_report(l
     cookie = {"cookie": f"assay-session={page.cookies['assay-session']}"}
     lab.client.cookies.clear()
     assert "not declared" in lab.client.get(f"{lab.admin}/experiments/launch", headers=cookie).text
+
+
+def test_a_plan_is_tried_on_the_calls_of_the_log_without_calling_anything(lab: Deployment, one: Model, two: Model):
+    for number in range(12):
+        infer(lab, {"country": "CH"}, unit=f"w{number}")
+    lab.wait_idle()
+    asked = len(one.asked) + len(two.asked)
+
+    def plan(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(
+            build("experiment"), ["experiment", "plan", "swiss", "--dir", str(lab.directory), *words], env={"COLUMNS": "200", "NO_COLOR": "1"}
+        )
+        return done.exit_code, done.output
+
+    status, told = plan("--json")
+    assert status == 0, told
+    found = json.loads(told)["dry_run"]
+    assert found["calls"] >= 12
+    (stage,) = found["stages"]
+    assert sum(stage["calls"].values()) == found["calls"]
+    drawn = [record["route"] for record in lab.log.refresh() if record.get("route", {}).get("experiment") == "swiss" and record["route"]["exposed"]]
+    assert stage["calls"]["treatment"] >= sum(route["assigned"] == "treatment" for route in drawn) > 0, "the very draws of the records, and others"
+    assert found["units_per_day"] is None
+    told = plan()[1]
+    assert "nothing is called" in told
+    assert "█" in told
+    assert "Left out: rules on `country`" in told
+    assert json.loads(plan("--json", "--records", "0:5")[1])["dry_run"] is None
+    status, told = plan("--records", "9:5")
+    assert (status, "is not a range of this log's" in told) == (2, True)
+    assert len(one.asked) + len(two.asked) == asked
