@@ -17,6 +17,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from audit.lineage import Link
 from audit.note import SignedCheckpoint
 
 FINDINGS_LIMIT: Final = 50
@@ -142,6 +143,8 @@ class Verdict:
     opaque: int = 0
     time: str = ""
     misbehaviour: ForkProof | None = None
+    link: Link | None = None
+    """The earlier log that this one says it follows."""
     chain: Check = field(default_factory=lambda: Check("chain"))
     tamper: Check = field(default_factory=lambda: Check("tamper"))
     completeness: Check = field(default_factory=lambda: Check("completeness"))
@@ -177,5 +180,6 @@ class Verdict:
             "first_bad_index": self.first_bad_index,
             "checks": [check.document() for check in self.checks],
             "misbehaviour": None if self.misbehaviour is None else self.misbehaviour.document(),
+            "follows": None if self.link is None else self.link.document(),
             "exit_code": self.exit_code,
         }

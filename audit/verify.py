@@ -31,6 +31,7 @@ import orjson
 from audit.keyring import LogKey
 from audit.keys import VerifierKey
 from audit.leaf import LeafError, parse
+from audit.lineage import read_link
 from audit.merkle import HASH_BYTES, ProofError, inclusion_proof, leaf_hashes, verify_inclusion
 from audit.note import NoteError, SignedCheckpoint, open_checkpoint
 from audit.sequences import Account
@@ -146,6 +147,7 @@ class _Scan:
         self._edge: list[bytes] = [b""]  # hashes of the unfinished tile of each level, as the entries give them
         self._differences: list[_Difference] = []  # where a published tile is not what the entries give: one for each tile
         self._account = Account()
+        self._opened_at: int | None = None  # the leaf that opens the log
         self.known_root: bytes | None = None  # root of the first `known` leaves, as the entries give it
 
     def run(self, progress: Progress | None) -> None:
@@ -273,8 +275,23 @@ class _Scan:
         fault = _member_fault(record)
         if fault is None:
             self._account.add(index, record)
+            if record["type"] == "log.open":
+                self._open(index, record)
         else:
             self._verdict.tamper.fail(f"record of type `{record['type'][:40]}`: {fault}", index=index)
+
+    def _open(self, index: int, record: dict[str, Any]) -> None:
+        """Take in how the log begins, and which one it follows."""
+        check, link = self._verdict.completeness, read_link(index, record)
+        if self._opened_at is not None:
+            check.fail(f"the log opens twice, first at leaf `{self._opened_at}`", index=index)
+        elif record.get("origin") != self._head.origin:
+            check.fail(f"`log.open` is of origin `{str(record.get('origin'))[:80]}`, this log is `{self._head.origin}`", index=index)
+        elif link is None and "previous" in record:
+            check.fail("`log.open` says that the log follows another, and not which", index=index)
+        elif link is not None:
+            check.notes.append(f"this log follows `{link.origin}` from its size {link.size} on (leaf {index}); verify that one too with `--previous`")
+        self._opened_at, self._verdict.link = index, link
 
     def _opaque(self, index: int, entry: bytes) -> None:
         """Count an entry that is not ours, unless it is one of ours in another spelling."""

@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from audit.earlier import verify_earlier
 from audit.follow import follow
 from audit.keys import COSIGNATURE_V1, ED25519, InvalidKey, SigningKey, save_signing_key
 from audit.merkle import consistency_proof, verify_consistency
@@ -58,6 +59,8 @@ def verify(
     max_age: Annotated[str, typer.Option("--max-age", help="A witness's cosignature older than this proves nothing of today.")] = "1d",
     origin: OriginOption = None,
     token: TokenOption = None,
+    previous: Annotated[str | None, typer.Option("--previous", help="The log that this one follows (DIR|URL), to be verified with it.")] = None,
+    previous_vkey: Annotated[list[str] | None, typer.Option("--previous-vkey", help="Key of that log, or a key policy (text or file).")] = None,
     *,
     json_flag: JsonFlag = False,
 ) -> None:
@@ -81,11 +84,27 @@ def verify(
         verdict.independence.doubt(
             "key and witnesses came from the log's own directory: this proves that the log is whole, not whose it is; hint: --vkey and --witness"
         )
+    earlier = None if previous is None else _verify_earlier(verdict, previous, previous_vkey, token)
     if json_flag:
-        emit_json({**verdict.document(), "key_from_log_directory": keys.are_the_logs_own})
+        told = {**verdict.document(), "key_from_log_directory": keys.are_the_logs_own}
+        emit_json(told if earlier is None else {**told, "previous": earlier.document()})
     else:
         _print_verdict(verdict)
-    raise typer.Exit(verdict.exit_code)
+        if earlier is not None:
+            out.print("\nwhich follows", markup=False)
+            _print_verdict(earlier)
+    codes = {verdict.exit_code, *([] if earlier is None else [earlier.exit_code])}
+    raise typer.Exit(next(code for code in (Exit.NO, Exit.INCOMPLETE, Exit.OK) if code in codes))
+
+
+def _verify_earlier(verdict: Verdict, previous: str, vkey: list[str] | None, token: str | None) -> Verdict:
+    """Verify the log that another one follows, and that it extends the linked head."""
+    if not vkey:
+        fail("`--previous` needs `--previous-vkey`: the key of that log, from elsewhere than the log that follows it")
+    if verdict.link is None:
+        fail("this log does not say that it follows another", hint="such a log has a `log.open` record with `previous`", code=Exit.NO)
+    with opened_log(previous, token) as source:
+        return verify_earlier(verdict.link, source, given_keys(vkey, None).log)
 
 
 @app.command("prove")

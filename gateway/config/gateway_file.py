@@ -85,6 +85,15 @@ class Push(FileModel):
     keep: bool = Field(default=False, description="Keep every checkpoint under its size, not only the latest. Changed by a restart.")
 
 
+class Follows(FileModel):
+    """The log before this one, which could not be gone on with: a restored copy, a lost key."""
+
+    checkpoint: str = Field(
+        min_length=1, description="File of its last known signed head; relative to the one that holds `config/`. Read at the start."
+    )
+    key: Annotated[str, AfterValidator(_log_key)] = Field(description="Its verification key, which signed that head.")
+
+
 class Audit(FileModel):
     """The signed log."""
 
@@ -97,6 +106,9 @@ class Audit(FileModel):
         default=None, description="The key before `key`: while it stands here both sign, so that verifiers can change over. Changed by a restart."
     )
     revoked: list[Revoked] = Field(default_factory=list, max_length=64, description="Keys of this log that are not to be believed any more.")
+    follows: Follows | None = Field(
+        default=None, description="The log that this one follows: its head goes into the new log's first records. Only for a log without records."
+    )
     push: Push | None = Field(default=None, description="Another place that gets every signed checkpoint.")
     checkpoint: Duration = Field(default=1_000_000, ge=100_000, le=60_000_000, description="A new signed checkpoint at most this often.")
     heartbeat: Duration = Field(default=10_000_000, ge=1_000_000, le=3_600_000_000, description="An idle log gets a heartbeat record this often.")

@@ -17,7 +17,7 @@ from gateway.control.logkeys import LogKeys
 from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
 from policies.trust import TrustRoot
 
-CONCERNING: Final = re.compile(rb'"type":"(?:approval\.|rollout\.step"|experiment\.|trust\.pinned"|policy\.change"|key\.)')
+CONCERNING: Final = re.compile(rb'"type":"(?:approval\.|rollout\.step"|experiment\.|trust\.pinned"|policy\.change"|key\.|log\.open")')
 """Found in every leaf that can change the registry, and in few others: what is found is parsed. A start searches the whole log for it."""
 
 
@@ -33,6 +33,8 @@ class Registry:
         """Digests of the policies in force, by the latest `policy.change`."""
         self.log_keys = LogKeys()
         self.receipt_keys = Certificates()
+        self.opened: dict[str, Any] | None = None
+        """The `log.open` record; logs of earlier releases have none."""
         self.approvals: dict[str, Approval] = {}
         self.revocations: dict[str, Revocation] = {}
         self.rollouts: dict[str, RolloutState] = {}
@@ -57,8 +59,8 @@ class Registry:
             self.policies = record["new"]
         elif kind in ("key.began", "key.ended"):
             self.log_keys.fold(record)
-        elif kind in ("key.certified", "key.withdrawn"):
-            self.receipt_keys.fold(index, record)
+        elif kind in ("key.certified", "key.withdrawn", "log.open"):
+            self._fold_log(index, record)
         elif kind == "experiment.registered":
             self.registered(index, record)
         elif kind == "experiment.start":
@@ -67,6 +69,13 @@ class Registry:
             self.removed(record["experiment"])
         elif kind == "rollout.step":
             self.stepped(index, record, record["time"][:19].replace("T", " "))
+
+    def _fold_log(self, index: int, record: dict[str, Any]) -> None:
+        """Take in what the log says of itself."""
+        if record["type"] == "log.open":
+            self.opened = record
+        else:
+            self.receipt_keys.fold(index, record)
 
     def registered(self, index: int, body: dict[str, Any]) -> None:
         """Take in that a draft was put on record: nothing is drawn before it is started."""

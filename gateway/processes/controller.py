@@ -49,6 +49,7 @@ from gateway.authenticate import Principal
 from gateway.config.compile import Compiler
 from gateway.config.gateway_file import GatewayFile
 from gateway.config.layout import Layout, write_durably
+from gateway.control.beginning import CannotBegin, beginning, read_previous
 from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
 from gateway.control.inbox import Inbox
@@ -267,6 +268,7 @@ class Controller:
         self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk, changes, self._policy_servers)
         restored = self._configuration.restore()
         self._require_pinned_root_or_successor()
+        await self._record_beginning()
         await self._record_keys()
         self._receipt_key = ReceiptKey(
             self._data / "run" / RECEIPT_KEY,
@@ -325,6 +327,18 @@ class Controller:
 
     def _revoked_keys(self) -> dict[str, int]:
         return {one.key: one.until for one in self._gateway.audit.revoked}
+
+    async def _record_beginning(self) -> None:
+        """Commit which log begins, and which one it follows. Raises CannotStart: it cannot follow what it is to follow."""
+        audit = self._gateway.audit
+        try:
+            path = self._layout.resolve(audit.follows.checkpoint) if audit.follows is not None else self._layout.root
+            previous = read_previous(audit.follows, path, origin=audit.origin)
+            record = beginning(self._registry.opened, has_begun=bool(self._registry.log_keys.bounds), origin=audit.origin, previous=previous)
+        except CannotBegin as fault:
+            raise CannotStart(str(fault)) from fault
+        if record is not None:
+            await self._clerk.record("log.open", **record)
 
     async def _record_keys(self) -> None:
         """Commit which keys begin and end, before any of them signs (`gateway/control/logkeys.py`)."""

@@ -135,6 +135,14 @@ def test_the_log_certifies_the_key_before_its_first_receipt_and_metrics_count(as
     assert wait_until(lambda: "assay_receipts_total 0.0" not in asking.get("/metrics", key="console").text, "the count")
 
 
+def test_a_log_says_once_how_it_begins_before_a_key_of_it_does(asking: Deployment):
+    kinds = [record["type"] for record in asking.log.refresh()]
+    assert kinds.count("log.open") == 1
+    assert kinds.index("log.open") < kinds.index("key.began")
+    (opened,) = asking.log.of_type("log.open")
+    assert (opened["origin"], "previous" in opened) == ("assay.example/test", False)
+
+
 def test_a_stranger_checks_a_receipt_on_the_command_line(asking: Deployment, tmp_path: Path):
     reply = call(asking)
     decision = reply.headers["assay-decision"]
