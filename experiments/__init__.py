@@ -22,7 +22,8 @@ Nothing is imported here, because workers need `assignment` without NumPy and Sc
 
     from experiments.assignment import Assigner, Assignment, assign, recompute
     from experiments.bucketing import bucket
-    from experiments.compiler import check, compile_experiment
+    from experiments.checks import check
+    from experiments.compiler import compile_experiment
     from experiments.config import parse_experiment
     from experiments.document import ExperimentDocument, LiveExperiment
     from experiments.evidence import Fold

@@ -161,7 +161,7 @@ def _told_runs(found: Simulation, truths: dict[str, Any], seed: int) -> dict[str
 
 def _document(file: Path) -> ExperimentDocument:
     from experiments.compiler import compile_experiment  # noqa: PLC0415 - only when asked for
-    from experiments.config import LayersFile, MetricsFile  # noqa: PLC0415 - only when asked for
+    from experiments.shared_files import LayersFile, MetricsFile  # noqa: PLC0415 - only when asked for
     from gateway.config.experiment_files import read_experiment, read_layers, read_metrics  # noqa: PLC0415 - only when asked for
 
     experiment, issues = read_experiment(file.read_bytes(), str(file))

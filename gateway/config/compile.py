@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from experiments.config import LayersFile, MetricsFile
 from experiments.document import ExperimentDocument
+from experiments.shared_files import LayersFile, MetricsFile
 from gateway.config import experiment_files
 from gateway.config.experiment_files import LAYERS, METRICS, AnyExperiment
 from gateway.config.gateway_file import GatewayFile, Mode, ModesFile, compile_settings

@@ -9,19 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from experiments.compiler import ModelFacts, check, compile_experiment
-from experiments.config import (
-    STRATEGIES,
-    AbFile,
-    AnyExperimentFile,
-    BlueGreenFile,
-    CanaryFile,
-    ChampionChallengerFile,
-    LayersFile,
-    MetricsFile,
-    ShadowFile,
-)
+from experiments.checks import ModelFacts, check
+from experiments.compiler import compile_experiment
+from experiments.config import STRATEGIES, AbFile, AnyExperimentFile, BlueGreenFile, CanaryFile, ChampionChallengerFile, ShadowFile
 from experiments.document import ExperimentDocument
+from experiments.shared_files import LayersFile, MetricsFile
 from gateway.config.issues import Issue, allowed, nearest
 from gateway.config.model_file import Found
 from gateway.config.tree import read_tree

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from experiments.compiler import change_kind
+from experiments.changes import change_kind
 from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.ranges import assigner_of
 from gateway.documents import Manifest, RouteDocument, SettingsDocument

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from experiments.config import LayersFile, MetricsFile
 from experiments.config import json_schema as experiment_schema
+from experiments.shared_files import LayersFile, MetricsFile
 from gateway.config.gateway_file import GatewayFile, ModesFile
 from gateway.config.model_file import ModelFile
 

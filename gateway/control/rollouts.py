@@ -20,7 +20,7 @@ import msgspec
 
 from experiments import preregistration
 from experiments.breaker import Window
-from experiments.compiler import change_kind
+from experiments.changes import change_kind
 from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.evidence import Evidence, Fold
 from experiments.judge import judge

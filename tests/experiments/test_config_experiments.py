@@ -8,9 +8,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from experiments.compiler import ModelFacts, change_kind, check, compile_experiment, salt_of
-from experiments.config import LayersFile, MetricsFile, json_schema, parse_experiment
+from experiments.changes import change_kind
+from experiments.checks import ModelFacts, check
+from experiments.compiler import compile_experiment, salt_of
+from experiments.config import json_schema, parse_experiment
 from experiments.document import ExperimentDocument
+from experiments.shared_files import LayersFile, MetricsFile
 from experiments.shares import WHOLE
 
 FOLDER = Path(__file__).parents[2] / "config" / "experiments"

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from experiments.breaker import Window
 from experiments.compiler import compile_experiment
-from experiments.config import MetricsFile, parse_experiment
+from experiments.config import parse_experiment
 from experiments.document import BreakerDocument
 from experiments.evidence import Fold
+from experiments.shared_files import MetricsFile
 from experiments.shares import WHOLE
 
 HALF = WHOLE // 2

@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from experiments.assignment import RouteMismatchError, recompute
-from experiments.compiler import ModelFacts, change_kind, check, compile_experiment
+from experiments.changes import change_kind
+from experiments.checks import ModelFacts, check
+from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
 from experiments.document import LiveExperiment
 from experiments.evidence import Fold

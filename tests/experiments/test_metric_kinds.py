@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from experiments.compiler import ModelFacts, check, compile_experiment
-from experiments.config import SOURCES, LayersFile, MetricsFile, parse_experiment
+from experiments.checks import ModelFacts, check
+from experiments.compiler import compile_experiment
+from experiments.config import parse_experiment
 from experiments.effects import effects
 from experiments.evidence import Fold
 from experiments.forecast import forecast
@@ -19,6 +20,7 @@ from experiments.judge import judge
 from experiments.observations import burn_in_units
 from experiments.outlook import outlook
 from experiments.rollout import apply, initial, step
+from experiments.shared_files import SOURCES, LayersFile, MetricsFile
 from experiments.simulation import Truth, simulate
 from experiments.slices import slice_findings
 

@@ -4,7 +4,9 @@ from itertools import permutations
 
 import pytest
 
-from experiments.compiler import ModelFacts, change_kind, check, compile_experiment
+from experiments.changes import change_kind
+from experiments.checks import ModelFacts, check
+from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
 from experiments.pairs import PairFold, judge_pairs
 from experiments.people import PersonFold, fold_of

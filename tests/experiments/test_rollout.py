@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from experiments.assignment import Assigner
 from experiments.compiler import compile_experiment
-from experiments.config import LayersFile, MetricsFile, parse_experiment
+from experiments.config import parse_experiment
 from experiments.lifecycle import ASKED_BY, STAGE, TABLE, IllegalStepError, may_be_asked
 from experiments.rollout import RolloutState, apply, initial, live, step
+from experiments.shared_files import LayersFile, MetricsFile
 from experiments.shares import WHOLE
 from experiments.verdict import NO_DATA, MetricVerdict, Verdict
 

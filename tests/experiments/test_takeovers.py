@@ -9,7 +9,8 @@ from msgspec.structs import replace as changed
 from pydantic import ValidationError
 
 from experiments.assignment import Assigner
-from experiments.compiler import ModelFacts, check, compile_experiment
+from experiments.checks import ModelFacts, check
+from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
 from experiments.evidence import Fold
 from experiments.judge import judge

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 
 from experiments.assignment import Assigner, RouteMismatchError, recompute
-from experiments.compiler import change_kind, compile_experiment
+from experiments.changes import change_kind
+from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
 from experiments.document import ExclusionDocument, RuleDocument
 from experiments.targeting import excluded_by, holds, matches, segments_of, spelled

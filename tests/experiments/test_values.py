@@ -7,12 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from experiments import stats
-from experiments.compiler import ModelFacts, check, compile_experiment
-from experiments.config import LayersFile, MetricsFile, parse_experiment
+from experiments.checks import ModelFacts, check
+from experiments.compiler import compile_experiment
+from experiments.config import parse_experiment
 from experiments.effects import effects
 from experiments.evidence import Fold
 from experiments.judge import judge
 from experiments.outlook import outlook
+from experiments.shared_files import LayersFile, MetricsFile
 
 METRICS = {
     "revenue": {"type": "mean", "better": "higher", "range": [0, 500]},
