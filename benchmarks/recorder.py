@@ -2,7 +2,7 @@
 
 Usage: `python benchmarks/recorder.py [--seconds 3]`. Prints one table. Each row starts its own recorder on an empty directory; plain blocking
 clients keep `under way` batches unanswered, so that the recorder is the only thing that is measured. CPU is user + system time of the recorder
-process; the wait is for all batches of a round.
+process; the wait is from sending a batch to its answer.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import selectors
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,12 +54,12 @@ class Client:
 
     def __init__(self, path: Path, node: str, batch_records: int) -> None:
         """Connect and say hello."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
-        self._socket.sendall(wire.encode_hello(node, 1))
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(path))
+        self.socket.sendall(wire.encode_hello(node, 1))
         self._decoder = wire.Decoder(from_writer=False)
         self._node = node
-        self._count = batch_records
+        self.batch_records = batch_records
         self._next_seq = 0
         self.acked = 0
 
@@ -68,20 +70,20 @@ class Client:
             first = self._next_seq
             body = record()
             leaves = []
-            for seq in range(first, first + self._count):
+            for seq in range(first, first + self.batch_records):
                 body["writer"] = {"node": self._node, "epoch": 1, "seq": seq}
                 leaves.append(leaf.render(body))
             out.append(wire.encode_batch(first, leaves))
-            self._next_seq += self._count
+            self._next_seq += self.batch_records
         return out
 
     def send(self, frame: bytes) -> None:
         """Send one batch."""
-        self._socket.sendall(frame)
+        self.socket.sendall(frame)
 
     def wait(self) -> None:
         """Wait for acknowledgements and count them."""
-        for frame in self._decoder.feed(self._socket.recv(65536)):
+        for frame in self._decoder.feed(self.socket.recv(65536)):
             if not isinstance(frame, wire.Ack):
                 raise TypeError(frame)
             self.acked += frame.count
@@ -116,23 +118,51 @@ def measure_recorder(data_dir: Path, batch_records: int, clients: int, window: i
 
 
 def drive(writers: list[Client], stocks: list[Iterator[bytes]], window: int, until_s: float) -> list[float]:
-    """Keep `window` batches of each writer under way until the time or the stock is over; return the seconds each round waited."""
+    """Keep `window` batches of each writer under way until the time or the stock is over; return the seconds each batch waited for its answer."""
     waits = []
-    while time.perf_counter() < until_s:
-        start_s = time.perf_counter()
-        targets = []
+    with selectors.DefaultSelector() as selector:
+        under_way = []
         for writer, stock in zip(writers, stocks, strict=True):
-            frames = [frame for _, frame in zip(range(window), stock, strict=False)]
-            if len(frames) < window:
-                return waits
-            for frame in frames:
-                writer.send(frame)
-            targets.append(writer.acked + window * writer._count)  # noqa: SLF001 - one program
-        for writer, target in zip(writers, targets, strict=True):
-            while writer.acked < target:
-                writer.wait()
-        waits.append(time.perf_counter() - start_s)
+            under_way.append(Window(writer, stock, window))
+            selector.register(writer.socket, selectors.EVENT_READ, under_way[-1])
+        while time.perf_counter() < until_s and all(each.fill() for each in under_way):
+            for key, _ in selector.select():
+                waits += key.data.take()
+        for each in under_way:
+            while each.sent_s:
+                waits += each.take()
     return waits
+
+
+class Window:
+    """The batches of one writer that are not answered yet. Owned by `drive`."""
+
+    def __init__(self, writer: Client, stock: Iterator[bytes], size: int) -> None:
+        """Send batches of `stock`, at most `size` at a time."""
+        self.sent_s: deque[float] = deque()
+        self._writer = writer
+        self._stock = stock
+        self._size = size
+        self._answered = writer.acked
+
+    def fill(self) -> bool:
+        """Send what may be sent; return False when the stock is used up."""
+        while len(self.sent_s) < self._size:
+            frame = next(self._stock, None)
+            if frame is None:
+                return False
+            self.sent_s.append(time.perf_counter())
+            self._writer.send(frame)
+        return True
+
+    def take(self) -> list[float]:
+        """Read answers; return how long each batch they complete has waited."""
+        self._writer.wait()
+        waits = []
+        while self._answered + self._writer.batch_records <= self._writer.acked:
+            self._answered += self._writer.batch_records
+            waits.append(time.perf_counter() - self.sent_s.popleft())
+        return waits
 
 
 def measure_append(data_dir: Path, count: int) -> tuple[float, float]:

@@ -133,3 +133,22 @@ def test_an_index_that_is_lost_is_opened_anew_and_holds_up_no_evidence(desk: Des
     desk.read_all()
     assert desk.rollouts.fed == list(range(len(desk.leaves))), "each leaf once, in order"
     assert fresh.next_index == len(desk.leaves)
+
+
+def test_an_index_that_takes_long_to_open_may_be_opened_before_the_first_step_and_is_needed_by_no_evidence(desk: Desk, tmp_path):
+    opened = []
+
+    def opening():
+        opened.append(FakeIndexer())
+        if len(opened) < 3:
+            raise sqlite3.DatabaseError("malformed")
+        return opened[-1]
+
+    desk.tail = Tail(tmp_path, None, desk.rollouts, opening)
+    desk.tail.read_evidence_from(0)
+    desk.tail.open_index()
+    assert desk.tail.step() == ROWS_PER_STEP, "the index cannot be opened yet; the evidence goes on"
+    desk.read_all()
+    assert desk.rollouts.fed == list(range(len(desk.leaves))), "each leaf once, in order"
+    assert opened[-1].next_index == len(desk.leaves)
+    assert len(opened) == 3
