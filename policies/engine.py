@@ -98,10 +98,19 @@ class OpaEngine:
                 if not verdict.done():
                     verdict.set_result(self._without(str(fault), document, now_ns, spender))
             elif not verdict.done():  # else the caller has gone
-                verdict.set_result(self._judged(found.result(), document, now_ns, spender))
+                verdict.set_result(self._read(found.result(), document, now_ns, spender))
 
         self._remote.find(self.policies.packages, document, now_ns).add_done_callback(settle)
         return verdict
+
+    def _read(self, found: Found, document: Mapping[str, Any], now_ns: int, spender: Spender | None) -> Verdict:
+        """Return the verdict on what the server found; what cannot be made sense of is no answer. A call waits for it: it has to end."""
+        try:
+            return self._judged(found, document, now_ns, spender)
+        except Exception as fault:  # noqa: BLE001 - as above
+            why = f"answer: {type(fault).__name__}: {fault}"
+            self._note("answer", why)
+            return self._without(why, document, now_ns, spender)
 
     def _judged(self, found: Found, document: Mapping[str, Any], now_ns: int, spender: Spender | None) -> Verdict:
         del document, now_ns, spender

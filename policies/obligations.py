@@ -42,6 +42,8 @@ MOST_PATH: Final = 256
 MOST_DIGITS: Final = 15
 """Decimals a float holds."""
 _ITEM: Final = re.compile(r"\[([^=\]]+)=([^\]]*)\]\Z")
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which no record can hold."""
 _BAD_ESCAPE: Final = re.compile(r"~(?![01])")
 _KEYS: Final[Mapping[str, frozenset[str]]] = {
     "redact": frozenset(("type", "on", "path")),
@@ -102,7 +104,7 @@ def read(item: Mapping[str, Any]) -> Obligation:
     if unknown:
         raise InvalidObligation(f"`{kind}` has no `{unknown[0]}`")
     path, on = item.get("path"), item.get("on", "reply")
-    if not isinstance(path, str):
+    if not isinstance(path, str) or _HALF.search(path):
         raise InvalidObligation(f"`{kind}` needs a `path`")
     parse_path(path)
     if on != "reply" and (on != "request" or kind != "redact"):
@@ -113,7 +115,7 @@ def read(item: Mapping[str, Any]) -> Obligation:
     elif kind == "top_k":
         number = _whole(item, "k", 1, 1000)
     by = item.get("by", "")
-    if not isinstance(by, str) or len(by) > MOST_PATH:
+    if not isinstance(by, str) or len(by) > MOST_PATH or _HALF.search(by):
         raise InvalidObligation("`by` is the name of a member")
     return Obligation(ORDER.index(kind), path, on, number, by)
 

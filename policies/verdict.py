@@ -167,11 +167,17 @@ def _bounded(reasons: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
 
 def _reason(finding: Finding, item: Mapping[str, Any], *, as_warning: bool = False) -> dict[str, Any]:
     return {
-        "id": str(item.get("id", finding.package))[:MOST_ID],
+        "id": _text(item.get("id", finding.package), MOST_ID),
         "package": finding.package,
-        "msg": str(item.get("msg", ""))[:MOST_MESSAGE],
+        "msg": _text(item.get("msg", ""), MOST_MESSAGE),
         "mode": "warning" if as_warning else finding.mode,
     }
+
+
+def _text(said: Any, most: int) -> str:
+    """Return what a record and a reply can hold of a value: a half of a surrogate pair, which another engine may send, is in no UTF-8."""
+    text = str(said)[:most]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _sorted(reasons: list[dict[str, Any]]) -> list[dict[str, Any]]:

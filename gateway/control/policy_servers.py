@@ -33,7 +33,7 @@ from gateway.documents import PolicyServerDocument
 from gateway.policy_server import Counts, Place, PolicyServer, addresses_of, connect
 from policies.bundle import PolicyBundle
 from policies.opa.archive import revision_of
-from policies.opa.query import PATH, OpaError, findings, packages_of, question
+from policies.opa.query import PATH, OpaError, findings, fresh, packages_of, question
 from policies.opa.server import Server
 from policies.verdict import Verdict
 
@@ -185,10 +185,13 @@ class PolicyServers:
     async def _lacks(self, client: Client, document: PolicyServerDocument, bundle: PolicyBundle) -> OpaError | None:
         """Ask a server a question about nothing: its answer tells the revision."""
         try:
-            answer: Any = await client.decide(PATH, question((), {}, 0))
-            findings((), answer, self._revision(bundle), document.bundle)
+            asked = fresh()
+            answer: Any = await client.decide(PATH, question((), {}, 0, asked))
+            findings((), answer, self._revision(bundle), document.bundle, asked)
         except OpaError as fault:
             return fault
+        except Exception as fault:  # noqa: BLE001 - whatever a server answers must not end the controller
+            return OpaError("answer", f"{type(fault).__name__}: {fault}")
         return None
 
     async def _publish(self, client: Client, bundle: PolicyBundle, *, is_there: bool) -> _Fault | None:

@@ -7,6 +7,7 @@ loses the body in which OPA says what is wrong.
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,8 +20,36 @@ from opa_client.opa_async import AsyncOpaClient
 from policies.opa.query import OpaError
 from policies.opa.server import Server
 
-ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024
-"""Longest answer that is read."""
+ANSWER_LIMIT_BYTES: Final = 256 * 1024
+"""Longest answer to a question that is read: it is parsed between two calls of the lane."""
+LISTING_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""Longest answer of any other kind: OPA tells policies with their syntax trees."""
+_DEEP: Final = "it is nested too deep"
+
+
+class Answer:
+    """What a server answered, read whole, as the library asks for it."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        """Take over what was read."""
+        self.status = status
+        self._body = body
+
+    def raise_for_status(self) -> None:
+        """Do nothing: a status that is no success has been told as an OpaError."""
+
+    async def json(self) -> Any:
+        """Return the document. Raises OpaError `answer`."""
+        try:
+            return json.loads(self._body)
+        except ValueError as fault:
+            raise OpaError("answer", f"no JSON: {fault}") from fault
+        except RecursionError:
+            raise OpaError("answer", _DEEP) from None
+
+    async def text(self) -> str:
+        """Return the text."""
+        return self._body.decode("utf-8", "replace")
 
 
 class Client(AsyncOpaClient):  # type: ignore[misc]  # the library is untyped
@@ -37,7 +66,7 @@ class Client(AsyncOpaClient):  # type: ignore[misc]  # the library is untyped
             ssl=parts.scheme == "https",
             cert=server.client_certificate,
             token=server.token,
-            headers={},
+            headers={"accept-encoding": "identity"},
             retries=0,
             timeout=timeout_s,
         )
@@ -54,15 +83,16 @@ class Client(AsyncOpaClient):  # type: ignore[misc]  # the library is untyped
         self._session = self._open = aiohttp.ClientSession(
             headers=self.headers,
             connector=aiohttp.TCPConnector(ssl=context, limit=64),
+            auto_decompress=False,  # a few bytes could stand for any number of them
             timeout=aiohttp.ClientTimeout(total=self._deadline_s),
         )
 
     @asynccontextmanager
-    async def _request(self, method: str, url: str, **given: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _request(self, method: str, url: str, **given: Any) -> AsyncIterator[Answer]:
         """Send one request, once.
 
         Raises:
-            OpaError: `timeout`, `refused`, `http`, or `policy` for an evaluation error.
+            OpaError: `timeout`, `refused`, `http`, `answer` for one that is too long, or `policy` for an evaluation error.
         """
         if self._open is None:
             await self._init_session()
@@ -70,11 +100,10 @@ class Client(AsyncOpaClient):  # type: ignore[misc]  # the library is untyped
         try:
             # The library asks for `/policies/`, which OPA redirects to `/policies`.
             async with self._open.request(method, url.rstrip("/"), allow_redirects=False, **given) as response:
-                if (response.content_length or 0) > ANSWER_LIMIT_BYTES:
-                    raise OpaError("answer", f"an answer of `{response.content_length}` bytes")
-                if method in {"POST", "GET"} and response.status != 200:
-                    raise await _fault(response)
-                yield response
+                answer = Answer(response.status, await _read(response, ANSWER_LIMIT_BYTES if method == "POST" else LISTING_LIMIT_BYTES))
+            if method in {"POST", "GET"} and answer.status != 200:
+                raise await _fault(answer)
+            yield answer
         except TimeoutError as fault:
             raise OpaError("timeout", f"no answer within `{self._deadline_s}` s") from fault
         except aiohttp.ClientConnectionError as fault:
@@ -87,11 +116,22 @@ class Client(AsyncOpaClient):  # type: ignore[misc]  # the library is untyped
         return await self.query_rule(given, path, query_params={"provenance": "true", "strict-builtin-errors": "true"})
 
 
-async def _fault(response: aiohttp.ClientResponse) -> OpaError:
+async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """Return the whole body. Raises OpaError `answer` for one that is longer, whatever its head says."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > limit_bytes:
+            response.close()
+            raise OpaError("answer", f"an answer of more than `{limit_bytes}` bytes")
+    return bytes(body)
+
+
+async def _fault(response: Answer) -> OpaError:
     """Read what OPA says about an error: `policy` if a rule could not be evaluated."""
     try:
-        body = await response.json(content_type=None)
-    except (aiohttp.ClientError, ValueError):
+        body = await response.json()
+    except OpaError:
         body = None
     errors = body.get("errors") if isinstance(body, dict) else None
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from policies.bundle import Package
 from policies.opa.breaker import Breaker
-from policies.opa.query import PATH, OpaError, failed, findings, question
+from policies.opa.query import PATH, OpaError, failed, findings, fresh, question
 from policies.verdict import Finding
 
 Found = tuple[Finding, ...]
@@ -124,8 +124,9 @@ class OpaConnection:
     async def _findings(self, packages: Sequence[Package], document: Mapping[str, Any], now_ns: int) -> Found:
         """All packages in one query; where a policy cannot be evaluated, one by one, so that the others still have their say."""
         try:
-            answer = await self._client.decide(PATH, question(packages, document, now_ns))
-            return findings(packages, answer, self.revision, self._bundle)
+            asked = fresh()
+            answer = await self._client.decide(PATH, question(packages, document, now_ns, asked))
+            return findings(packages, answer, self.revision, self._bundle, asked)
         except OpaError as fault:
             if fault.kind != "policy":
                 raise

@@ -89,8 +89,10 @@ async def verify(client: Client, modules: Mapping[str, str], packages: Sequence[
         await _refuse_strangers(client)
         answers = {MODULE: answers_module(packages, revision_of(modules, packages, data))}
         await _compare(client, {FOLDER + name: text for name, text in modules.items()} | answers, data)
-    except OpaError as fault:
-        raise PublishError(str(fault)) from fault
+    except PublishError:
+        raise
+    except Exception as fault:
+        raise PublishError(f"what OPA has cannot be read back: {fault or type(fault).__name__}") from fault
 
 
 async def _refuse_strangers(client: Client) -> None:

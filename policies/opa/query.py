@@ -7,12 +7,14 @@ belongs to. The caller's clock replaces OPA's (`with time.now_ns as ...`), so th
 Rules of reading:
 - an answer without a result is OPA's way to say *undefined*, HTTP 200 all the same: here a fault, never an empty set of denials;
 - an answer of another revision is a fault: what is in force there is not what was decided to be in force;
+- an answer that does not repeat the question's own random number is a fault: on one connection it may be the answer to another call's question;
 - a package that was asked for and is not in the answer is a fault of that package.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ PATH: Final = "assay/answers"
 """Where OPA has the answers, below `data`."""
 MODULE: Final = "assay/answers.rego"
 """Name of the module that gathers them."""
+MOST_SAID: Final = 1000
+"""Members of one rule that are read: each costs time between two calls, and a record holds a few dozen."""
 
 
 class OpaError(Exception):
@@ -49,6 +53,7 @@ def answers_module(packages: Iterable[Package], revision: str) -> str:
         "# The answers a gateway asks for, of the revision below. Written by Assay; the policies themselves are as their authors wrote them.",
         f"package {PATH.replace('/', '.')}",
         f"revision := {json.dumps(revision)}",
+        "asked := input.asked",
     ]
     for package in {package.name: package for package in packages}.values():
         name = json.dumps(package.name)
@@ -61,12 +66,17 @@ def answers_module(packages: Iterable[Package], revision: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def question(packages: Sequence[Package], document: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
-    """Return the input of a query for some packages."""
-    return {"packages": [package.name for package in packages], "document": document, "now_ns": now_ns}
+def question(packages: Sequence[Package], document: Mapping[str, Any], now_ns: int, asked: str) -> dict[str, Any]:
+    """Return the input of a query for some packages; `asked` tells it from every other one and cannot be guessed."""
+    return {"asked": asked, "packages": [package.name for package in packages], "document": document, "now_ns": now_ns}
 
 
-def findings(packages: Sequence[Package], answer: Any, revision: str, bundle: str | None) -> tuple[Finding, ...]:
+def fresh() -> str:
+    """Return what tells one question from every other one."""
+    return secrets.token_hex(8)
+
+
+def findings(packages: Sequence[Package], answer: Any, revision: str, bundle: str | None, asked: str) -> tuple[Finding, ...]:
     """Read an answer.
 
     Args:
@@ -74,6 +84,7 @@ def findings(packages: Sequence[Package], answer: Any, revision: str, bundle: st
         answer: OPA's answer to the query, with provenance.
         revision: The revision that must be in force there.
         bundle: Name of OPA's bundle whose provenance must tell `revision` too; None where the policies were put there one by one.
+        asked: What the question was told from others by.
 
     Raises:
         OpaError: `answer` or `revision`.
@@ -84,6 +95,8 @@ def findings(packages: Sequence[Package], answer: Any, revision: str, bundle: st
     told = result.get("revision")
     if told != revision:
         raise OpaError("revision", f"`{_short(told)}` is in force there, `{_short(revision)}` here; hint: publish the bundle again")
+    if result.get("asked") != asked:
+        raise OpaError("answer", "it is not the answer to this question; hint: what stands between here and OPA? or publish the bundle again")
     if bundle is not None:
         known = answer.get("provenance", {}).get("bundles", {}).get(bundle, {}).get("revision")
         if known != revision:
@@ -95,6 +108,8 @@ def findings(packages: Sequence[Package], answer: Any, revision: str, bundle: st
 def _finding(package: Package, said: Any) -> Finding:
     if not isinstance(said, dict) or said.get("known") is not True:
         return failed(package, "OPA did not answer for it")
+    if any(isinstance(members, list) and len(members) > MOST_SAID for members in said.values()):
+        return failed(package, f"a rule of it says more than {MOST_SAID} things")
     required = "allow" in package.rules
     return Finding(
         package.name,

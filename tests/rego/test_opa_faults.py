@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opa_fake import FakeOpa
+from opa_fake import FakeOpa, repeating
 
+from gateway.control.policy_servers import NotPrepared, PolicyServers
+from gateway.documents import PolicyServerDocument
+from gateway.policy_server import Place
 from policies.bundle import PolicyBundle
 from policies.engine import BothEngine, OpaEngine
 from policies.opa.breaker import Breaker
@@ -19,13 +26,15 @@ from policies.opa.connection import Bounds, OpaConnection
 from policies.opa.query import OpaError, findings
 from policies.opa.server import Server
 from policies.opa.servers import OpaServers
-from policies.verdict import Verdict
+from policies.verdict import Finding, Verdict
 
 OFFICE = "package policy.office\n\ndefault allow := false\n\nallow if input.hour == 9\n"
 BUNDLE = PolicyBundle.load({"policies/office.rego": OFFICE}, {"approval": "off", "limits": "off"})
 REVISION = "sha256:aa"
 GOOD = {"result": {"revision": REVISION, "packages": {"office": {"known": True, "allow": True}}}}
 CONFLICT = (500, {"code": "internal_error", "errors": [{"code": "eval_conflict_error", "message": "two values"}]})
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n"
+BOMB = gzip.compress(json.dumps(GOOD).encode() + b" " * (64 << 20))
 BAD: dict[str, Any] = {
     "undefined": {},
     "no packages": {"result": {"revision": REVISION}},
@@ -42,6 +51,11 @@ BAD: dict[str, Any] = {
     "silence": "hang",
     "a policy that fails": CONFLICT,
     "a huge answer": b" " * (5 * 1024 * 1024),
+    "a huge answer of no said length": [CHUNKED + b"\r\n", *[b"10000\r\n" + b" " * 65536 + b"\r\n"] * 40],
+    "a few bytes that stand for many": [CHUNKED + b"content-encoding: gzip\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BOMB), BOMB)],
+    "an answer nested without end": b"[" * 100_000,
+    "an answer to another question": {"result": {**GOOD["result"], "asked": "0123456789abcdef"}},
+    "too much said": {"result": {"revision": REVISION, "packages": {"office": {"known": True, "allow": True, "warn": [""] * 1001}}}},
 }
 
 
@@ -76,6 +90,7 @@ def test_a_good_answer_is_the_verdict_and_the_question_is_asked_once():
     verdict, fake, _ = once(GOOD)
     assert verdict == Verdict("allow", ())
     (request,) = fake.requests
+    assert len(request["body"]["input"].pop("asked")) == 16
     assert request["body"] == {"input": {"packages": ["office"], "document": {"hour": 8}, "now_ns": 7}}
     assert "strict-builtin-errors=true" in request["line"]
 
@@ -87,6 +102,82 @@ def test_any_other_answer_denies_in_time_and_is_not_asked_again(name):
     assert {reason["id"] for reason in verdict.reasons} <= {"ENGINE-ERR", "NO-ALLOW"}
     assert len(fake.requests) == 1
     assert seconds < 3.0
+
+
+@pytest.mark.parametrize(("name", "words"), [("a huge answer of no said length", "more than"), ("a few bytes that stand for many", "no JSON")])
+def test_an_answer_is_read_up_to_its_bound_and_never_unpacked(name: str, words: str):
+    async def conversation() -> None:
+        async with FakeOpa(BAD[name]) as fake:
+            client = Client(Server(fake.url), 5.0)
+            try:
+                await client.decide("x", {})
+            finally:
+                await client.close_connection()
+
+    with pytest.raises(OpaError, match=words):
+        asyncio.run(conversation())
+
+
+def test_a_second_answer_to_one_question_answers_no_other():
+    """A connection that is out of step, by a fault or by whoever can make the server say more than it was asked."""
+    payload = json.dumps(repeating(GOOD, {"input": {"asked": "of the first"}})).encode()
+    stray = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(payload), payload)
+
+    async def conversation() -> list[bool]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                    length = next(line.split(":")[1] for line in head.splitlines() if line.lower().startswith("content-length"))
+                    question = json.loads(await reader.readexactly(int(length)))
+                    said = {"result": {"revision": REVISION, "packages": {"office": {"known": True, "allow": False}}}}
+                    answer = json.dumps(repeating(said, question)).encode()
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
+                    await asyncio.sleep(0.05)
+                    writer.write(stray)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        connection = OpaConnection(Client(Server(url), 5.0), REVISION, bounds=bounded(timeout_s=3.0))
+        engine = OpaEngine(connection, BUNDLE.at("request"))
+        try:
+            first = (await engine.ask({"hour": 8}, 0)).allowed
+            await asyncio.sleep(0.2)
+            return [first, (await engine.ask({"hour": 8}, 0)).allowed]
+        finally:
+            await connection.close()
+            server.close()
+
+    assert asyncio.run(conversation()) == [False, False]
+
+
+class _Unspeakable:
+    def __str__(self) -> str:
+        raise RecursionError("deep")
+
+
+def test_a_decision_ends_also_where_what_the_server_found_cannot_be_combined():
+    class Remote:
+        def find(self, packages: Any, _document: Any, _now_ns: int) -> asyncio.Future[Any]:
+            found = asyncio.get_running_loop().create_future()
+            found.set_result((Finding(packages[0].name, "enforce", required=True, allow=True, warn=({"id": _Unspeakable()},)),))
+            return found
+
+    async def conversation() -> Verdict:
+        async with asyncio.timeout(5):
+            return await OpaEngine(Remote(), BUNDLE.at("request")).ask({}, 0)
+
+    assert asyncio.run(conversation()).decision == "deny"
+
+
+def test_half_a_character_in_an_answer_is_told_as_what_a_record_can_hold():
+    said = {"known": True, "allow": True, "deny": [{"id": "a\ud800", "msg": "m\udfff"}], "obligations": [{"type": "redact", "path": "/\ud800"}]}
+    verdict, _, _ = once({"result": {"revision": REVISION, "packages": {"office": said}}})
+    assert verdict.decision == "deny"
+    assert verdict.obligations == ()
+    json.dumps(verdict.reasons, ensure_ascii=False).encode()
+    assert "a?" in [reason["id"] for reason in verdict.reasons]
 
 
 def test_in_the_fail_mode_native_our_engine_decides_and_says_that_opa_did_not_answer():
@@ -256,14 +347,17 @@ def test_a_token_does_not_travel_in_the_clear():
     Server("http://127.0.0.1:8181", token="secret")
 
 
+WORDS = ["result", "revision", "asked", "packages", "office", "allow", "deny", "known"]
+
+
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
-       | st.dictionaries(st.sampled_from(["result", "revision", "packages", "office", "allow", "deny", "known"]), inner, max_size=4)))  # fmt: skip
+       | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)))  # fmt: skip
 def test_no_answer_but_the_right_one_allows(answer):
     try:
-        (found,) = findings(BUNDLE.packages, answer, REVISION, None)
+        (found,) = findings(BUNDLE.packages, answer, REVISION, None, "q")
     except OpaError:
         return
-    assert answer["result"]["revision"] == REVISION
+    assert (answer["result"]["revision"], answer["result"]["asked"]) == (REVISION, "q")
     assert found.allow is (answer["result"]["packages"]["office"]["allow"] is True if found.error is None else False)
 
 
@@ -271,9 +365,10 @@ def test_no_answer_but_the_right_one_allows(answer):
     "provenance", [{}, {"bundles": {}}, {"bundles": {"other": {"revision": REVISION}}}, {"bundles": {"assay": {"revision": "sha256:bb"}}}]
 )
 def test_a_bundle_whose_provenance_tells_no_or_another_revision_is_refused(provenance):
+    good = repeating(GOOD, {"input": {"asked": "q"}})
     with pytest.raises(OpaError, match="revision"):
-        findings(BUNDLE.packages, {**GOOD, "provenance": provenance}, REVISION, "assay")
-    (found,) = findings(BUNDLE.packages, {**GOOD, "provenance": {"bundles": {"assay": {"revision": REVISION}}}}, REVISION, "assay")
+        findings(BUNDLE.packages, {**good, "provenance": provenance}, REVISION, "assay", "q")
+    (found,) = findings(BUNDLE.packages, {**good, "provenance": {"bundles": {"assay": {"revision": REVISION}}}}, REVISION, "assay", "q")
     assert found.allow
 
 
@@ -287,3 +382,29 @@ def test_an_open_breaker_admits_at_most_one_question_per_pause(steps):
             assert not was_open or now_s - last_admitted >= 1.0
             last_admitted = now_s
             breaker.note(succeeds, now_s)
+
+
+NONSENSE: dict[str, Any] = {
+    "nested without end": b"[" * 100_000,
+    "a list": [1],
+    "text where an object is due": {"result": "x"},
+    "provenance that is a list": {"result": {"revision": PolicyServers._revision(BUNDLE)}, "provenance": []},
+    "policies that are numbers": (200, {"result": [1, 2]}),
+    "half a character": b'{"result": {"revision": "\\ud800"}}',
+}
+
+
+@pytest.mark.parametrize("bundle", [None, "assay"])
+@pytest.mark.parametrize("name", NONSENSE)
+def test_whatever_a_server_answers_the_controller_that_looks_after_it_goes_on(name: str, bundle: str | None, tmp_path: Path):
+    async def conversation() -> int:
+        async with FakeOpa(NONSENSE[name]) as fake:
+            document = PolicyServerDocument(engine="opa", addresses=(fake.url,), timeout_us=50_000, bundle=bundle)
+            servers = PolicyServers(Place(tmp_path, {}), {})
+            with pytest.raises(NotPrepared):
+                await servers.prepare(document, BUNDLE)
+            servers.settle(document, BUNDLE)
+            await servers.look()
+            return servers._looks
+
+    assert asyncio.run(conversation()) == 1
