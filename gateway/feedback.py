@@ -23,6 +23,9 @@ _WORDS: Final = ("label", "human_decision")
 """What is said in one word, each a type of record."""
 _REWARD_KEYS: Final = frozenset(("decision_id", "row", "metric", "value", "event_id", "time"))
 _MOST_TIME: Final = 40
+AHEAD_US: Final = 300_000_000
+"""How far another clock may be ahead of ours before its times count as the future."""
+_FOREVER_US: Final = 2**62
 _MOST_VALUE: Final = 9_007_199_254  # times 10^6 stays below 2^53
 
 
@@ -35,8 +38,12 @@ class Event:
     fields: dict[str, Any]
 
 
-def read(body: bytes) -> list[Event]:
+def read(body: bytes, now_us: int = _FOREVER_US) -> list[Event]:
     """Return the events of a request body.
+
+    Args:
+        body: as it came.
+        now_us: Unix microseconds; what lies more than five minutes after it is from the future.
 
     Raises:
         Refusal: `malformed_body` or `bad_feedback`, naming the first bad event; then none of them is taken.
@@ -48,10 +55,10 @@ def read(body: bytes) -> list[Event]:
     items = document if type(document) is list else [document]
     if len(items) > MOST_EVENTS:
         raise Refusal("bad_feedback", f"{len(items)} events in one request; the most is {MOST_EVENTS}")
-    return [_event(index, item) for index, item in enumerate(items)]
+    return [_event(index, item, now_us + AHEAD_US) for index, item in enumerate(items)]
 
 
-def _event(index: int, item: Any) -> Event:
+def _event(index: int, item: Any, until_us: int) -> Event:
     where = f"event {index}"
     if type(item) is not dict:
         raise Refusal("bad_feedback", f"{where}: has to be an object")
@@ -59,7 +66,7 @@ def _event(index: int, item: Any) -> Event:
     unknown = item.keys() - (_REWARD_KEYS if word is None else {*_LABEL_KEYS, word})
     if unknown:
         raise Refusal("bad_feedback", f"{where}: unknown field `{min(unknown)[:40]}`")
-    decision = _decision(where, item.get("decision_id"))
+    decision = _decision(where, item.get("decision_id"), until_us)
     row = item.get("row", 0)
     if type(row) is not int or not 0 <= row < 1_000_000:
         raise Refusal("bad_feedback", f"{where}: `row` has to be a whole number")
@@ -67,7 +74,7 @@ def _event(index: int, item: Any) -> Event:
     if "event_id" in item:
         fields["event_id"] = _text(where, "event_id", item["event_id"])
     if "time" in item:
-        fields["event_time"] = _time(where, item["time"])
+        fields["event_time"] = _time(where, item["time"], until_us)
     if word is not None:
         value = item[word]
         fields[word] = str(value) if type(value) is int else _text(where, word, value)
@@ -84,11 +91,14 @@ def _event(index: int, item: Any) -> Event:
     return Event("reward", decision, fields)
 
 
-def _decision(where: str, value: Any) -> str:
+def _decision(where: str, value: Any, until_us: int) -> str:
     try:
-        return str(UUID(value))
+        decision = UUID(value)
     except (ValueError, AttributeError, TypeError):
         raise Refusal("bad_feedback", f"{where}: `decision_id` has to be what `Assay-Decision` said") from None
+    if decision.version == 7 and (decision.int >> 80) * 1000 > until_us:
+        raise Refusal("bad_feedback", f"{where}: `decision_id` is of a decision that has not been made yet; compare the clocks")
+    return str(decision)
 
 
 def _text(where: str, key: str, value: Any) -> str:
@@ -98,7 +108,10 @@ def _text(where: str, key: str, value: Any) -> str:
     return value
 
 
-def _time(where: str, value: Any) -> str:
-    if type(value) is not str or len(value) > _MOST_TIME or time_us(value) is None:
+def _time(where: str, value: Any, until_us: int) -> str:
+    at_us = time_us(value) if type(value) is str and len(value) <= _MOST_TIME else None
+    if at_us is None:
         raise Refusal("bad_feedback", f"{where}: `time` has to be RFC 3339 with a zone: `2026-11-20T10:00:00Z`")
-    return value
+    if at_us > until_us:
+        raise Refusal("bad_feedback", f"{where}: `time` `{value}` lies in the future; compare the clocks")
+    return str(value)

@@ -81,6 +81,28 @@ def test_a_value_is_kept_in_millionths(value, ppm):
     assert event.fields["value_ppm"] == ppm
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_a_value_that_is_no_number_is_refused_before_anything_is_taken(value):
+    with pytest.raises(Refusal) as refused:
+        feedback.read(b'{"decision_id": "%b", "metric": "repaid", "value": %b}' % (ID.encode(), value.encode()))
+    assert refused.value.code in ("malformed_body", "bad_feedback")
+
+
+MADE_US = (UUID(ID).int >> 80) * 1000
+
+
+def test_what_comes_from_the_future_is_refused_and_another_clock_may_be_five_minutes_ahead():
+    for now_us, is_taken in ((MADE_US, True), (MADE_US - feedback.AHEAD_US, True), (MADE_US - feedback.AHEAD_US - 1, False)):
+        if is_taken:
+            assert len(feedback.read(json.dumps(LABEL).encode(), now_us)) == 1
+        else:
+            with pytest.raises(Refusal, match="not been made yet"):
+                feedback.read(json.dumps(LABEL).encode(), now_us)
+    at = json.dumps({**LABEL, "time": "2999-01-01T00:00:00Z"}).encode()
+    with pytest.raises(Refusal, match="lies in the future"):
+        feedback.read(at, MADE_US)
+
+
 def test_one_bad_event_refuses_the_whole_list_by_its_place():
     with pytest.raises(Refusal, match="event 1"):
         feedback.read(json.dumps([LABEL, {}, LABEL]).encode())
