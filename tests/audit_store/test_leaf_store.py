@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -11,6 +12,7 @@ from audit.store import layout
 from audit.store.errors import StoreBroken, StoreDamaged, StoreFull, StoreInUse
 from audit.store.layout import RANGE_LEAVES
 from audit.store.leaves import LeafStore
+from audit.store.ranges import PAGE_BYTES, ROWS_PER_STATEMENT
 from audit.store.staging import Run
 
 A, B = ("n1.w0", 10), ("n1.w1", 10)
@@ -72,6 +74,23 @@ def test_a_file_prepared_ahead_is_not_mistaken_for_the_end(tmp_path):
 
 
 @pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("count", [1, ROWS_PER_STATEMENT - 1, ROWS_PER_STATEMENT, ROWS_PER_STATEMENT + 1, 3 * ROWS_PER_STATEMENT + 5])
+def test_a_commit_of_any_size_stores_every_record_once_in_order(store, tmp_path, count):
+    store.stage(A, 0, leaves(0, count))
+    store.commit()
+    assert list(follow(tmp_path, 0)) == list(enumerate(leaves(0, count)))
+
+
+def test_the_first_file_and_those_made_after_it_have_our_pages(tmp_path):
+    store = LeafStore.open(tmp_path)
+    fill(store, A, 0, RANGE_LEAVES - 5)
+    store.housekeep(idle=False)
+    store.close()
+    for number in (0, 1):
+        with contextlib.closing(sqlite3.connect(layout.range_path(tmp_path, number))) as connection:
+            assert connection.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
+
+
 def test_a_second_recorder_fails_to_lock(tmp_path):
     with pytest.raises(StoreInUse):
         LeafStore.open(tmp_path)
