@@ -73,7 +73,6 @@ def test_a_file_prepared_ahead_is_not_mistaken_for_the_end(tmp_path):
     store.close()
 
 
-@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("count", [1, ROWS_PER_STATEMENT - 1, ROWS_PER_STATEMENT, ROWS_PER_STATEMENT + 1, 3 * ROWS_PER_STATEMENT + 5])
 def test_a_commit_of_any_size_stores_every_record_once_in_order(store, tmp_path, count):
     store.stage(A, 0, leaves(0, count))
@@ -91,6 +90,7 @@ def test_the_first_file_and_those_made_after_it_have_our_pages(tmp_path):
             assert connection.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
 
 
+@pytest.mark.usefixtures("store")
 def test_a_second_recorder_fails_to_lock(tmp_path):
     with pytest.raises(StoreInUse):
         LeafStore.open(tmp_path)
