@@ -2,12 +2,13 @@
 
 Two ways, both without trusting anybody who serves them:
 
-- `judge_with_proof`: with what `/receipts/{id}` answered. Presence is proven; that a record is *not* there never can be in this way.
+- `judge_with_proof`: with what `/receipts/{id}` answered. Presence of the hash is proven; that a record is *not* there never can be in this way, nor
+  that the leaf under the hash is of this call.
 - `judge_in_log`: with the log itself. Every entry is read and hashed to the signed root, so that absence is as sure as presence.
 
 Verdicts:
 
-- *kept*: a signed head covers exactly the promised leaf, and the leaf carries the numbers that were promised.
+- *kept*: a signed head covers exactly the promised leaf, and, where it was judged by the log, the leaf carries the numbers that were promised.
 - *broken*: the same signed log contradicts the promise. Receipt and head are both signed by its owner: together they are evidence against them, and
   `PromiseVerdict.evidence` puts them side by side. It is broken when the leaf carries other numbers, when another leaf has the promised number, when
   the log states that the number is lost or that the writer ended before it, when later numbers of the writer are there, and when the log by its
@@ -114,20 +115,25 @@ class _Seen:
             elif self.later is None and writer in entry[-len(number) - 16 :]:
                 self._number(start + offset, entry)
             if _STATEMENTS.search(entry):
-                self._state(start + offset, _decoded(entry))
-        heading = read_heading(entries[-1]) if entries else None
-        if heading is not None:
-            self.latest = max(self.latest, heading.time)
+                self._state(start + offset, _decoded(entry), entries[:offset])
+        self.latest = self._latest_of(entries[-1:])
+
+    def _latest_of(self, entries: Sequence[bytes]) -> str:
+        """Return the latest time the log has told, these entries included."""
+        return max((heading.time for heading in map(read_heading, entries) if heading is not None), default=self.latest)
 
     def _number(self, index: int, entry: bytes) -> None:
         writer = _decoded(entry).get("writer")
         if isinstance(writer, dict) and isinstance(writer.get("seq"), int) and writer["seq"] > self.receipt.seq:
             self.later = index
 
-    def _state(self, index: int, record: dict[str, Any]) -> None:
-        """Take in what a record says of keys, or of the end of a writer."""
+    def _state(self, index: int, record: dict[str, Any], before: Sequence[bytes]) -> None:
+        """Take in what a record says of keys, or of the end of a writer; `before` are the entries of its bundle that it follows."""
         kind, receipt = record.get("type"), self.receipt
         if kind in ("key.certified", "key.withdrawn"):
+            if kind == "key.withdrawn":
+                # Its own time is its owner's to choose: nobody takes promises back by a date before what the log had told already.
+                record = {**record, "time": max(str(record.get("time", "")), self.latest, self._latest_of(before))}
             self.certificates.fold(index, record)
             return
         by: Any = record.get("writer") if kind == "writer.close" else record
@@ -286,7 +292,9 @@ def judge_with_proof(note: bytes, document: bytes, keys: Sequence[LogKey], *, or
         if one["leaf_hash"] == receipt.leaf_hash.hex():
             head = open_checkpoint(proof.checkpoint_note, keys, origin=origin)
             verify_inclusion(proof.index, head.checkpoint.size, receipt.leaf_hash, proof.hashes, head.checkpoint.root)
-            return PromiseVerdict(Promise.KEPT, f"leaf {proof.index} is what was promised", receipt, head, proof.index)
+            # Of the leaf there is the hash alone: an owner who promised another call's leaf is convicted by the log, not here.
+            said = f"leaf {proof.index} has the promised hash; that it tells of this call only the leaf itself can show, or the log (`--log`)"
+            return PromiseVerdict(Promise.KEPT, said, receipt, head, proof.index)
     return PromiseVerdict(Promise.OPEN, "the answer proves other records; whether this one is missing only the log itself can tell", receipt, head)
 
 

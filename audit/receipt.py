@@ -32,6 +32,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from audit.entry import time_us
 from audit.keys import InvalidKey, VerifierKey, check_name, decode_base64
 from audit.note import Note, NoteError, Signature, parse, parse_hash, verify
 from audit.signer import Signer
@@ -143,6 +144,8 @@ def parse_receipt(note: bytes) -> Receipt:
     found = _FIELDS.fullmatch(parse(note).text)
     if found is None:
         raise NoteError(f"this is no receipt: its text is not that of `{FORMAT}`")
+    if time_us(found["time"]) is None:
+        raise NoteError(f"`{found['time']}` is no time: a promise from no day on is never due")
     return Receipt(
         found["origin"],
         found["decision"],

@@ -402,7 +402,9 @@ class Lane:
                     await self.ledger.end(held, route.document)
             except Refusal as worse:
                 refusal = worse
-        answer(exchange, refusal, record.id if is_recorded else None, as_v2=as_v2, more=self._receipt(record))
+        # Where the log has not confirmed a record, nothing is promised of it.
+        more = () if refusal.code == "audit_unavailable" else self._receipt(record)
+        answer(exchange, refusal, record.id if is_recorded else None, as_v2=as_v2, more=more)
 
     def _told(
         self, route: Route, headers: Headers, record: CallRecord, judged: Judged | None = None, governed: Governed | None = None

@@ -21,6 +21,8 @@ FEEDBACK_ROOM_RECORDS: Final = 16_384
 """Feedback may fill this much of the journal; the rest is for calls."""
 FEEDBACK_WAIT_NS: Final = 10_000_000_000
 PROOF_WAIT_S: Final = 10.0
+PROOFS_PER_S: Final = 20
+"""Proofs a key may ask for."""
 _PROOF_BYTES: Final = 4 << 20
 _RECEIPTS: Final = "/receipts/"
 _DECISION: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -82,8 +84,11 @@ def _describe_model(lane: Lane, exchange: Exchange) -> None:
 async def _receipt(lane: Lane, exchange: Exchange) -> None:
     """`GET /receipts/{id}`: the proof that what a receipt promised is in the log, as the controller makes it."""
     fields = dict(exchange.request.headers)
-    lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
+    principal = lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
     _require_get(exchange)
+    # Proofs are made by the process that publishes: whoever holds any key must not be able to keep it from that.
+    if not lane.limits.reserve(principal.id, _RECEIPTS, PROOFS_PER_S, lane.monotonic_s()):
+        raise Refusal("rate_limited", f"a key may ask for {PROOFS_PER_S} proofs a second")
     decision = exchange.request.path.removeprefix(_RECEIPTS)
     if not _DECISION.fullmatch(decision):
         raise Refusal("not_found", f"`{exchange.request.path[:80]}` names no decision: `/receipts/` and what `Assay-Decision` said")

@@ -58,6 +58,7 @@ class ReceiptKey:
         self._lifetime_us, self._is_possible = lifetime_us, checkpoint_us <= CHECKPOINT_MOST_US
         self._current = ""  # verification key in place
         self._ends_us = -math.inf  # when it is replaced
+        self._unplaced: SigningKey | None = None  # certified, and its file could not be written yet: there is not one record for each attempt
         self._placed_s = 0.0  # monotonic, when it was put in place or found there
 
     async def settle(self, now_us: int, monotonic_s: float) -> None:
@@ -95,14 +96,18 @@ class ReceiptKey:
         return True
 
     async def _make(self, now_us: int, monotonic_s: float) -> None:
-        key = SigningKey.generate(self._name)
-        await self._certify(str(key.verifier))
+        key = self._unplaced
+        if key is None:
+            key = SigningKey.generate(self._name)
+            await self._certify(str(key.verifier))
+            self._unplaced = key
         fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         fresh.unlink(missing_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(key.secret_text() + "\n")
         fresh.replace(self._path)
+        self._unplaced = None
         self._current, self._ends_us, self._placed_s = str(key.verifier), now_us + self._lifetime_us, monotonic_s
 
     def _carried(self, vkey: str) -> dict[str, str]:

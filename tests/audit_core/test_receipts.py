@@ -87,6 +87,13 @@ def test_what_is_no_receipt_is_said_to_be_none(text):
         parse_receipt(read_note(text))
 
 
+def test_a_promise_from_no_day_on_is_no_receipt():
+    """It would be too early to tell for ever."""
+    note = make_receipt(promise_of(calls(1)[0], time="2026-99-99T10:00:00.000000Z"), KEY)
+    with pytest.raises(NoteError, match="never due"):
+        parse_receipt(note)
+
+
 # ---- with the log
 
 
@@ -177,10 +184,20 @@ def test_a_key_promises_for_its_own_log_and_gateway_alone(tmp_path, certificate_
 
 def test_a_withdrawn_key_promises_nothing_later_and_what_it_promised_stands(tmp_path):
     withdrawn = certificate(seq=1, kind="key.withdrawn", reason="rotated") | {"time": "2026-11-20T10:00:30.000000Z"}
-    source, entries = log_of(tmp_path, calls(40), withdrawn)
+    leaves = calls(40)
+    source, entries = log_of(tmp_path, [*leaves[:30], render(withdrawn), *leaves[30:]])
     assert judged(source, promise_of(entries[20])).promise is Promise.KEPT
     with pytest.raises(NoteError, match="withdrawn"):
-        judged(source, promise_of(entries[36]))
+        judged(source, promise_of(entries[38]))
+
+
+@pytest.mark.parametrize("count", [40, 300])
+def test_a_withdrawal_dated_before_what_the_log_had_told_takes_no_promise_back(tmp_path, count):
+    """Whoever dropped a record would else withdraw the key as of the day before, and what convicts them would be no receipt any more."""
+    withdrawn = certificate(seq=1, kind="key.withdrawn", reason="rotated") | {"time": "2026-11-20T09:00:00.000000Z"}
+    source, entries = log_of(tmp_path, calls(count), withdrawn)
+    assert judged(source, promise_of(entries[20])).promise is Promise.KEPT
+    assert judged(source, promise_of(entries[20], leaf_hash=b"e" * 32)).promise is Promise.BROKEN
 
 
 def test_a_log_that_does_not_hash_to_its_head_says_nothing_of_a_promise(tmp_path):
@@ -212,6 +229,7 @@ def test_the_proof_that_the_gateway_serves_shows_a_kept_promise_with_the_log_key
     note = make_receipt(promise_of(entries[270]), KEY)
     verdict = judge_with_proof(note, answer(source, entries, 12, 270), [LOG_KEY.verifier])
     assert (verdict.promise, verdict.index) == (Promise.KEPT, 270)
+    assert "only the leaf itself can show" in verdict.said, "an owner may promise the leaf of another call: the log convicts them, a hash cannot"
     assert judge_with_proof(note, answer(source, entries, 12), [LOG_KEY.verifier]).promise is Promise.OPEN
 
 

@@ -166,3 +166,16 @@ def test_a_worker_follows_the_file_and_signs_with_none_while_there_is_none(desk:
         followed.look(held, Writer())
     desk.path.unlink()
     assert followed.look(held, Writer()) is None
+
+
+def test_a_folder_that_takes_no_file_costs_one_certificate_and_not_one_for_each_attempt(desk: Desk):
+    desk.path.mkdir()
+    (desk.path / "full").touch()
+    for _ in range(5):
+        with pytest.raises(OSError, match=r"directory|Is a"):
+            desk.settle(seconds=5)
+    assert len(desk.kinds()) == 1
+    (desk.path / "full").unlink()
+    desk.path.rmdir()
+    desk.settle(seconds=5)
+    assert desk.kinds() == [("key.certified", desk.held())]

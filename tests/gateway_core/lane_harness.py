@@ -234,6 +234,10 @@ class FakeJournal:
         self.leaves.append(render(record))
         return len(self.leaves) - 1
 
+    @property
+    def last_leaf(self) -> bytes:
+        return self.leaves[-1]
+
     def flush(self) -> None:
         self.flushes += 1
 

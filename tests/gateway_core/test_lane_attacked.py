@@ -8,17 +8,21 @@ import math
 import time
 
 import pytest
-from lane_harness import MODEL, Answer, Harness, live_of, route, snapshot_of
+from lane_harness import MODEL, PIN_SECRET, Answer, FakeExchange, FakeReply, Harness, Points, live_of, route, snapshot_of
 
+from audit.keys import SigningKey
+from audit.receipt import key_name
 from gateway import apikeys, feedback, pathname, service
 from gateway.authenticate import Authenticator
 from gateway.documents import CaptureDocument
+from gateway.exchange import Endpoint
 from gateway.facts import Facts
 from gateway.framing import for_upstream
 from gateway.gate import Gate, Standing
 from gateway.ledger import BATCH_WINDOW_S, ROOM_RECORDS
 from gateway.live import Live
 from gateway.native.plain import FieldLines
+from gateway.promises import Promises
 from gateway.protocols import v2
 from gateway.refusals import Refusal
 from policies.bundle import PointPolicies
@@ -258,3 +262,46 @@ def test_a_verdict_is_remembered_only_while_its_key_is_short(path: str, content_
     for _ in range(2):
         gate.judge(facts, 0)
     assert policies.asked == asked
+
+
+# --- receipts ---------------------------------------------------------------------------------------------------------------------------------
+
+
+class Proving:
+    """The process that makes proofs, as the lane asks it."""
+
+    asked = 0
+
+    async def send(self, *_: object, **__: object) -> FakeReply:
+        self.asked += 1
+        return FakeReply(Answer(body=b"{}"), Points())
+
+
+def test_a_key_may_not_keep_the_process_that_publishes_busy_with_proofs():
+    harness, proving = Harness(), Proving()
+    harness.lane.proofs, harness.lane.upstream = Endpoint("http", "127.0.0.1", 1), proving
+    harness.lane.monotonic_s = lambda: 1.0
+    path = "/receipts/01a1fbcc-5e01-7403-96da-84370087a0ca"
+    statuses = [harness.run(path=path, method="GET").status for _ in range(3 * service.PROOFS_PER_S)]
+    assert (statuses.count(200), statuses.count(429), proving.asked) == (service.PROOFS_PER_S, 2 * service.PROOFS_PER_S, service.PROOFS_PER_S)
+    assert harness.run(path=path, method="GET", secret=PIN_SECRET).status == 200, "another key is not concerned"
+
+
+def test_what_the_log_has_not_confirmed_is_not_promised():
+    harness = Harness(snapshot_of([route(audit="sync")]), answers=[Answer()])
+    harness.lane.promises = Promises(SigningKey.generate(key_name("log.example/x"), seed=b"R" * 32), harness.journal)
+    asked = ((b"assay-receipt", b"1"),)
+    assert b"assay-receipt" in harness.run(headers=asked).headers
+
+    async def unconfirmed() -> FakeExchange:
+        harness.journal.is_held = True
+        exchange = harness.exchange(headers=asked)
+        serving = asyncio.ensure_future(harness.lane.serve(exchange))
+        while exchange.state == "open":
+            await asyncio.sleep(0)
+            harness.lane.ledger.sweep(time.monotonic_ns() + 10**12)
+        await serving
+        return exchange
+
+    exchange = asyncio.run(unconfirmed())
+    assert (exchange.status, exchange.headers.get(b"assay-receipt")) == (503, None)
