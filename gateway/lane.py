@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from audit.journal import Journal
-from audit.vault.entry import SEED_BYTES, EntrySalts
-from experiments.replies import class_of
+from audit.vault.entry import SEED_BYTES
 from gateway import context, service, variants
+from gateway.answers import FAULT_CODES, REPLY_LIMIT_BYTES, answer, of_fault
 from gateway.authenticate import Authenticator, Principal
+from gateway.bodies import Salts, capture, sent
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas
@@ -26,61 +27,23 @@ from gateway.exchange import CallerGone, Endpoint, Exchange, Fault, Headers, Req
 from gateway.facts import Facts, media_type
 from gateway.gate import Judged
 from gateway.identifiers import Identifiers
+from gateway.intake import Fields, Parsed, describe, fields_of, http_input, read_call, unit_of
 from gateway.keeping import Kept
 from gateway.ledger import Held, Ledger
 from gateway.limits import DeniedBytes, RateLimits
 from gateway.live import Live
 from gateway.policy_server import PolicyServer
-from gateway.promises import ASKED, Promises
-from gateway.protocols import problem, v2
+from gateway.promises import Promises
 from gateway.protocols.http import is_twice_encoded
-from gateway.protocols.pointer import MISSING
-from gateway.protocols.strictjson import JsonError, parse
 from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
-from gateway.reply_policy import Governed, govern, head_for, redacted, without_old_body
+from gateway.reply_policy import Governed, govern, head_for, without_old_body
 from gateway.shadows import Shadows
 from gateway.snapshot import Route, Snapshot, Target, Version
-from policies.obligations import NotCarriedOut
 
 WHOLE_BELOW_BYTES: Final = 256 * 1024
 """A reply nothing is captured from is passed on whole below this length, else as it comes."""
-REPLY_LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""Longest reply that is read whole because something is captured from it."""
-_FAULTS: Final = {
-    Fault.CONNECT: "upstream_unreachable",
-    Fault.TIMEOUT: "upstream_timeout",
-    Fault.CLOSED: "upstream_broken",
-    Fault.PROTOCOL: "upstream_broken",
-    Fault.TOO_LARGE: "upstream_too_large",
-    Fault.BUSY: "upstream_busy",
-}
-_TOLD: Final = {
-    Fault.CONNECT: "no connection to the model server",
-    Fault.TIMEOUT: "no complete reply before the deadline",
-    Fault.CLOSED: "the model server closed the connection before a complete reply",
-    Fault.PROTOCOL: "the model server's reply is no clear HTTP",
-    Fault.TOO_LARGE: f"the reply is longer than the {REPLY_LIMIT_BYTES >> 20} MiB that are read whole",
-    Fault.BUSY: "all connections to the model server are in use",
-}
-_ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-receipt", b"assay-unit", b"assay-variant", b"content-type", b"traceparent"))
-"""Fields the gateway reads: two of one name would be two calls in one."""
-Fields = Mapping[bytes, bytes]
-Salts = TenantPseudonyms | EntrySalts
-"""Who makes the salts of a record's commitments: the tenant's key, or the call's own entry in the vault."""
-
-
-@dataclass(slots=True)
-class Parsed:
-    """A call as its protocol read it."""
-
-    rows: int
-    document: Any
-    """The body as JSON, where the protocol or the unit's pointer needs it."""
-    columns: Mapping[str, list[Any]] | None
-    """Inputs by name, where the model has a contract."""
-    upstream_target: bytes
 
 
 @dataclass(slots=True)
@@ -147,7 +110,7 @@ class Lane:
                 await self._governed(exchange, target)
             elif exchange.request.path.startswith("/http/"):
                 # First who asks: names of models are not for strangers to try out.
-                self.authenticator.authenticate(_fields(exchange.request.headers).get(b"authorization"), time.time_ns() // 1000)
+                self.authenticator.authenticate(fields_of(exchange.request.headers).get(b"authorization"), time.time_ns() // 1000)
                 await self._governed(exchange, self._http_target(exchange.request))
             else:
                 await service.serve(self, exchange)
@@ -173,18 +136,18 @@ class Lane:
         document = route.document
 
         # 1. Who: before this nothing is recorded one by one.
-        fields = _fields(request.headers)
+        fields = fields_of(request.headers)
         principal = self.authenticator.authenticate(fields.get(b"authorization"), unix_us)
         self.ledger.require_recording(document)
         pseudonyms = self.pseudonyms.get(principal.tenant)
         if pseudonyms is None:
             raise Refusal("not_ready", f"the controller has not made a pseudonym key for tenant `{principal.tenant}` yet")
-        parsed = _parse(request, target)
+        parsed = read_call(request, target)
 
         # 2. What it is about.
         call_id = self.ids.next(unix_us // 1000)
         record = CallRecord(self.source, call_id, unix_us, started_ns, principal.tenant, principal.actor)
-        _describe(record, request, fields, parsed)
+        describe(record, request, fields, parsed)
         held = Held(record, started_ns, started_ns + document.deadline_us * 1000)
         self.open[call_id] = held
         try:
@@ -203,7 +166,7 @@ class Lane:
                 raise decision.refusal  # noqa: TRY301 - every refusal of a call ends in the one place below
             assert decision.version is not None  # noqa: S101 - decide() gives a version or a refusal
             salt_in, salt_out = salts.salts(call_id)
-            record.committed_in = commitment(salt_in, request.body if document.protocol == "v2" else _http_input(request, parsed))
+            record.committed_in = commitment(salt_in, request.body if document.protocol == "v2" else http_input(request, parsed))
             # 4. `sync`: the decision is durable before anything leaves.
             if document.audit == "sync":
                 await self.ledger.decide_durably(held)
@@ -239,7 +202,7 @@ class Lane:
             raise Refusal("missing_scope", "calling a model needs the scope `infer`")
         if principal.models is not None and document.model not in principal.models:
             raise Refusal("model_not_allowed", f"this key may not call `{document.model}`")
-        unit = _unit(fields.get(b"assay-unit"), route, parsed.document, principal)
+        unit = unit_of(fields.get(b"assay-unit"), route, parsed.document, principal)
         about = unit or f"key:{principal.id}"  # without a unit of its own a call is about who calls
         subject = record.subject = pseudonyms.of(about)
         if route.plan is not None:
@@ -289,7 +252,7 @@ class Lane:
         request, record = exchange.request, held.record
         version, judged = decision.version, decision.judged
         assert version is not None and judged is not None  # noqa: S101, PT018 - decide() gives both, or a refusal
-        body_in = _sent(judged, request, parsed, record, salts)
+        body_in = sent(judged, request, parsed, record, salts)
         deadline_s = held.started_ns / 1e9 + route.deadline_s
         governed = None
         held.forwarded = True
@@ -310,7 +273,7 @@ class Lane:
         except UpstreamError as fault:
             record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
             self.on_upstream_fault(record.id, version, fault)
-            raise _of_fault(fault, version) from None
+            raise of_fault(fault, version) from None
         record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
         headers = reply.headers
         if governed is not None:
@@ -323,7 +286,7 @@ class Lane:
         record.bytes_out = len(body)
         record.committed_out = commitment(salt_out, body)
         if route.reads_reply and reply.status == 200:
-            _capture(route, model_body, body, record)
+            capture(route, model_body, body, record)
         await self.ledger.end(held, route.document)
         exchange.respond(reply.status, self._told(route, headers, record, judged, governed), body)
         if self.shadows is not None and route.model in self.shadows.of and record.code is None:
@@ -374,7 +337,7 @@ class Lane:
                 await exchange.write(chunk)
         except UpstreamError as fault:
             record.fault = fault.fault.value
-            record.code = _FAULTS[fault.fault]
+            record.code = FAULT_CODES[fault.fault]
             assert record.decision is not None and record.decision.version is not None  # noqa: S101, PT018 - it was called
             self.on_upstream_fault(record.id, record.decision.version, fault)
         record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000
@@ -461,148 +424,3 @@ class Lane:
             if more and self.ledger.record_denials(code, more):
                 early_told[code] = count
         self.ledger.record_denied()
-
-
-def answer(exchange: Exchange, refusal: Refusal, decision_id: str | None, *, as_v2: bool, more: Headers = ()) -> None:
-    """Answer a refusal in the shape of the caller's protocol; `more` are further headers."""
-    headers: list[tuple[bytes, bytes]] = [v2.CONTENT_TYPE if as_v2 else problem.CONTENT_TYPE]
-    if decision_id is not None:
-        headers.append((b"assay-decision", decision_id.encode()))
-    if refusal.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % refusal.retry_after_s))
-    if refusal.status == 401:
-        headers.append((b"www-authenticate", b'Bearer realm="assay"'))
-    headers.extend(more)
-    body = v2.error_body(refusal, decision_id) if as_v2 else problem.problem_body(refusal, decision_id)
-    exchange.respond(refusal.status, headers, body)
-
-
-def _fields(headers: Headers) -> Fields:
-    """Return the fields by name; one that the gateway reads may not stand twice."""
-    fields = dict(headers)
-    if len(fields) != len(headers):
-        names = [name for name, _ in headers if name in _ONCE]
-        if len(set(names)) != len(names):
-            raise Refusal("malformed_request", f"one of the headers {', '.join(sorted(name.decode() for name in set(names)))} stands twice")
-    return fields
-
-
-def _describe(record: CallRecord, request: Request, fields: Fields, parsed: Parsed) -> None:
-    """Put into a call's record what its request says of itself."""
-    record.rows = parsed.rows
-    record.bytes_in = len(request.body)
-    record.trace = _trace(fields.get(b"traceparent"))
-    if ASKED in fields:
-        record.wants_receipt = _is_asked(fields[ASKED])
-
-
-def _is_asked(value: bytes) -> bool:
-    """Read the header that asks for a receipt. What is no clear question is refused, not guessed at."""
-    if value != b"1":
-        raise Refusal(
-            "malformed_request", "the header `Assay-Receipt` asks for a receipt by the value `1`", hint="send `Assay-Receipt: 1`, or nothing"
-        )
-    return True
-
-
-def _parse(request: Request, target: Target) -> Parsed:
-    route = target.route
-    if route.document.protocol == "v2":
-        if request.method != "POST":
-            raise Refusal("method_not_allowed", f"`{request.method} {request.path}`: inference is a POST")
-        call = v2.InferCall(request.body)
-        columns = None if route.contract is None else call.columns()
-        return Parsed(call.rows, call.document, columns, target.upstream_path)
-    document = None
-    if route.unit is not None and request.body:
-        try:
-            document = parse(request.body)
-        except JsonError as fault:
-            raise Refusal("malformed_body", f"request body: {fault}") from None
-    path = target.upstream_path + (b"?" + request.query if request.query else b"")
-    return Parsed(1, document, None, path)
-
-
-def _http_input(request: Request, parsed: Parsed) -> bytes:
-    """Return what a record of an `http` route commits to: method, path and query are as much of the call as its body."""
-    return b"%b %b\n\n%b" % (request.method.encode(), parsed.upstream_target, request.body)
-
-
-def _trace(header: bytes | None) -> str | None:
-    """Return the trace id of a W3C `traceparent`, or None where it is not one."""
-    if header is None or len(header) != 55 or header[2:3] != b"-" or header[35:36] != b"-":
-        return None
-    trace = header[3:35]
-    return trace.decode() if trace.isalnum() and trace.islower() | trace.isdigit() else None
-
-
-def _unit(asserted: bytes | None, route: Route, document: Any, principal: Principal) -> str:
-    """Return the unit a call is about: asserted header, else the declared pointer; empty where there is neither."""
-    if asserted is not None:
-        if not principal.may_assert_unit:
-            raise Refusal("missing_scope", "the header `Assay-Unit` needs the scope `unit:assert`")
-        if not asserted:
-            raise Refusal("schema_mismatch", "the header `Assay-Unit` is empty")
-        return asserted.decode("utf-8", "replace")
-    if route.unit is not None:
-        value = route.unit(document)
-        if value is MISSING or value == "" or type(value) not in (str, int):
-            raise Refusal("schema_mismatch", f"the unit is missing: `{route.document.unit_pointer}` has to hold text or a whole number")
-        return str(value)
-    return ""
-
-
-def _sent(judged: Judged, request: Request, parsed: Parsed, record: CallRecord, salts: Salts) -> bytes:
-    """Return the request's body as the model may see it; that is what is captured too, not what policies take out of it. Raises as `_redacted`."""
-    body = _redacted(judged, request, record, salts) if judged.redactions else request.body
-    if record.kept is not None:
-        if body is request.body and parsed.document is not None:
-            record.kept.documents["request"] = parsed.document
-        else:
-            record.kept.note_body("request", body)
-    return body
-
-
-def _redacted(judged: Judged, request: Request, record: CallRecord, salts: Salts) -> bytes:
-    """Return the request's body as the model may see it.
-
-    Raises:
-        Refusal: it cannot be redacted; nothing goes to the model.
-    """
-    try:
-        body = redacted(judged.redactions, request.headers, request.body)
-    except NotCarriedOut as why:
-        reason = {"id": "OBL-FAILED", "package": "-", "msg": f"the request cannot be redacted: {why}"[:256], "mode": "enforce"}
-        raise Refusal("policy_denied", f"a policy asks to redact this call, which cannot be done: {why}", reasons=(reason,)) from None
-    if body != request.body:
-        record.committed_to_model = commitment(salts.inner_salts(record.id)[0], body)
-    return body
-
-
-def _capture(route: Route, model_body: bytes, body: bytes, record: CallRecord) -> None:
-    """Read prediction and score from the model's reply; what is not there stays unrecorded and is seen as missing in reports.
-
-    Into the vault goes what the caller gets: what policies take out of a reply is not kept.
-    """
-    if record.kept is not None:
-        record.kept.note_body("reply", body)
-    if not route.reads_outcome:
-        return
-    try:
-        document = parse(model_body)
-    except JsonError:
-        record.code = "reply_unreadable"
-        return
-    if route.prediction is not None:
-        found = class_of(route.prediction(document))
-        if found is not None:
-            record.prediction = found
-    if route.score is not None:
-        value = route.score(document)
-        if type(value) in (int, float) and abs(value) < 1e9:
-            record.score_ppm = round(value * 1_000_000)
-
-
-def _of_fault(fault: UpstreamError, version: Version) -> Refusal:
-    """Return what a caller is told: what kind of fault it was. Addresses and the model's own words are for the gateway's log."""
-    return Refusal(_FAULTS[fault.fault], f"version `{version.name}` of `{version.model}`: {_TOLD[fault.fault]}", fault=fault.fault.value)

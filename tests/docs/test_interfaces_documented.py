@@ -54,7 +54,7 @@ def test_every_path_of_the_front_door_is_documented():
 
 @pytest.mark.parametrize("header", ["assay-decision", "assay-arm", "retry-after", "www-authenticate", "assay-unit", "authorization", "traceparent"])
 def test_headers_the_gateway_reads_and_sets_are_documented(header):
-    source = "".join((ROOT / "gateway" / name).read_text() for name in ("lane.py", "service.py"))
+    source = "".join((ROOT / "gateway" / name).read_text() for name in ("lane.py", "intake.py", "answers.py", "service.py"))
     assert f'b"{header}"' in source
     assert f"`{header}" in FRONT.lower()
 
