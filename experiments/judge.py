@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
@@ -39,6 +40,9 @@ from experiments.stats import Side
 from experiments.values import judge_values
 from experiments.verdict import MetricVerdict, Outcome, Verdict
 
+MOST_FLIPPED_PERCENT = 1
+"""More units than that came with more than one arm: arms that share units look alike, so that nothing is shown not to be worse. Two percent of an
+effect is hidden by one percent of units in both arms."""
 SRM_ALPHA = 0.001
 """Fabijan et al. (2019): an alarm means a fault in the plumbing, so it should be rare."""
 
@@ -77,7 +81,21 @@ def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
         for metric in metrics
         for arm in treatments
     )
+    if _is_mixed(evidence):
+        verdicts = tuple(map(_held_for_mixing, verdicts))
     return _combined(document, evidence, verdicts, mismatches)
+
+
+def _is_mixed(evidence: Evidence) -> bool:
+    return evidence.flipped * 100 > MOST_FLIPPED_PERCENT * sum(evidence.stages["assigned"].values())
+
+
+def _held_for_mixing(found: MetricVerdict) -> MetricVerdict:
+    """Hold what rests on arms being alike. What is worse or better although units had both arms, is so all the more."""
+    if found.outcome != "fine" or found.better:
+        return found
+    said = f"{found.reason}; held: over {MOST_FLIPPED_PERCENT} % of units came with more than one arm, and what shares units looks alike"
+    return replace(found, outcome="hold", reason=said)
 
 
 def sample_ratio_mismatches(evidence: Evidence, shares: dict[str, int]) -> dict[str, str]:

@@ -4,6 +4,7 @@ An erasure takes the steps of `audit/vault/tombstones.py`, in that order: rememb
 between, the next start goes on where it stopped, before anything is served.
 
 Rules:
+- What the log says was erased is erased: a restored vault brings nobody back, also where the tombstones beside it are gone.
 - The record `erasure` says which keys (random ids), how many entries, on what ground, who asked and who signed. Never whom: no unit, no pseudonym.
 - Where `vault.erase_people` is more than 0, that many approvers of the trust root sign, each for exactly this subject and ground.
 - Reading what was kept is recorded by the caller first (`gateway/admin/reads.py`).
@@ -17,9 +18,10 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ from policies.consent import InvalidConsent
 from policies.erasure import Ground, about, load_erasure
 from policies.trust import TrustRoot
 
+_log = logging.getLogger(__name__)
 SCOPE: Final = "subject:erase"
 _SKEW_US: Final = 60_000_000
 T = TypeVar("T")
@@ -75,13 +78,16 @@ class Erasures:
         self._stones: Tombstones | None = None  # as above
         self._one_by_one = asyncio.Lock()
 
-    async def prepare(self) -> None:
+    async def prepare(self, recorded: Mapping[str, Sequence[str]] | None = None) -> None:
         """Open the vault, destroy again what a restore brought back, and finish erasures that were cut off.
+
+        Args:
+            recorded: erasure -> ids of its data keys, as the log has them.
 
         Raises:
             StoreError: it cannot be opened; nothing may be served from it.
         """
-        for erasure in await self._run(self._open):
+        for erasure in await self._run(lambda: self._open(recorded or {})):
             await self._finish(erasure)
 
     def close(self) -> None:
@@ -116,8 +122,13 @@ class Erasures:
 
     # --- in the thread --------------------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> list[Erasure]:
+    def _open(self, recorded: Mapping[str, Sequence[str]]) -> list[Erasure]:
         self._stones = Tombstones.open(self._marks)
+        known = {erasure.erasure for erasure in self._stones.all()}
+        forgotten = [Erasure(name, 0, tuple(keys), told=True) for name, keys in recorded.items() if name not in known]
+        if forgotten:
+            _log.warning("erasures that only the log remembers: are the marks beside the data directory the newest?", extra={"count": len(forgotten)})
+            self._stones.begin(*forgotten)
         self._vault = VaultStore.open(self._data_dir, self._master)
         destroy_again(self._vault, self._stones)
         return self._stones.pending()

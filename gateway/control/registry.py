@@ -33,6 +33,8 @@ class Registry:
         """Digests of the policies in force, by the latest `policy.change`."""
         self.log_keys = LogKeys()
         self.receipt_keys = Certificates()
+        self.erased: dict[str, tuple[str, ...]] = {}
+        """Erasure -> ids of the data keys it destroyed, by the log's `erasure` records."""
         self.opened: dict[str, Any] | None = None
         """The `log.open` record; logs of earlier releases have none."""
         self.approvals: dict[str, Approval] = {}
@@ -59,7 +61,7 @@ class Registry:
             self.policies = record["new"]
         elif kind in ("key.began", "key.ended"):
             self.log_keys.fold(record)
-        elif kind in ("key.certified", "key.withdrawn", "log.open"):
+        elif kind in ("key.certified", "key.withdrawn", "log.open", "erasure"):
             self._fold_log(index, record)
         elif kind == "experiment.registered":
             self.registered(index, record)
@@ -74,6 +76,8 @@ class Registry:
         """Take in what the log says of itself."""
         if record["type"] == "log.open":
             self.opened = record
+        elif record["type"] == "erasure":
+            self.erased[record["erasure"]] = tuple(record["keys"])
         else:
             self.receipt_keys.fold(index, record)
 

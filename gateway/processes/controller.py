@@ -312,7 +312,7 @@ class Controller:
         erasures = Erasures(self._data, self._vault_key, self._layout.root / "marks", self._clerk, self._root, people=people)
         self._after_journal.callback(erasures.close)
         try:
-            await erasures.prepare()
+            await erasures.prepare(self._registry.erased)
         except StoreError as fault:
             raise CannotStart(f"vault: {fault}") from fault
         self._erasures = erasures

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from audit.store import layout
 from audit.store.errors import StoreFull
 from audit.vault.crypto import MasterKey
 from audit.vault.entry import Entry, encode_content
@@ -17,6 +18,7 @@ from audit.vault.store import VaultStore
 from audit.vault.tombstones import Tombstones
 from gateway.authenticate import Principal
 from gateway.control.erasures import Asked, Erasures
+from gateway.control.registry import Registry
 from gateway.pseudonyms import EpochKey, TenantPseudonyms, save
 from gateway.refusals import Refusal
 from policies.trust import DEFAULT_THRESHOLDS, PersonKey, ceremony
@@ -96,6 +98,34 @@ def start_again(place: Path, clerk: FakeClerk) -> None:
             erasures.close()
 
     asyncio.run(run())
+
+
+def test_a_restored_vault_whose_tombstones_are_gone_too_brings_nobody_back_whom_the_log_has_erased(place):
+    copy = layout.vault_path(place / "data")
+    before = copy.read_bytes()
+    clerk = FakeClerk()
+    erase(place, clerk)
+    for name in (copy.name, f"{copy.name}-wal", f"{copy.name}-shm"):
+        (copy.parent / name).unlink(missing_ok=True)
+    copy.write_bytes(before)
+    (place / "marks" / "vault.erased").unlink()
+    assert state_of(place) == {"kept"}, "the copy is whole"
+    registry = Registry(ROOT)
+    for index, (kind, carries) in enumerate(clerk.records):
+        registry.fold(index, {"type": kind, **carries})
+
+    async def start() -> None:
+        erasures = opened(place, clerk)
+        try:
+            await erasures.prepare(registry.erased)
+        finally:
+            erasures.close()
+
+    asyncio.run(start())
+    assert state_of(place) == {"erased"}
+    assert len(clerk.records) == 1, "the log has it already"
+    start_again(place, clerk)
+    assert state_of(place) == {"erased"}
 
 
 def test_every_living_pseudonym_of_the_subject_is_erased_and_the_record_names_nobody(place):

@@ -150,6 +150,25 @@ def test_units_that_come_with_two_arms_are_counted_once_each_and_count_by_their_
     assert "1 of 2 units came with more than one arm" in " ".join(judge(compiled(), found).reasons)
 
 
+@pytest.mark.parametrize(("flips", "outcome"), [(20, "fine"), (60, "hold")])
+def test_arms_that_share_units_are_not_shown_alike(flips, outcome):
+    """Who changes arms from call to call hides what an arm does: the same units would else prove it harmless."""
+    arms = ("control", "treatment")
+    records = [record(n, arms[n % 2], unit=f"u{n}") for n in range(4000)]
+    records += [record(5000 + n, arms[1 - n % 2], unit=f"u{n}") for n in range(flips)]
+    verdict = judge(compiled(), folded(records))
+    assert verdict.outcome == outcome
+    assert ("came with more than one arm, and" in " ".join(verdict.reasons)) is (outcome == "hold")
+
+
+def test_units_that_flip_hide_no_harm():
+    document = compiled()
+    flipped = [
+        record(5000 + n, ("treatment", "control")[n % 2], document=document) | {"subject": harmful(document)[n]["subject"]} for n in range(200)
+    ]
+    assert judge(document, folded([*harmful(document), *flipped])).outcome == "harm"
+
+
 def test_calls_that_named_no_arm_are_told_and_compared_with_nothing():
     found = folded([record(1, "control"), record(2, "control", exposed=False, unknown_variant=1)])
     assert (found.unknown_variants, found.stages["assigned"]["control"]) == (1, 1)
