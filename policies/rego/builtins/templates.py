@@ -10,7 +10,6 @@ from policies.rego.errors import BuiltinError, LimitError
 from policies.rego.render import display
 from policies.rego.values import UNDEFINED, entries, lookup, ordered, thaw
 
-_ACTION = re.compile(r"\{\{(- )?\s*(.*?)\s*( -)?\}\}", re.DOTALL)
 _OPEN = re.compile(r"(if|range|with)\s+(.*)\Z", re.DOTALL)
 _RANGE = re.compile(r"(?:(\$\w+)(?:\s*,\s*(\$\w+))?\s*:=\s*)?(\S+)\Z")
 _ASSIGN = re.compile(r"(\$\w+)\s*:?=\s*(\S+)\Z")
@@ -24,12 +23,15 @@ def _parse(template: str) -> list[Any]:
     heads: list[Any] = []
     position = 0
     trim = False
-    for match in _ACTION.finditer(template):
-        text = template[position : match.start()]
+    # By `find`, as an expression for the same would try every space of an action that never ends in as many ways as there are spaces.
+    while (start := template.find("{{", position)) >= 0 and (end := template.find("}}", start + 2)) >= 0:
+        text = template[position:start]
         text = text.lstrip() if trim else text
-        stack[-1].append(text.rstrip() if match.group(1) else text)
-        position, trim = match.end(), bool(match.group(3))
-        action = match.group(2)
+        action = template[start + 2 : end]
+        stack[-1].append(text.rstrip() if action.startswith("- ") else text)
+        action = action.removeprefix("- ")
+        position, trim = end + 2, action.endswith(" -")
+        action = (action[:-2] if trim else action).strip()
         opening = _OPEN.match(action)
         if opening:
             node: tuple[Any, ...] = (opening.group(1), opening.group(2), [], [])

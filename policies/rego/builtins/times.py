@@ -86,7 +86,8 @@ def parse_rfc3339_ns(text: Any) -> int:
     return to_ns(when, rest)
 
 
-_DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,60}+(?:\.[0-9]{0,60}+)?|\.[0-9]{1,60}+)(ns|us|µs|μs|ms|s|m|h)")
+_MOST_DURATION_CHARS = 4_096
 _UNIT_NS = {
     "ns": 1, "us": 1000, "µs": 1000, "μs": 1000, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9,
 }  # fmt: skip
@@ -99,6 +100,8 @@ def parse_duration_ns(text: Any) -> int:
     body = source[1:] if source[:1] in {"+", "-"} else source
     if body == "0":
         return 0
+    if len(body) > _MOST_DURATION_CHARS:
+        raise BuiltinError(f"invalid duration {source[:60]}")
     total, position = Fraction(0), 0
     while position < len(body):
         match = _DURATION.match(body, position)

@@ -12,7 +12,7 @@ from policies.rego.errors import BuiltinError
 from policies.rego.lexer import number_value
 
 _AMOUNT = re.compile(r"([-+.0-9]*(?:[eE][-+]?[0-9]+)?)(.*)\Z", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?\Z")
 _SI = {letter: 1000 ** (power + 1) for power, letter in enumerate("kmgtpe")}
 _BINARY = {letter + "i": 1024 ** (power + 1) for power, letter in enumerate("kmgtpe")}
 _BYTES = {"": 1, **_SI, **_BINARY, **{key + "b": value for key, value in (*_SI.items(), *_BINARY.items())}}
@@ -25,7 +25,7 @@ def _split(text: str) -> tuple[Fraction, str]:
     amount, unit = match.groups() if match else ("", text)
     if not amount:
         raise BuiltinError("no amount provided")
-    if not _NUMBER.match(amount) or len(amount) > 1_000:
+    if len(amount) > 1_000 or not _NUMBER.match(amount):
         raise BuiltinError("could not parse amount to a number")
     exponent = amount.lower().partition("e")[2]
     if len(exponent.lstrip("+-")) > 3:

@@ -22,7 +22,8 @@ from policies.rego.builtins.registry import builtin, want_object, want_string
 from policies.rego.errors import BuiltinError
 from policies.rego.values import NUMBERS
 
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----\s*", re.DOTALL)
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]++)-----")
+_MOST_BLOCKS = 1_000
 _NAMES: Final = {
     "Country": NameOID.COUNTRY_NAME, "Organization": NameOID.ORGANIZATION_NAME, "OrganizationalUnit": NameOID.ORGANIZATIONAL_UNIT_NAME,
     "Locality": NameOID.LOCALITY_NAME, "Province": NameOID.STATE_OR_PROVINCE_NAME, "StreetAddress": NameOID.STREET_ADDRESS,
@@ -46,7 +47,19 @@ def _bytes(text: str) -> bytes:
 
 
 def _blocks(raw: bytes) -> list[tuple[str, bytes]]:
-    return [(match.group(1).decode(), match.group()) for match in _PEM.finditer(raw)]
+    """Return label and text of each PEM block. Raises BuiltinError for more than anyone has: each beginning looks for its end."""
+    found: list[tuple[str, bytes]] = []
+    position = 0
+    for _ in range(_MOST_BLOCKS):
+        begin = _BEGIN.search(raw, position)
+        if begin is None:
+            return found
+        mark = b"-----END " + begin[1] + b"-----"
+        end = raw.find(mark, begin.end())
+        position = begin.end() if end < 0 else end + len(mark)
+        if end >= 0:
+            found.append((begin[1].decode(), raw[begin.start() : position] + b"\n"))
+    raise BuiltinError(f"more than {_MOST_BLOCKS} PEM blocks")
 
 
 def certificates(text: str) -> list[x509.Certificate]:
