@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,14 +20,16 @@ from typing import Any
 
 import httpx
 import pytest
-from deployment import CHECKOUT, COMMAND, ENVIRONMENT, Deployment, free_port, wait_until
+from deployment import Deployment, free_port, wait_until
+from typer.testing import CliRunner
 from upstreams import Model
 
 from audit.store.layout import vault_path
 from audit.store.sqlite import open_reader
 from audit.vault.crypto import MasterKey
+from gateway.cli.main import app
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 CAPTURE = {
     "prediction": "/parameters/echo",
     "vault": {"retention": "1d", "request": {"/parameters": "keep", "/inputs": "keep"}, "reply": {"/parameters": "keep"}},
@@ -49,9 +50,9 @@ class Planter:
 
 def assay(*words: str) -> str:
     """Run a command as an operator; return everything it said."""
-    chosen = {**ENVIRONMENT, "NO_COLOR": "1", "COLUMNS": "200"}
-    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=CHECKOUT, env=chosen, timeout=90, check=False)
-    return done.stdout + done.stderr
+    done = CliRunner().invoke(app, list(words), env={"NO_COLOR": "1", "COLUMNS": "200"})
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.output + done.stderr
 
 
 @pytest.fixture(scope="module")
