@@ -146,6 +146,8 @@ class Entry(msgspec.Struct, frozen=True):
     signed: bool | None = None
     unsigned_config: bool = False
     evidence: dict[str, Any] | None = None
+    erasure: Any = None
+    entries: Any = None
     from_: Any = msgspec.field(name="from", default=None)
     to: Any = None
 

@@ -164,6 +164,11 @@ def _limits(evaluation: Evaluation, total: Cell, conditions: Mapping[str, str] |
     said += [f"{model}: labels are observed only when {text}." for model, text in sorted((conditions or {}).items())]
     if evaluation.lost:
         said.append(f"{evaluation.lost} records were lost before they were committed (`log.lost`).")
+    if evaluation.erased:
+        said.append(
+            f"{len(evaluation.erased)} erasures took {sum(evaluation.erased.values())} entries out of the vault. "
+            "Every number here is made from the log alone and is the same as before."
+        )
     if total.unfinished:
         said.append(f"{total.unfinished} decisions have no outcome in the log.")
     if evaluation.unreadable:

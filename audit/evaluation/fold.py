@@ -68,6 +68,7 @@ class Evaluation:
     last_time: str = ""
     unreadable: int = 0
     lost: int = 0
+    erased: dict[str, int] = field(default_factory=dict)  # erasure -> entries of the vault; one that was recorded twice counts once
     feedback: int = 0
     joined: int = 0
 
@@ -126,6 +127,9 @@ def _take(fold: _Fold, entry: Entry | None) -> None:
             _close(fold, decision, entry)
     elif entry.type == "denial.count":
         result.denials[entry.reason or "unknown"] += entry.count or 0
+    elif entry.type == "erasure" and isinstance(entry.erasure, str) and isinstance(entry.entries, int):
+        if result.scope.tenant in {None, entry.tenant}:
+            result.erased[entry.erasure] = entry.entries
     elif entry.type == "log.lost" and isinstance(entry.from_, int) and isinstance(entry.to, int):
         result.lost += max(entry.to - entry.from_ + 1, 0)
 

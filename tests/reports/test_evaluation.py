@@ -270,3 +270,18 @@ def test_merged_histograms_are_the_histogram_of_all(values, cut: int):
 def test_an_unreadable_leaf_is_counted_and_said():
     leaves = [(0, b"\xff"), (1, leaf_bytes(Log().call()))]
     assert any("1 leaves are not records" in text for text in described(leaves)["limits"])
+
+
+def test_erasures_are_told_once_each_and_change_no_number():
+    log = Log()
+    call = log.call(prediction="1")
+    log.label(call["id"], "1")
+    before = described(log.leaves())
+    for erasure, entries, tenant in (("e1", 3, "acme"), ("e1", 3, "acme"), ("e2", 0, "acme"), ("e3", 5, "beta")):
+        log.add("erasure", tenant=tenant, erasure=erasure, entries=entries, keys=[], ground="request")
+    after = described(log.leaves())
+    told = "3 erasures took 8 entries out of the vault. Every number here is made from the log alone and is the same as before."
+    assert told in after["limits"]
+    assert {name: value for name, value in after.items() if name != "limits"} == {name: value for name, value in before.items() if name != "limits"}
+    assert "2 erasures took 3 entries" in "".join(described(log.leaves(), Scope(tenant="acme"))["limits"])
+    assert "erasures" not in "".join(before["limits"])
