@@ -17,7 +17,7 @@ from gateway.control.logkeys import LogKeys
 from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
 from policies.trust import TrustRoot
 
-CONCERNING: Final = re.compile(rb'"type":"(?:approval\.|rollout\.step"|experiment\.|trust\.pinned"|policy\.change"|key\.|log\.open")')
+CONCERNING: Final = re.compile(rb'"type":"(?:approval\.|rollout\.step"|experiment\.|trust\.pinned"|policy\.change"|key\.|log\.open"|erasure")')
 """Found in every leaf that can change the registry, and in few others: what is found is parsed. A start searches the whole log for it."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from audit.leaf import render
 from audit.store import layout
 from audit.store.errors import StoreFull
 from audit.vault.crypto import MasterKey
@@ -18,7 +19,7 @@ from audit.vault.store import VaultStore
 from audit.vault.tombstones import Tombstones
 from gateway.authenticate import Principal
 from gateway.control.erasures import Asked, Erasures
-from gateway.control.registry import Registry
+from gateway.control.registry import CONCERNING, Registry
 from gateway.pseudonyms import EpochKey, TenantPseudonyms, save
 from gateway.refusals import Refusal
 from policies.trust import DEFAULT_THRESHOLDS, PersonKey, ceremony
@@ -112,6 +113,7 @@ def test_a_restored_vault_whose_tombstones_are_gone_too_brings_nobody_back_whom_
     assert state_of(place) == {"kept"}, "the copy is whole"
     registry = Registry(ROOT)
     for index, (kind, carries) in enumerate(clerk.records):
+        assert CONCERNING.search(render({"type": kind, **carries})), "a start finds it in the log"
         registry.fold(index, {"type": kind, **carries})
 
     async def start() -> None:
