@@ -27,6 +27,7 @@ import uvloop
 
 from audit.highwater import HighWater
 from audit.journal import Journal
+from audit.keys import InvalidKey
 from audit.statements import Clock, machine_boot_id
 from gateway import apikeys, logs, pseudonyms
 from gateway.authenticate import Authenticator
@@ -44,7 +45,7 @@ from gateway.policy_server import Counts, Place, PolicyServer
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.parent import end_with_parent
 from gateway.processes.transports import TRANSPORTS, Transport
-from gateway.promises import RECEIPT_KEY, FollowedKey
+from gateway.promises import RECEIPT_KEY, FollowedKey, Promises
 from gateway.protocols import problem
 from gateway.record import Source
 from gateway.refusals import Refusal
@@ -163,6 +164,7 @@ class Worker:
         self._policy_counts: Counts = {}  # what became of questions to policy servers; changed by `PolicyServer`
         self._ending: set[asyncio.Task[None]] = set()  # policy servers that are not asked any more, until their last answers are there
         self._receipts = FollowedKey(self._run_dir / RECEIPT_KEY)
+        self._receipt_fault = ""  # why there are no receipts, as the log was told; changed by `_promises`
         self._line: Line | None = None  # to the vault's keeper, where there is one; set by `run`
         self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; moved on by the lane
 
@@ -210,7 +212,7 @@ class Worker:
                 lane.install(*found, self._policy_server(found[0], None))
                 host, _, port = self._chosen.admin.rpartition(":")
                 lane.proofs = Endpoint("http", host.strip("[]"), int(port), authority=self._chosen.admin.encode())
-                lane.promises = self._receipts.look(None, journal)
+                lane.promises = self._promises(None, journal)
                 return lane
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), TICK_S / 5)
@@ -281,11 +283,22 @@ class Worker:
                 lane.install(lane.snapshot, lane.live, lane.policy_server)
             if lane.policy_server is not None:
                 lane.policy_server.look()
-            lane.promises = self._receipts.look(lane.promises, lane.journal)
+            lane.promises = self._promises(lane.promises, lane.journal)
         except Exception as fault:  # noqa: BLE001 - whatever is wrong with it, the old state must go on until its bound
             # What was published tells of no call: here the words may be told.
             why = {"why": str(fault)}
             self._log.error("what the controller published cannot be loaded; the old state stays in force", extra=why, exc_info=fault)
+
+    def _promises(self, held: Promises | None, journal: Journal) -> Promises | None:
+        """Return who signs receipts; nobody while the key cannot be read, a file cut short by a power cut for one: no call fails for that."""
+        try:
+            found, fault = self._receipts.look(held, journal), ""
+        except (InvalidKey, OSError) as broken:
+            found, fault = None, str(broken)
+        if fault and fault != self._receipt_fault:
+            self._log.error("the receipt key cannot be read; there are no receipts until it can", extra={"why": fault})
+        self._receipt_fault = fault
+        return found
 
     def _policy_server(self, snapshot: Snapshot, before: PolicyServer | None) -> PolicyServer | None:
         """Return who is asked under a snapshot; one that is not asked any more ends when calls under way have their answers."""

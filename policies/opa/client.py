@@ -24,6 +24,7 @@ ANSWER_LIMIT_BYTES: Final = 256 * 1024
 """Longest answer to a question that is read: it is parsed between two calls of the lane."""
 LISTING_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """Longest answer of any other kind: OPA tells policies with their syntax trees."""
+_WORDS: Final = 300
 _DEEP: Final = "it is nested too deep"
 
 
@@ -137,6 +138,12 @@ async def _fault(response: Answer) -> OpaError:
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     code = str(first.get("code", ""))
     if response.status == 500 and code.startswith("eval_"):
-        return OpaError("policy", f"{code}: {str(first.get('message', '')).splitlines()[0] if first.get('message') else ''}")
-    said = body.get("message", "") if isinstance(body, dict) else ""
-    return OpaError("http", f"status `{response.status}` {said} {first.get('message', '')}".strip())
+        return OpaError("policy", f"{code[:_WORDS]}: {_brief(first.get('message'))}")
+    said = _brief(body.get("message")) if isinstance(body, dict) else ""
+    return OpaError("http", f"status `{response.status}` {said} {_brief(first.get('message'))}".strip())
+
+
+def _brief(said: Any) -> str:
+    """Return the first line of what a server says, as much of it as a log may be told a second."""
+    lines = said[: 4 * _WORDS].splitlines() if isinstance(said, str) else []
+    return lines[0][:_WORDS] if lines else ""

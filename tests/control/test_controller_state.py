@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from control_fakes import PEOPLE, ROOT, STRANGER, Documents, MemoryClerk, experiment
 
+from audit.keys import SigningKey
 from gateway import apikeys, pseudonyms
 from gateway.control import rollouts as module
 from gateway.control.registry import Registry
@@ -24,6 +25,7 @@ from gateway.processes import worker as worker_process
 from gateway.processes.control import ControlDirectory, Current
 from gateway.processes.controller import CannotStart, Controller
 from gateway.processes.worker import InForce
+from gateway.promises import RECEIPT_KEY, FollowedKey
 from policies.trust import Person, TrustRoot, ceremony
 
 
@@ -354,8 +356,24 @@ def test_the_policy_server_of_a_configuration_is_asked_for_as_long_as_that_is_in
 
     lane.install = install
     worker._in_force = SimpleNamespace(look=lambda _: None, keys_changed=lambda: ("a", "p") if has_new_keys else None)
-    worker._receipts = SimpleNamespace(look=lambda held, _journal: held)
+    worker._receipts, worker._receipt_fault = SimpleNamespace(look=lambda held, _journal: held), ""
     for _ in range(3):
         worker._follow(lane)
     assert lane.policy_server is asked
     assert asked.looks == 3
+
+
+def test_a_receipt_key_that_cannot_be_read_costs_the_receipts_and_nobody_a_worker(tmp_path: Path):
+    told: list[str] = []
+    worker: worker_process.Worker = worker_process.Worker.__new__(worker_process.Worker)
+    worker._log = SimpleNamespace(error=lambda text, **_: told.append(text))
+    worker._receipts, worker._receipt_fault = FollowedKey(tmp_path / RECEIPT_KEY), ""
+    journal: Any = SimpleNamespace(node="n1.w0", epoch=1)
+    (tmp_path / RECEIPT_KEY).touch(mode=0o600)  # as a power cut leaves it
+    held = None
+    for _ in range(3):
+        held = worker._promises(held, journal)
+    assert held is None
+    assert len(told) == 1
+    (tmp_path / RECEIPT_KEY).write_text(SigningKey.generate("log.example/x/receipts").secret_text())
+    assert worker._promises(held, journal) is not None

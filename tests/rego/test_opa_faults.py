@@ -118,6 +118,28 @@ def test_an_answer_is_read_up_to_its_bound_and_never_unpacked(name: str, words: 
         asyncio.run(conversation())
 
 
+@pytest.mark.parametrize("status", [404, 500])
+@pytest.mark.parametrize("said", ["x" * 200_000, "\n", 7, None])
+def test_what_a_server_says_of_an_error_is_told_in_a_line(status: int, said: Any):
+    verdict, _, _ = once((status, {"message": said, "errors": [{"code": "eval_" + "y" * 5000, "message": said}]}))
+    assert not verdict.allowed
+    noted: list[str] = []
+
+    async def conversation() -> None:
+        answer = (status, {"message": said, "errors": [{"code": "eval_" + "y" * 5000, "message": said}]})
+        async with FakeOpa(answer) as fake:
+            client = Client(Server(fake.url), 5.0)
+            try:
+                await client.decide("x", {})
+            except OpaError as fault:
+                noted.append(str(fault))
+            finally:
+                await client.close_connection()
+
+    asyncio.run(conversation())
+    assert 0 < len(noted[0]) < 1000
+
+
 def test_a_second_answer_to_one_question_answers_no_other():
     """A connection that is out of step, by a fault or by whoever can make the server say more than it was asked."""
     payload = json.dumps(repeating(GOOD, {"input": {"asked": "of the first"}})).encode()
