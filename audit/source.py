@@ -4,7 +4,7 @@ Rules:
 
 - A source reads `checkpoint` and tile paths, nothing else: a path that is not in its one spelling is refused before anything is opened.
 - A directory source follows no link, neither for the file nor for a folder on the way; it reads regular files of bounded size.
-- An HTTP source follows no redirect and stops reading at the bound, also when the reply is compressed.
+- An HTTP source follows no redirect, takes no compressed reply, and stops reading at the bound.
 - "Not there" is None; "there, but cannot or must not be read" is `SourceError`.
 
 Example:
@@ -127,11 +127,14 @@ class HttpSource:
         limit = limit_bytes(_checked(path))
         url = f"{self.prefix.rstrip('/')}/{quote(path)}"
         try:
-            with self.client.stream("GET", url, follow_redirects=False) as reply:
+            with self.client.stream("GET", url, follow_redirects=False, headers={"accept-encoding": "identity"}) as reply:
                 if reply.status_code in {404, 410}:
                     return None
                 if reply.status_code != 200:
                     raise SourceError(path, f"`{url}` answered {reply.status_code}")
+                if reply.headers.get("content-encoding", "identity").lower() != "identity":
+                    # A few kilobytes of it may be hundreds of megabytes before anything can be counted.
+                    raise SourceError(path, f"`{url}` answers in a coding that was not asked for", is_refused=True)
                 parts, total = [], 0
                 for chunk in reply.iter_bytes(65_536):
                     total += len(chunk)

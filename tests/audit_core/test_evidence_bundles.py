@@ -71,17 +71,10 @@ def test_a_range_is_complete():
     assert sorted(verdict.leaves) == list(range(250, 260))
 
 
-def restated(data: bytes, **changed: object) -> bytes:
+def restated(data: bytes, **members: object) -> bytes:
     """Return a bundle whose manifest says something else."""
-    return rezipped(data, lambda name, content: json.dumps(json.loads(content) | changed).encode() if name == "manifest.json" else content)
-
-
-def rezipped(data: bytes, change) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
-        for info in old.infolist():
-            new.writestr(zipfile.ZipInfo(info.filename), change(info.filename, old.read(info)))
-    return buffer.getvalue()
+    parts = parts_of(data)
+    return zipped({**parts, "manifest.json": json.dumps(json.loads(parts["manifest.json"]) | members).encode()})
 
 
 @pytest.mark.parametrize(
