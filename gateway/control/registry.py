@@ -14,6 +14,7 @@ import msgspec
 from audit.receipt import Certificates
 from experiments.rollout import RolloutState
 from gateway.control.logkeys import LogKeys
+from gateway.standing import ApprovalsInForce
 from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
 from policies.trust import TrustRoot
 
@@ -71,6 +72,12 @@ class Registry:
             self.removed(record["experiment"])
         elif kind == "rollout.step":
             self.stepped(index, record, record["time"][:19].replace("T", " "))
+
+    def in_force(self) -> ApprovalsInForce:
+        """Return approvals and revocations as they are published."""
+        return ApprovalsInForce(
+            trust_root=self._root.encode().decode(), approvals=tuple(self.approvals.values()), revocations=tuple(self.revocations.values())
+        )
 
     def _fold_log(self, index: int, record: dict[str, Any]) -> None:
         """Take in what the log says of itself."""

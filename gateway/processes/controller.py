@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import importlib
 import json
 import logging
@@ -24,58 +23,59 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import uvloop
 import watchfiles
 
 from audit.follow import follow
 from audit.highwater import HighWater
 from audit.journal import Journal
-from audit.keys import InvalidKey, VerifierKey, read_secret
-from audit.outlet import Outlet
-from audit.signer import Signer, SignerUnavailable, load_signer
+from audit.keys import VerifierKey
+from audit.signer import SignerUnavailable
 from audit.statements import Clock, machine_boot_id
 from audit.store.control import ControlStore
-from audit.store.copies import SignedMark
 from audit.store.errors import LedElsewhere, StoreDamaged, StoreError, StoreFull
 from audit.tiles import TileError
-from audit.vault.crypto import MasterKey
-from experiments.rollout import WINNERS, Action
+from experiments.rollout import Action
 from experiments.stats import late
 from gateway import apikeys, logs
 from gateway import live as live_state
 from gateway.admin.traffic import Traffic
 from gateway.authenticate import Principal
 from gateway.config.compile import Compiler
-from gateway.config.gateway_file import GatewayFile
-from gateway.config.layout import Layout, write_durably
+from gateway.config.layout import Layout
 from gateway.control.beginning import CannotBegin, beginning, read_previous
 from gateway.control.clerk import Clerk
 from gateway.control.configuration import Configuration
+from gateway.control.deployment import (
+    CannotStart,
+    outlet_of,
+    read_gateway,
+    read_root,
+    read_signers,
+    read_vault_key,
+    require_follows,
+    signed_mark,
+    write_verification_keys,
+)
 from gateway.control.inbox import Inbox
 from gateway.control.keysfile import KeysFile
 from gateway.control.logkeys import KeyHasEnded, due, refuse_ended
-from gateway.control.orders import Asked, admit
+from gateway.control.orders import Asked
 from gateway.control.policy_changes import PolicyChanges
 from gateway.control.policy_servers import PolicyServers
 from gateway.control.publishing import Publishing
-from gateway.control.readiness import require_approved, unreachable
 from gateway.control.receiptkey import ReceiptKey
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
+from gateway.control.steps import Steps
 from gateway.control.tail import ROWS_PER_STEP, Tail, fold_registry
 from gateway.control.vaultclock import VaultClock
 from gateway.control.witnesses import Known, Witnesses
-from gateway.documents import RouteDocument, SettingsDocument, decode
 from gateway.policy_server import Place
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.parent import Status, end_with_parent
 from gateway.promises import RECEIPT_KEY
-from gateway.refusals import Refusal
-from gateway.snapshot import compile_route
-from gateway.standing import Approvals, ApprovalsInForce
 from policies.bundle import BundleError
-from policies.trust import InvalidTrust, TrustRoot
 
 if TYPE_CHECKING:
     from audit.index import Indexer
@@ -84,7 +84,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("assay.controller")
 JUDGE_S: Final = 0.5
-_MOST_ROOT_BYTES: Final = 48 * 1024
 _TAIL_S: Final = 0.1
 _VAULT_S: Final = 2.0
 """How often ended pseudonym keys are looked for: they are destroyed, and every tenant gets a new one."""
@@ -103,10 +102,6 @@ _STANDBY_S: Final = 0.5
 """How often a controller that stands by looks whether it may lead."""
 
 
-class CannotStart(Exception):  # noqa: N818 - says what happened
-    """The deployment cannot be served; the text says what and what to do."""
-
-
 class Controller:
     """One controller process. Every attribute is owned by its loop."""
 
@@ -120,11 +115,11 @@ class Controller:
         self._data: Path = chosen.data
         self._layout = Layout.of(chosen.config)
         self._compiler = Compiler(self._layout.config)
-        self._gateway = self._read_gateway()
-        self._root = self._read_root()
-        self._signers = self._read_signers()
+        self._gateway = read_gateway(self._compiler)
+        self._root = read_root(self._layout)
+        self._signers = read_signers(self._gateway, self._layout)
         self._key = self._signers[0]
-        self._outlet = self._read_outlet()
+        self._outlet = outlet_of(self._gateway, self._layout)
         self._outlet_fault: str | None = None  # what was told last; changed by `_push`
         self._control = ControlDirectory(self._data)
         self._control.create()
@@ -135,7 +130,7 @@ class Controller:
             raise CannotStart(str(fault)) from fault
         self._keys = KeysFile(chosen.keys, self._data / "vault" / "epochs.json")
         self._vault_clock = VaultClock(self._data / "vault" / "clock.json", machine_boot_id())
-        self._vault_key = self._read_vault_key()
+        self._vault_key = read_vault_key(chosen.vault)
         self._erasures: Erasures | None = None  # where there is a vault; set by `_prepare`
         self._expired_s = -math.inf  # when entries of the vault were last looked through; changed by `_vault_loop`
         self._aligned = ""  # manifest that the rollouts follow; changed by `_align`
@@ -161,59 +156,6 @@ class Controller:
                 time.sleep(_STANDBY_S)
             else:
                 return
-
-    def _read_gateway(self) -> GatewayFile:
-        compiled = self._compiler.compile()
-        if compiled.gateway is None:
-            raise CannotStart("\n".join(str(issue) for issue in compiled.issues))
-        if compiled.gateway.environment == "production":
-            raise CannotStart(
-                "environment `production` asks for signed changes of the configuration, which this release cannot check yet\n"
-                "hint: use `staging`; nothing is served in `production` until changes can be signed"
-            )
-        return compiled.gateway
-
-    def _read_root(self) -> TrustRoot:
-        try:
-            root = TrustRoot.parse(self._layout.trust_root.read_bytes())
-        except FileNotFoundError:
-            raise CannotStart(f"trust root `{self._layout.trust_root}` is missing\nhint: `assay trust init`") from None
-        except InvalidTrust as fault:
-            raise CannotStart(f"trust root `{self._layout.trust_root}`: {fault}") from fault
-        if len(root.encode()) > _MOST_ROOT_BYTES:
-            raise CannotStart(
-                f"trust root `{self._layout.trust_root}` is longer than {_MOST_ROOT_BYTES // 1024} KiB, the most a record of it can hold\n"
-                "hint: leave out people and keys that are no longer needed, and have a successor signed: `assay trust sign`"
-            )
-        return root
-
-    def _read_signers(self) -> list[Signer]:
-        """Return who signs the log: the key, and during a change of keys the one before it."""
-        audit = self._gateway.audit
-        signers = []
-        for name, reference in (("key", audit.key), ("previous", audit.previous)):
-            if reference is None:
-                continue
-            try:
-                signers.append(load_signer(reference, base=self._layout.root, environ=os.environ))
-            except InvalidKey as fault:
-                raise CannotStart(f"audit.{name}: {fault}") from fault
-            if signers[-1].name != audit.origin:
-                raise CannotStart(f"audit.{name}: the key is named `{signers[-1].name}`, the log `{audit.origin}`; they must be the same")
-        return signers
-
-    def _read_outlet(self) -> Outlet | None:
-        push = self._gateway.audit.push
-        return None if push is None else Outlet(self._layout.resolve(push.directory), keep=push.keep)
-
-    def _read_vault_key(self) -> MasterKey | None:
-        """Return the vault's master key, where this gateway was started with a vault."""
-        if not self._chosen.vault:
-            return None
-        try:
-            return MasterKey.parse(read_secret(self._chosen.vault, base=Path("/"), environ=os.environ))
-        except InvalidKey as fault:
-            raise CannotStart(f"vault.key: {fault}") from fault
 
     async def run(self) -> int:
         """Run until told to stop; returns the exit status."""
@@ -253,12 +195,17 @@ class Controller:
             raise CannotStart(f"audit.key: {fault}") from fault
         try:
             self._publishing = await Publishing.start(
-                self._data, self._store.term, self._signers, self._witnesses, mark=self._signed_mark(), hot_ranges=self._gateway.audit.hot_ranges
+                self._data,
+                self._store.term,
+                self._signers,
+                self._witnesses,
+                mark=signed_mark(self._gateway, self._layout),
+                hot_ranges=self._gateway.audit.hot_ranges,
             )
         except StoreDamaged as fault:
             raise CannotStart(str(fault)) from fault
         self._after_journal.push_async_callback(self._publishing.close)
-        self._write_verification_keys()
+        write_verification_keys(self._data / "log", self._signers, self._witnesses.keys)
         await self._prepare_vault()
         self._tail = Tail(self._data, None, self._rollouts, self._open_index)
         self._after_journal.callback(self._tail.close)
@@ -266,8 +213,9 @@ class Controller:
         changes = PolicyChanges(self._control, self._clerk, self._registry.policies, self._store.keep_objects)
         self._policy_servers = PolicyServers(Place(self._layout.root, os.environ), self._traffic.policy_server)
         self._configuration = Configuration(self._compiler, self._control, self._store, self._clerk, changes, self._policy_servers)
+        self._steps = Steps(self._rollouts, self._configuration, self._control, self._registry, self._root)
         restored = self._configuration.restore()
-        self._require_pinned_root_or_successor()
+        require_follows(self._root, self._registry.pinned, self._layout)
         await self._record_beginning()
         await self._record_keys()
         self._receipt_key = ReceiptKey(
@@ -347,45 +295,6 @@ class Controller:
             await self._clerk.record(kind, **carries)
             self._registry.log_keys.fold({"type": kind, **carries})
 
-    def _signed_mark(self) -> SignedMark | None:
-        """Return the mark of the log, outside the data directory; None where its folder cannot be written."""
-        folder = self._layout.root / "marks"
-        with contextlib.suppress(OSError):
-            folder.mkdir(mode=0o750, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            _log.warning("an older copy of the log would be noticed by a witness alone: `marks/` cannot be written", extra={"folder": str(folder)})
-            return None
-        # By origin, not by key: keys change, and a new origin is a new log.
-        return SignedMark(folder / f"{hashlib.sha256(self._gateway.audit.origin.encode()).hexdigest()[:16]}.signed")
-
-    def _write_verification_keys(self) -> None:
-        """Put beside the log what it is verified with: for a first look; a verifier takes keys from elsewhere."""
-        folder = self._data / "log"
-        write_durably(folder / "vkey", "".join(f"{signer.verifier}\n" for signer in self._signers).encode(), replace=True)
-        if self._witnesses.keys:
-            write_durably(folder / "witnesses", "".join(f"{key}\n" for key in self._witnesses.keys).encode(), replace=True)
-        else:
-            (folder / "witnesses").unlink(missing_ok=True)
-
-    def _require_pinned_root_or_successor(self) -> None:
-        """Refuse a trust root that does not follow the one the log says was in force (semantics.md 2.1).
-
-        Raises:
-            CannotStart: another root, or an older one.
-        """
-        pinned = self._registry.pinned
-        if pinned is None or pinned["digest"] == self._root.digest:
-            return
-        try:
-            # A release that kept no text of the root left nothing to follow: an empty one is refused in words.
-            self._root.require_successor_of(TrustRoot.parse(pinned.get("root", "").encode()))
-        except InvalidTrust as fault:
-            raise CannotStart(
-                f"trust root `{self._layout.trust_root}` does not follow the one in force: {fault}\n"
-                "hint: put the former root back, or have its people sign a successor: `assay trust sign`; "
-                "where several versions were signed meanwhile, start once with each"
-            ) from fault
-
     # --- what is in force ----------------------------------------------------------------------------------------------------------------
 
     async def _align(self) -> None:
@@ -400,18 +309,11 @@ class Controller:
     def _publish_live(self) -> None:
         document = live_state.LiveDocument(
             experiments=self._rollouts.live(time.time_ns() // 1000),
-            approvals=self._approvals_in_force(),
+            approvals=self._registry.in_force(),
         )
         # Always a manifest together with rollouts that follow it: new documents under an old state would send everyone to a version not begun.
         self._published = (self._aligned, self._control.put_live(live_state.encode(document), time.monotonic()))
         self._tick()
-
-    def _approvals_in_force(self) -> ApprovalsInForce:
-        return ApprovalsInForce(
-            trust_root=self._root.encode().decode(),
-            approvals=tuple(self._registry.approvals.values()),
-            revocations=tuple(self._registry.revocations.values()),
-        )
 
     def _tick(self) -> None:
         assert self._published is not None  # noqa: S101 - `_prepare` publishes before any loop runs
@@ -590,38 +492,9 @@ class Controller:
             )
         )
 
-    async def _require_reachable(self, experiment: str) -> None:
-        """Refuse to send everyone to a version whose servers do not answer."""
-        found, manifest = self._rollouts.running.get(experiment), self._configuration.manifest
-        winner = None if found is None else WINNERS.get(found.document.strategy)
-        if found is None or winner is None or manifest is None:
-            return  # what is wrong with the order is said where it is admitted
-        document = found.document
-        route = msgspec.json.decode(self._control.get(manifest.models[document.model]), type=RouteDocument)
-        silent = await unreachable(route.versions[document.arms[winner]].upstreams)
-        if silent:
-            raise Refusal("upstream_unreachable", f"version `{document.arms[winner]}` of `{document.model}` does not answer at {', '.join(silent)}")
-
-    def _require_approved(self, experiment: str, now_us: int) -> None:
-        """Refuse to make a switch ready, or to take it, for a green that may not serve everyone: afterwards blue would go on serving in its name."""
-        found, manifest = self._rollouts.running.get(experiment), self._configuration.manifest
-        if found is None or manifest is None or found.document.strategy != "blue_green":
-            return
-        digest = manifest.models[found.document.model]
-        settings = decode(self._control.get(manifest.settings), SettingsDocument)
-        approvals = Approvals(self._approvals_in_force())
-        require_approved(compile_route(digest, self._control.get(digest)), found.document.arms["green"], approvals, settings.environment, now_us)
-
     async def _take_step(self, asked: Asked, principal: Principal) -> Action:
         """Take a step of an experiment that someone asked for, and tell the workers at once."""
-        now_us = time.time_ns() // 1000
-        if asked.verb in ("start", "promote"):
-            # First whether they may at all: who may not makes the gateway call nobody, and learns no address.
-            admit(asked, self._rollouts.running, principal, self._root, now_us)
-            self._require_approved(asked.experiment, now_us)
-        if asked.verb == "promote":
-            await self._require_reachable(asked.experiment)
-        action = await self._rollouts.take(lambda running: admit(asked, running, principal, self._root, now_us), now_us)
+        action = await self._steps.take(asked, principal)
         self._publish_live()
         _log.info("step taken", extra={"experiment": asked.experiment, "action": action.verb, "by": principal.id})
         return action

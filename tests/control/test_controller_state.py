@@ -18,12 +18,13 @@ from control_fakes import PEOPLE, ROOT, STRANGER, Documents, MemoryClerk, experi
 from audit.keys import SigningKey
 from gateway import apikeys, pseudonyms
 from gateway.control import rollouts as module
+from gateway.control.deployment import CannotStart, read_root, require_follows
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 from gateway.processes import controller as controller_process
 from gateway.processes import worker as worker_process
 from gateway.processes.control import ControlDirectory, Current
-from gateway.processes.controller import CannotStart, Controller
+from gateway.processes.controller import Controller
 from gateway.processes.worker import InForce
 from gateway.promises import RECEIPT_KEY, FollowedKey
 from policies.trust import Person, TrustRoot, ceremony
@@ -58,20 +59,20 @@ SECOND = ROOT.next(people=[person for person in ROOT.people if person.name == "a
 
 def test_the_first_root_and_the_same_again_are_taken(controller: Controller):
     assert controller._registry.pinned is None
-    controller._require_pinned_root_or_successor()
+    require_follows(controller._root, controller._registry.pinned, controller._layout)
     pin(controller, ROOT)
-    controller._require_pinned_root_or_successor()
+    require_follows(controller._root, controller._registry.pinned, controller._layout)
     assert controller._registry.pinned["digest"] == controller._root.digest
 
 
 def test_a_successor_that_the_people_of_the_root_in_force_signed_is_taken(controller: Controller):
     pin(controller, ROOT)
     controller._root = SECOND
-    controller._require_pinned_root_or_successor()
+    require_follows(controller._root, controller._registry.pinned, controller._layout)
     controller._root = ROOT
     pin(controller, SECOND)
     with pytest.raises(CannotStart):
-        controller._require_pinned_root_or_successor()
+        require_follows(controller._root, controller._registry.pinned, controller._layout)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_root_that_does_not_follow_the_one_in_force_is_refused_and_says_what_t
     pin(controller, pinned)
     controller._root = found
     with pytest.raises(CannotStart) as refused:
-        controller._require_pinned_root_or_successor()
+        require_follows(controller._root, controller._registry.pinned, controller._layout)
     assert words in str(refused.value)
     assert "trust/root.json" in str(refused.value)
     assert "hint: " in str(refused.value)
@@ -96,10 +97,10 @@ def test_a_root_that_does_not_follow_the_one_in_force_is_refused_and_says_what_t
 
 def test_a_log_that_kept_no_text_of_the_root_is_followed_by_the_same_root_alone(controller: Controller):
     controller._registry.fold(0, {"type": "trust.pinned", "digest": ROOT.digest, "version": ROOT.version})
-    controller._require_pinned_root_or_successor()
+    require_follows(controller._root, controller._registry.pinned, controller._layout)
     controller._root = SECOND
     with pytest.raises(CannotStart, match="does not follow"):
-        controller._require_pinned_root_or_successor()
+        require_follows(controller._root, controller._registry.pinned, controller._layout)
 
 
 def test_a_root_that_no_record_can_hold_is_refused_at_the_start_in_words(controller: Controller):
@@ -110,7 +111,7 @@ def test_a_root_that_no_record_can_hold_is_refused_at_the_start_in_words(control
     controller._layout.trust_root.parent.mkdir()
     controller._layout.trust_root.write_bytes(text)
     with pytest.raises(CannotStart) as refused:
-        controller._read_root()
+        read_root(controller._layout)
     assert "KiB" in str(refused.value)
     assert "hint: " in str(refused.value)
 
