@@ -66,7 +66,7 @@ class DryRun(msgspec.Struct, frozen=True):
     rates: dict[str, float]
     """Metric -> rate of bad events."""
     placebo: str
-    """Verdict of an A/A test of all units: `hold`, `fine`, or `harm`, which would be a false alarm."""
+    """Verdict of an A/A test of all units: `hold`, `fine`, or `harm`, which would be a false alarm. Empty where nothing is compared."""
     left_out: tuple[str, ...]
     """What could not be taken from records, in words."""
 
@@ -126,7 +126,7 @@ class Rehearsal:
             moved=self._moved(),
             refused=_counted(self._refused),
             rates={name: rate for name, found in evidence.metrics.items() if 0 < (rate := _rate(found)) < 1},
-            placebo=judged.outcome,
+            placebo=judged.outcome if judged.metrics and self._mirrors is None else "",
             left_out=self._left_out,
         )
 

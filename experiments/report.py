@@ -199,11 +199,20 @@ def _quoted(document: ExperimentDocument) -> list[dict[str, str]]:
     shares = "; ".join(map(step_in_words, document.steps))
     if document.external is not None:
         shares = f"assigned by {document.external.system}; it declares {shares or 'no split'}"
+    compared = {}
+    if document.shadow is not None:
+        shares = f"{format_share(document.steps[0].exposure)} of the calls are mirrored"
+        limits = (
+            f"{part.name}: {part.kind} at `{part.at or '/'}`, at most {part.max_disagreement_ppm / 10_000:g} % differ"
+            for part in document.shadow.compare
+        )
+        compared = {"compared": "; ".join(limits)}
     lines = {
         "hypothesis": document.hypothesis or "not stated",
         "arms": ", ".join(f"{arm} = {document.who_serves(arm)}" for arm in sorted(document.arms)) + f"; control {document.control}",
         "unit": "each unit keeps its arm" if document.sticky == "unit" else "every call is drawn anew",
         "shares": shares,
+        **compared,
         "goal": goal,
         "guardrails": "; ".join(f"{metric.metric}: at most {_margin(metric)} worse, harm means {metric.on_harm}" for metric in document.guardrails)
         or "none",

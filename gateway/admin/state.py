@@ -12,6 +12,7 @@ from audit.keys import VerifierKey
 from audit.note import open_checkpoint
 from audit.publisher import Publisher
 from audit.store.layout import checkpoint_path
+from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.lifecycle import STAGE, may_be_asked
 from experiments.shares import WHOLE, format_share
 from experiments.standing import responses, sample_ratio
@@ -121,7 +122,7 @@ class AdminState:
                     "name": arm,
                     "version": version or document.who_serves(arm),
                     "control": arm == document.control,
-                    "share": format_share(live.shares.get(arm, 0)) if live.shares else "not declared",
+                    "share": _share_of(document, live, arm),
                     "units": verdict.units.get(arm, 0),
                 }
                 for arm, version in sorted(document.arms.items())
@@ -142,6 +143,13 @@ class AdminState:
             "history": list(reversed(self.registry.history.get(name, []))),
             "whole": WHOLE,
         }
+
+
+def _share_of(document: ExperimentDocument, live: LiveExperiment, arm: str) -> str:
+    """Return an arm's part of what is compared: of a shadow both sides answer every call, and where another system assigns it may not say."""
+    if document.shadow is not None:
+        return format_share(WHOLE)
+    return format_share(live.shares.get(arm, 0)) if live.shares else "not declared"
 
 
 def decision_of(history: list[dict[str, Any]]) -> str:

@@ -99,7 +99,7 @@ def show(found: DryRun, unapproved: dict[str, str]) -> None:
         out.print(f"  refused, as recorded: {calls:,} calls, {why}", markup=False, soft_wrap=True)
     if found.placebo == "harm":
         out.print("  As an A/A test of these units harm would have been claimed: a false alarm; look at the metrics first.", soft_wrap=True)
-    else:
+    elif found.placebo:
         out.print("  As an A/A test of these units no harm would have been claimed.", markup=False)
     for line in found.left_out:
         out.print(f"  Left out: {line}.", markup=False, soft_wrap=True)

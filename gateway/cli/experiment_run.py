@@ -112,8 +112,9 @@ def status(
         out.print(f"  {reason}", markup=False, soft_wrap=True)
     for arm in found["arms"]:
         control = ", the control" if arm["control"] else ""
+        who = arm["version"] if arm["version"].startswith("a person") else f"version {arm['version']}"
         share = "split not declared" if arm["share"] == "not declared" else f"{arm['share']} of the compared"
-        out.print(f"  {arm['name']}: version {arm['version']}{control}, {share}, {arm['units']} units", markup=False)
+        out.print(f"  {arm['name']}: {who}{control}, {share}, {arm['units']} units", markup=False)
     for line in _standing(found):
         out.print(f"  {line}", markup=False, soft_wrap=True)
     for row in found["history"][:5]:
