@@ -27,8 +27,9 @@ Example:
 from __future__ import annotations
 
 import base64
+import bisect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -194,6 +195,19 @@ class Certificates:
         """Return the certificate of the key that a note says it was signed by; None where the log certifies none."""
         signers = {(one.name, one.key_id) for one in parse(note).signatures}
         return next((one for one in self.by_vkey.values() if (one.key.name, one.key.id) in signers), None)
+
+
+def certified_near(certificates: Iterable[Certificate], writer: str, index: int) -> list[int]:
+    """Return the leaves that certify the keys by which a leaf may have been promised, however many keys the log has certified since.
+
+    Args:
+        certificates: All of the log's.
+        writer: Whose leaf it is.
+        index: The leaf. Its gateway's key was certified before it; a key that follows may have signed just after.
+    """
+    own = sorted(one.index for one in certificates if writer.startswith(f"{one.node}."))
+    at = bisect.bisect(own, index)
+    return own[max(0, at - 2) : at + 1]
 
 
 def open_receipt(note: bytes, certificate: Certificate) -> Receipt:

@@ -29,6 +29,7 @@ from audit.note import SignedCheckpoint, open_checkpoint
 from audit.promise import PROOF_FORMAT
 from audit.proof import LeafProof, make_proof
 from audit.query import Page, Query, full_scan
+from audit.receipt import Certificate, certified_near
 from audit.source import CHECKPOINT, LogSource, open_directory
 from audit.store.errors import StoreError
 from audit.vault.standing import standing
@@ -84,18 +85,18 @@ class Reading:
             lambda: make_bundle(self._source, self._keys, indices, question=question, made=made, span=span, witnesses=self._witnesses)
         )
 
-    async def receipt(self, decision: str, tenant: str, certified_at: Sequence[int]) -> dict[str, Any] | None:
+    async def receipt(self, decision: str, tenant: str, certificates: Sequence[Certificate]) -> dict[str, Any] | None:
         """Return the proofs of a decision's records, and of the leaves that certify receipt keys; None where no signed head covers one yet.
 
         Args:
             decision: its id.
             tenant: whose decision it is; one of another tenant is not there.
-            certified_at: leaves that certify.
+            certificates: of the log's receipt keys.
 
         Raises:
             StoreError: there is no index just now; who asks is not worth reading every leaf.
         """
-        return await self._run(lambda: self._receipt(decision, tenant, certified_at))
+        return await self._run(lambda: self._receipt(decision, tenant, certificates))
 
     def head(self) -> SignedCheckpoint | None:
         """Return the published head, verified."""
@@ -138,7 +139,7 @@ class Reading:
             self._inode = path.stat().st_ino
         return self._indexer
 
-    def _receipt(self, decision: str, tenant: str, certified_at: Sequence[int]) -> dict[str, Any] | None:
+    def _receipt(self, decision: str, tenant: str, certificates: Sequence[Certificate]) -> dict[str, Any] | None:
         head = self.head()
         signed = 0 if head is None else head.checkpoint.size
         try:
@@ -152,7 +153,9 @@ class Reading:
         covered = [row.idx for row in rows if row.type in _OF_A_CALL and row.idx < signed]
         if not covered:
             return None
-        leaves = {idx: self._leaf(idx) or b"" for idx in (*covered, *certified_at)}
+        leaves = {idx: self._leaf(idx) or b"" for idx in covered}
+        certified_at = sorted({at for idx in covered for at in certified_near(certificates, _writer_of(leaves[idx]), idx)})
+        leaves |= {idx: self._leaf(idx) or b"" for idx in certified_at}
         proofs = {idx: make_proof(self._source, idx, self._keys).encode().decode() for idx in leaves if idx < signed}
         return {
             "format": PROOF_FORMAT,
@@ -181,6 +184,11 @@ class Reading:
         proof = make_proof(self._source, index, self._keys) if head is not None and index < head.checkpoint.size else None
         captured = standing(record, list(related.values()), self._data_dir, time.time_ns() // 1000)
         return Shown(index, leaf, record, related, explain(record, list(related.values()), recompute, captured), proof)
+
+
+def _writer_of(leaf: bytes) -> str:
+    writer = _decoded(leaf).get("writer")
+    return str(writer.get("node", "")) if isinstance(writer, dict) else ""
 
 
 def _decoded(leaf: bytes) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -23,9 +22,6 @@ from audit.tiles import TileError
 from gateway.admin.reading import Reading
 from gateway.authenticate import Authenticator
 from gateway.refusals import Refusal
-
-_MOST_CERTIFICATES: Final = 8
-"""The youngest: a receipt is asked about within days, a key signs for weeks."""
 
 
 class ReceiptsApi:
@@ -45,9 +41,8 @@ class ReceiptsApi:
         header = request.headers.get("authorization")
         principal = self._authenticator().authenticate(None if header is None else header.encode("latin-1"), time.time_ns() // 1000)
         decision = request.path_params["id"]
-        certified_at = sorted(one.index for one in self._certificates.by_vkey.values())[-_MOST_CERTIFICATES:]
         try:
-            answer = await self._reading.receipt(decision, principal.tenant, certified_at)
+            answer = await self._reading.receipt(decision, principal.tenant, tuple(self._certificates.by_vkey.values()))
         except (StoreError, ProofError, NoteError, TileError, SourceError) as error:
             raise Refusal("not_ready", f"the log cannot be read just now: {error}") from None
         if answer is None:

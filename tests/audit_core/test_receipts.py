@@ -20,7 +20,18 @@ from audit.merkle import leaf_hash
 from audit.note import NoteError, sign
 from audit.promise import PROOF_FORMAT, Promise, judge_in_log, judge_with_proof
 from audit.proof import make_proof
-from audit.receipt import Certificates, Receipt, header_of, key_name, make_receipt, open_receipt, parse_receipt, read_note
+from audit.receipt import (
+    Certificate,
+    Certificates,
+    Receipt,
+    certified_near,
+    header_of,
+    key_name,
+    make_receipt,
+    open_receipt,
+    parse_receipt,
+    read_note,
+)
 from audit.source import open_directory
 
 KEY = SigningKey.generate(key_name(ORIGIN), seed=b"R" * 32)
@@ -282,3 +293,15 @@ def test_a_promise_is_opened_with_a_certificate_alone():
     assert held is not None
     assert open_receipt(note, held).seq == 2
     assert known.of(make_receipt(promise_of(calls(3)[2]), OTHER)) is None
+
+
+def test_the_key_of_a_receipt_is_found_however_many_the_log_has_certified_since():
+    """Ten gateways on one log, or one that loses its key at each start, have more keys than an answer can prove."""
+    known = [Certificate(KEY.verifier, f"n{number % 10}", 100 * number) for number in range(50)]
+    for index in range(0, 5000, 37):
+        for node in range(10):
+            signed = [one.index for one in known if one.node == f"n{node}" and one.index < index]
+            found = certified_near(known, f"n{node}.w0", index)
+            assert len(found) <= 3
+            assert not signed or max(signed) in found
+    assert certified_near(known, "n1x.w0", 400) == []
