@@ -235,11 +235,11 @@ def searched(gateway: Deployment, planted: Planter, tmp_path_factory: pytest.Tem
     told = as_operators(gateway, planted)
     crash(gateway, planted)
     for decision in served:
-        gateway.outcome(decision)
+        gateway.record(decision)
     last = gateway.infer(
         "kept", body={"parameters": {"customer": "b"}, "inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["fine"]}]}
     )
-    gateway.outcome(last.headers["assay-decision"])
+    gateway.record(last.headers["assay-decision"])
     gateway.wait_idle(30)
     return everything(gateway, told, tmp_path_factory.mktemp("searched"))
 

@@ -7,19 +7,21 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from deployment import CHECKOUT, COMMAND, DAY_US, ENVIRONMENT, Deployment, wait_until
+from click.testing import Result
+from deployment import DAY_US, Deployment, wait_until
+from typer.testing import CliRunner
 from upstreams import Model
 
 from audit.store.layout import vault_path
 from audit.store.sqlite import open_reader
 from audit.vault.crypto import MasterKey
+from gateway.cli.main import app
 from gateway.config.layout import write_durably
 from gateway.pseudonyms import commitment
 from policies.erasure import ErasureConsent, Ground, about, sign_erasure
@@ -94,10 +96,8 @@ def kept(gateway: Deployment, decision: str) -> dict[str, Any]:
     return found
 
 
-def assay(gateway: Deployment, *words: str, given: str | None = None, key: str = "officer") -> subprocess.CompletedProcess[str]:
-    environment = {**ENVIRONMENT, "ASSAY_KEY": gateway.keys[key], "NO_COLOR": "1", "COLUMNS": "300"}
-    command = [*COMMAND, *words]
-    return subprocess.run(command, input=given, capture_output=True, text=True, cwd=CHECKOUT, env=environment, timeout=60, check=False)
+def assay(gateway: Deployment, *words: str, given: str | None = None, key: str = "officer") -> Result:
+    return CliRunner().invoke(app, list(words), input=given, env={"ASSAY_KEY": gateway.keys[key], "NO_COLOR": "1", "COLUMNS": "300"})
 
 
 def erase_by_command(gateway: Deployment, unit: str) -> dict[str, Any]:
@@ -106,9 +106,9 @@ def erase_by_command(gateway: Deployment, unit: str) -> dict[str, Any]:
     common = ("--tenant", "acme", "--dir", str(gateway.directory))
     keys = {name: ("--as", name, "--key", str(gateway.layout.keys / f"{name}.key")) for name in gateway.people}
     signed = assay(gateway, "audit", "erase", "-", *common, *keys["alice"], "--write", str(consent), given=unit)
-    assert signed.returncode == 0, signed.stderr
+    assert signed.exit_code == 0, signed.stderr
     done = assay(gateway, "audit", "erase", "-", *common, *keys["bob"], "--consent", str(consent), "--yes", "--json", given=unit)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -126,6 +126,19 @@ def test_what_the_plan_names_is_kept_as_its_rules_say_and_matches_the_record(gat
     assert record["payload"]["vault"] == found["committed"]
     salt = bytes.fromhex(found["salts"]["in"])
     assert commitment(salt, json.dumps(body("the-echo-of-a-word")).encode()) == record["payload"]["in"]
+
+
+def test_a_person_with_the_scope_reads_it_by_command_and_one_without_is_refused(gateway):
+    decision = call(gateway, "customer-1")
+    kept(gateway, decision)
+    words = ("audit", "show", decision, "--data", str(gateway.data), "--dir", str(gateway.directory), "--payload")
+    shown = assay(gateway, *words, key="reader")
+    assert shown.exit_code == 0, shown.output
+    assert "It matches the commitment of the record." in shown.stdout
+    assert 'request /parameters: {"age": 41, "email": {"hash": "' in shown.stdout
+    assert "the vault keeps them until" in shown.stdout
+    refused = assay(gateway, *words, key="officer")
+    assert (refused.exit_code, "needs the scope `vault:read`" in refused.stderr) == (1, True)
 
 
 def test_a_sync_route_answers_only_once_its_entry_is_committed_and_another_tenant_has_its_own_plan(gateway):
