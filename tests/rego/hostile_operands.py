@@ -37,6 +37,8 @@ OPERANDS: dict[str, Any] = {
     "brackets": "[" * 500_000, "commas": "a," * 400_000, "verbs": "%d" * 300_000, "wide": "\U0001f600" * 300_000, "hex": "ab" * 400_000,
     "dots": "1." * 300_000, "lines": "- a\n" * 200_000, "all addresses": "0.0.0.0/0", "all of v6": "::/0", "regex": "(a|aa)+$",
     "large regex": "(" * 50 + "a{1,100}" + "){1,100}" * 50, "glob": "{a,b}" * 2000, "stars": "*a" * 5000,
+    "two points": "9" * 300_000 + "..", "blocks": "-----BEGIN A-----" * 40_000, "days": "2" * 190, "ones": "1" * 190 + "x", "zones": "MST" * 60,
+    "open action": "{{" + " " * 300_000, "seconds": "1s" * 300_000, "percents": "%2" * 300_000, "dashes": "1.1.1-" + "0." * 450 + "!",
     "exponent": "1e999999", "fraction": "1e-999999", "template": "{{range .a}}{{range $.a}}{{range $.a}}x{{end}}{{end}}{{end}}", "token": "a.a.a",
     "big": 10**3800, "float": 1.5e308, "tiny": 5e-324,
     "negative": -(10**18), "million": 10**6, "billion": 10**9, "numbers": list(range(100_000)), "strings": ["a" * 100] * 50_000,
