@@ -100,6 +100,10 @@ LIMITED = {
     ),
     "YAML of 200,000 lines": ("x := yaml.unmarshal(input.s)", {"s": "- a\n" * 200_000}),
     "YAML written from 90,000 values": ("x := yaml.marshal(input.xs)", {"xs": list(range(90_000))}),
+    "every text with every ending": (
+        "x := strings.any_suffix_match(input.texts, input.ends)",
+        {"texts": ["/a/b/c"] * 20_000, "ends": ["a" * 100] * 50_000},
+    ),
     "sorting in a loop": ("x := count([y | some y in numbers.range(1, 90000); sort(input.xs)[0] == y])", {"xs": [[n, "a"] for n in range(3000)]}),
 }
 HARMLESS = {

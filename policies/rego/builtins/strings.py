@@ -205,18 +205,24 @@ def _one_or_many(value: Any, position: int) -> tuple[str, ...]:
     return (value,) if type(value) is str else tuple(want_strings(value, position))
 
 
-@builtin("strings.any_prefix_match", 2)
-def any_prefix_match(texts: Any, prefixes: Any) -> bool:
+_PAIRS_A_STEP = 6
+"""A power of two: comparisons of a beginning that cost as much as a step of a rule."""
+
+
+@builtin("strings.any_prefix_match", 2, context=True)
+def any_prefix_match(context: Any, texts: Any, prefixes: Any) -> bool:
     """Whether any text begins with any prefix."""
-    heads = _one_or_many(prefixes, 2)
-    return any(text.startswith(heads) for text in _one_or_many(texts, 1))
+    heads, bodies = _one_or_many(prefixes, 2), _one_or_many(texts, 1)
+    context.charge(len(bodies) * len(heads) >> _PAIRS_A_STEP)
+    return any(text.startswith(heads) for text in bodies)
 
 
-@builtin("strings.any_suffix_match", 2)
-def any_suffix_match(texts: Any, suffixes: Any) -> bool:
+@builtin("strings.any_suffix_match", 2, context=True)
+def any_suffix_match(context: Any, texts: Any, suffixes: Any) -> bool:
     """Whether any text ends with any suffix."""
-    tails = _one_or_many(suffixes, 2)
-    return any(text.endswith(tails) for text in _one_or_many(texts, 1))
+    tails, bodies = _one_or_many(suffixes, 2), _one_or_many(texts, 1)
+    context.charge(len(bodies) * len(tails) >> _PAIRS_A_STEP)
+    return any(text.endswith(tails) for text in bodies)
 
 
 @builtin("sprintf", 2, context=True)
