@@ -4,8 +4,9 @@ A verdict (`experiments/judge.py`) answers "is it proven?"; an effect answers "h
 parts per million, lower bounds rounded down and upper ones up, so that they can stand in records and reports. A metric that is better when higher is
 told as people know it: accuracy 91 %, not its 9 % of errors.
 
-The interval inverts the product e-process that proves "not worse": valid however often someone looks, exact for units' yes or no, and tightest near
-`planned_units`, which follows from the plan and so was chosen before the start.
+The interval inverts the very e-process that proves "not worse": where it leaves the margin out, the verdict is fine. Valid however often someone
+looks, exact for units' yes or no, and tightest near
+`tuned_for`.
 
 Example:
     >>> effects(document, fold.evidence())[0].difference_ppm
@@ -57,7 +58,7 @@ def effects(document: ExperimentDocument, evidence: Evidence) -> list[Effect]:
     metrics = [*(() if document.goal is None else ((document.goal, "goal"),)), *((metric, "guardrail") for metric in document.guardrails)]
     alpha = document.alpha_ppm / PPM / len(treatments)
     return [
-        _effect(metric, role, evidence.metrics[metric.metric], arm, document.control, alpha, planned_units(document))
+        _effect(metric, role, evidence.metrics[metric.metric], arm, document.control, alpha, tuned_for(document))
         for metric, role in metrics
         for arm in treatments
         if metric.metric in evidence.metrics
@@ -77,9 +78,13 @@ def _of_values(metric: MetricDocument, role: str, moments: dict[str, stats.Momen
     return msgspec.structs.replace(told, low_ppm=math.floor(low * PPM), high_ppm=math.ceil(high * PPM), margin_ppm=signed)
 
 
-def planned_units(document: ExperimentDocument) -> int:
-    """Return the units of two arms together at which intervals are tightest: several times what the steps ask for at least."""
-    return 2 * max(1000, 4 * sum(step.min_units for step in document.steps))
+def tuned_for(document: ExperimentDocument) -> int:
+    """Return the units of two arms together at which sequences are tightest: a tenth of what the plan makes likely, at least 1,000.
+
+    A tenth, because a sequence tuned for n* is within about twice the fixed width from n*/10 to 10 n*, and eight times as wide at n*/100: what people
+    look at first would say nothing. It follows from the plan, so it was chosen before the start.
+    """
+    return max(1000, 8 * sum(step.min_units for step in document.steps) // 10)
 
 
 def _effect(metric: MetricDocument, role: str, found: MetricEvidence, arm: str, control: str, alpha: float, planned: int) -> Effect:

@@ -10,7 +10,7 @@ only 20 % of the runs fall behind. Looking on the way, it mostly ends sooner. Ru
 
 Example:
     >>> forecast(document, units_per_day=20_000, rates={"errors": 0.01}).metrics[0].needed_units
-    24590
+    14844
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
+from experiments.effects import tuned_for
 from experiments.judge import harm_log_e
 from experiments.shares import WHOLE
 from experiments.stats import normal_quantile
@@ -116,17 +117,18 @@ def _metric(
     if metric.margin_unit != "pp" or metric.margin == 0:
         return forecast
     margin = metric.margin / 1e6
-    needed = _needed(rate, margin, alpha)
+    needed = _needed(rate, margin, alpha, tuned_for(document))
     return msgspec.structs.replace(forecast, margin=margin, needed_units=math.ceil(needed), needed_days=_days_until(document, units_per_day, needed))
 
 
-def _needed(rate: float, margin: float, alpha: float) -> float:
+def _needed(rate: float, margin: float, alpha: float, n_star: int) -> float:
     """Units an arm at which the judge proves a margin in 80 % of the runs when nothing differs."""
 
     def is_proven(units: float) -> bool:
         events, control_events = _counts(units, rate, rate, unlucky=1)
         n = round(units)
-        return stats.log_non_inferiority_e_value(events, n, control_events, n, margin) >= math.log(1 / alpha)
+        log_e = stats.log_non_inferiority_e_value(events, n, control_events, n, margin, n_star=n_star, alpha=alpha)
+        return log_e >= math.log(1 / alpha)
 
     return _first(is_proven, 2.0, 1e12)
 

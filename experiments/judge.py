@@ -33,7 +33,7 @@ from dataclasses import replace
 
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument
-from experiments.effects import planned_units
+from experiments.effects import tuned_for
 from experiments.evidence import Evidence
 from experiments.observations import MetricEvidence, burn_in_units, threshold_in_words
 from experiments.stats import Side
@@ -75,7 +75,7 @@ def judge(document: ExperimentDocument, evidence: Evidence) -> Verdict:
             document.control,
             shares,
             (alpha, alpha_harm),
-            planned_units(document),
+            tuned_for(document),
             blocked=bool({"assigned", _stage_of(metric)} & set(mismatches)),
         )
         for metric in metrics
@@ -196,7 +196,7 @@ def _judge_metric(
     share = shares[arm] / (shares[arm] + shares[control])
     events, control_events = found.events[arm], found.events[control]
     log_e = harm_log_e(events, control_events, share, counts_good=metric.counts_good_events)
-    fine, bound = _not_worse(metric, found, arm, control, share, alpha)
+    fine, bound = _not_worse(metric, found, arm, control, share, alpha, planned)
     better = _ln_e(events, control_events, share, "greater" if metric.counts_good_events else "less") >= math.log(1 / alpha)
     outcome: Outcome = "hold"
     said = f"not proven fine, {bound}"
@@ -220,12 +220,11 @@ def _judge_moments(
     return MetricVerdict(metric.metric, arm, found.outcome, found.better, f"{counted}: {found.said}", True, metric.on_harm)
 
 
-def _not_worse(metric: MetricDocument, found: MetricEvidence, arm: str, control: str, share: float, alpha: float) -> tuple[bool, str]:
+def _not_worse(metric: MetricDocument, found: MetricEvidence, arm: str, control: str, share: float, alpha: float, n_star: int) -> tuple[bool, str]:
     """Non-inferiority at level alpha, and the bound in words."""
     if metric.margin_unit == "pp":
-        log_e = stats.log_non_inferiority_e_value(
-            found.events[arm], found.units[arm], found.events[control], found.units[control], metric.margin / 1e6
-        )
+        counts = found.events[arm], found.units[arm], found.events[control], found.units[control]
+        log_e = stats.log_non_inferiority_e_value(*counts, metric.margin / 1e6, n_star=n_star, alpha=alpha)
     elif found.events_past_margin is not None:
         side: Side = "greater" if metric.counts_good_events else "less"
         log_e = _ln_e(found.events_past_margin[arm], found.events[control], share, side)

@@ -239,6 +239,7 @@ betting_two("Beta(1, 9)", lambda rng, size: rng.beta(1, 9, size), 0.5)
 betting_two("allocation 10:90", lambda rng, size: rng.beta(1, 9, size), 0.1)
 betting_two("base mean drifts from 5 % to 95 %", lambda rng, size: np.clip(np.linspace(0.05, 0.95, size[1]) + rng.normal(0, 0.1, size), 0, 1), 0.5)
 betting_two("heavy tails: Beta(0.05, 5)", lambda rng, size: rng.beta(0.05, 5, size), 0.5)
+betting_two("rare events, 0.1 %", lambda rng, size: (rng.random(size) < 0.001).astype(float), 0.5, 8000)
 betting_two("sticky units, means of ten requests", lambda rng, size: rng.binomial(10, rng.beta(0.2, 1.8, size)) / 10, 0.5)
 
 
@@ -298,13 +299,23 @@ def _rare_asymptotic(rng, runs):
     return wrong
 
 
-@promise("asymptotic sequence of a ratio (delta method)", "sticky units, 1 to 20 requests each")
-def _ratio(rng, runs):
-    units = 3000
-    below = rng.integers(1, 21, (runs, units)).astype(float)
-    above = rng.binomial(below.astype(int), rng.beta(0.2, 1.8, (runs, units))).astype(float)
-    treated = rng.random((runs, units)) < 0.5
-    return missed(*(running_ratio(above, below, kept) for kept in (treated, ~treated)), 0.0, 2000, stats.BURN_IN_UNITS)
+def ratio(condition: str, above: Callable[[np.random.Generator, np.ndarray], np.ndarray], *, share: float = 0.5, units: int = 3000) -> None:
+    @promise("asymptotic sequence of a ratio (delta method)", condition)
+    def wrong(rng, runs):
+        below = rng.integers(1, 21, (runs, units)).astype(float)
+        numerator = above(rng, below)
+        treated = rng.random((runs, units)) < share
+        return missed(*(running_ratio(numerator, below, kept) for kept in (treated, ~treated)), 0.0, 2000, stats.BURN_IN_UNITS)
+
+
+def failures_of(rng: np.random.Generator, requests: np.ndarray, drift: np.ndarray | float = 1.0) -> np.ndarray:
+    return rng.binomial(requests.astype(int), rng.beta(0.2, 1.8, requests.shape) * drift).astype(float)
+
+
+ratio("sticky units, 1 to 20 requests each", failures_of)
+ratio("sticky units, base rate drifts from 2 % to 10 %", lambda rng, below: failures_of(rng, below, np.linspace(0.2, 1, below.shape[1])))
+ratio("heavy tails: lognormal, sigma 1.5", lambda rng, below: below * rng.lognormal(0, 1.5, below.shape))
+ratio("allocation 10:90", failures_of, share=0.1, units=8000)
 
 
 def running_ratio(above: np.ndarray, below: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -317,13 +328,20 @@ def running_ratio(above: np.ndarray, below: np.ndarray, kept: np.ndarray) -> tup
     return n, ratio, np.maximum(0, (xx - 2 * ratio * xy + ratio**2 * yy) / y**2)
 
 
-@promise("asymptotic sequence with CUPED (cross-fitted)", "correlation 0.8")
-def _cuped(rng, runs):
-    units = 2000
-    before = rng.normal(0, 1, (runs, units))
-    values = 0.8 * before + 0.6 * rng.normal(0, 1, (runs, units))
-    treated = rng.random((runs, units)) < 0.5
-    return missed(*running_cuped(values, before, treated), 0.0, 2000, stats.BURN_IN_UNITS)
+def cuped(condition: str, noise: Callable[[np.random.Generator, tuple[int, int]], np.ndarray], *, share: float = 0.5, units: int = 2000) -> None:
+    @promise("asymptotic sequence with CUPED (cross-fitted)", condition)
+    def wrong(rng, runs):
+        before = noise(rng, (runs, units))
+        values = 0.8 * before + 0.6 * noise(rng, (runs, units))
+        treated = rng.random((runs, units)) < share
+        return missed(*running_cuped(values, before, treated), 0.0, 2000, stats.BURN_IN_UNITS)
+
+
+cuped("correlation 0.8", lambda rng, size: rng.normal(0, 1, size))
+cuped("heavy tails: lognormal, sigma 1.5", lambda rng, size: rng.lognormal(0, 1.5, size))
+cuped("sticky units, totals of ten requests", lambda rng, size: rng.binomial(10, rng.beta(0.2, 1.8, size)).astype(float))
+cuped("base mean drifts by three standard deviations", lambda rng, size: rng.normal(0, 1, size) + np.linspace(0, 3, size[1]))
+cuped("allocation 10:90", lambda rng, size: rng.normal(0, 1, size), share=0.1, units=8000)
 
 
 def running_cuped(values: np.ndarray, before: np.ndarray, treated: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -375,16 +393,25 @@ def autocorrelated(rng: np.random.Generator, runs: int, steps: int, phi: float =
     return signal.lfilter([1.0], [1.0, -phi], noise, axis=1)
 
 
-@promise("exceedances of a past-only threshold", "AR(1) latency, 0.95, heavy-tailed calls")
-def _exceedances(rng, runs):
-    latency = np.exp(autocorrelated(rng, runs, 3000) + 0.5 * rng.standard_t(3, (runs, 3000)))
-    treated = rng.random((runs, 3000)) < 0.5
-    for run in range(runs):
-        control = np.flatnonzero(~treated[run])[:200]
-        threshold = stats.past_threshold(latency[run, control], 0.95)
-        latency[run, : control[-1] + 1] = -np.inf
-        latency[run] -= threshold
-    return conditional(latency > 0, treated, 0.5, 100)
+def exceedances(condition: str, share: float = 0.5, quantile: float = 0.95) -> None:
+    """Of a quantile below a half the values below the threshold are counted, as the gateway does."""
+
+    @promise("exceedances of a past-only threshold", condition)
+    def wrong(rng, runs):
+        latency = np.exp(autocorrelated(rng, runs, 3000) + 0.5 * rng.standard_t(3, (runs, 3000)))
+        treated = rng.random((runs, 3000)) < share
+        counted = np.zeros(latency.shape, dtype=bool)
+        for run in range(runs):
+            control = np.flatnonzero(~treated[run])[: round(10 / min(quantile, 1 - quantile))]
+            threshold = stats.past_threshold(latency[run, control], quantile)
+            after = slice(control[-1] + 1, None)
+            counted[run, after] = latency[run, after] > threshold if quantile >= 0.5 else latency[run, after] < threshold
+        return conditional(counted, treated, share, 100)
+
+
+exceedances("AR(1) latency, 0.95, heavy-tailed calls")
+exceedances("AR(1) latency, 0.95, heavy-tailed calls, allocation 10:90", share=0.1)
+exceedances("AR(1) values, 0.95, heavy tails, a quantile of 10 %", quantile=0.1)
 
 
 def buckets(rng: np.random.Generator, runs: int, count: int = 400, calls: int = 20) -> np.ndarray:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from experiments import stats
 from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
+from experiments.effects import tuned_for
 from experiments.forecast import forecast
 from experiments.judge import harm_log_e
 from experiments.movement import NOT_EXPOSED, OUTSIDE, moved
@@ -52,7 +53,7 @@ def test_what_a_forecast_promises_the_judge_keeps_in_80_percent_of_the_runs(rate
     n, runs = found.needed_units, 200
     slack = 4 * math.sqrt(0.8 * 0.2 / runs)
     fine = [
-        stats.log_non_inferiority_e_value(*(int(x) for x in (k1, n, k0, n)), found.margin) >= math.log(20)
+        stats.log_non_inferiority_e_value(*(int(x) for x in (k1, n, k0, n)), found.margin, n_star=tuned_for(compiled())) >= math.log(20)
         for k1, k0 in rng.binomial(n, rate, (runs, 2))
     ]
     assert np.mean(fine) == pytest.approx(0.8, abs=slack)

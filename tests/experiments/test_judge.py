@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
+from experiments.effects import effects
 from experiments.evidence import Evidence, MetricEvidence
 from experiments.judge import harm_log_e, judge
 from experiments.stats import log_binomial_e_value
@@ -66,6 +69,21 @@ def test_three_way_verdict(champion, challenger, outcome, may_advance):
     verdict = judge(ERRORS, evidence_of({"errors": (champion, challenger)}))
     assert (verdict.outcome, verdict.may_advance) == (outcome, may_advance)
     assert verdict.reasons
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(60, 3000), st.integers(60, 3000))
+def test_a_verdict_of_fine_and_the_interval_beside_it_never_contradict_each_other(k1, k0, n1, n0):
+    """An interval that leaves the margin out is at least as much evidence as the verdict asks for: it is the same e-process."""
+    document = canary({"errors": {"max_harm": "1pp"}})
+    found = evidence_of({"errors": ((k0, n0), (k1, n1))}, assigned=by_arm(1000, 1000), outcome=by_arm(1000, 1000))
+    (effect,) = effects(document, found)
+    (verdict,) = judge(document, found).metrics
+    assert effect.low_ppm <= effect.difference_ppm <= effect.high_ppm
+    if effect.high_ppm < effect.margin_ppm:
+        assert verdict.outcome == "fine"
+    if verdict.outcome == "fine":
+        assert effect.low_ppm < effect.margin_ppm
 
 
 def test_reasons_give_the_numbers_in_words():
