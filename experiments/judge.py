@@ -307,6 +307,8 @@ def _counted(metric: MetricDocument, found: MetricEvidence, arm: str, control: s
     said = []
     for name in (arm, control):
         n, events = found.units[name], found.events[name]
+        if metric.better == "higher" and found.events_past_margin is None:
+            events = n - events  # told as its name is: accuracy by those that were right
         said.append(f"`{name}` {events} of {n}" + (f" ({events / n:.1%})".replace("%", " %") if n else ""))
     return f"{metric.metric}: {said[0]}, {said[1]}{threshold_in_words(metric, found)}"
 

@@ -10,6 +10,8 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from experiments import stats
@@ -17,6 +19,7 @@ from experiments.document import ExperimentDocument
 from experiments.evidence import Evidence
 from experiments.judge import judge
 from experiments.observations import MetricEvidence
+from experiments.verdict import MetricVerdict
 
 FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 35.0, 60.0, 100.0)
 """How many times as many units are tried; the answer is the first that decides, so it is right to within a factor of 1.7."""
@@ -40,33 +43,53 @@ def outlook(document: ExperimentDocument, evidence: Evidence) -> list[Outlook]:
         arms = [arm for arm in sorted(document.arms) if arm != document.control]
         words = f"declare the `split` of `{document.external.system}`, for a new epoch: without it no number of units decides anything"
         return [Outlook("-", arm, words) for arm in arms[:1]]
+    held = [found for found in judge(document, evidence).metrics if found.outcome == "hold"]
+    open_ = [found for found in held if not _obstacle(document, evidence, found)]
+    decided = _decided(document, evidence, open_)
     told = []
-    for held in judge(document, evidence).metrics:
-        if held.outcome != "hold":
-            continue
-        found = evidence.metrics[held.metric]
-        units = min(found.units[held.arm], found.units[document.control])
-        if not units:
+    for found in held:
+        metric, arm = found.metric, found.arm
+        counts = evidence.metrics[metric].units
+        units = min(counts[arm], counts[document.control])
+        if words := _obstacle(document, evidence, found):
+            told.append(Outlook(metric, arm, f"{metric}: {words}"))
+        elif (metric, arm) in decided:
+            factor, outcome = decided[metric, arm]
+            more, proof = round(units * (factor - 1)), "fine" if outcome == "fine" else "harmful"
             told.append(
-                Outlook(held.metric, held.arm, f"{held.metric}: no observation of `{held.arm}` and `{document.control}` yet; nothing can be said")
+                Outlook(metric, arm, f"{metric}: at the rates seen, about {more:,} more units an arm would prove `{arm}` {proof}", outcome, more)
             )
-            continue
-        told.append(_first_that_decides(document, evidence, held.metric, held.arm, units))
+        else:
+            words = f"at the rates seen, not even {FACTORS[-1]:g} times as many units would decide `{arm}`; the margin is too narrow"
+            told.append(Outlook(metric, arm, f"{metric}: {words}"))
     return told
 
 
-def _first_that_decides(document: ExperimentDocument, evidence: Evidence, metric: str, arm: str, units: int) -> Outlook:
+def _obstacle(document: ExperimentDocument, evidence: Evidence, held: MetricVerdict) -> str:
+    """Why more units of the same kind would decide nothing; empty where they may."""
+    found = evidence.metrics[held.metric]
+    if not min(found.units[held.arm], found.units[document.control]):
+        return f"no observation of `{held.arm}` and `{document.control}` yet; nothing can be said"
+    if not held.has_data:
+        return "not before every arm answers as the other does, and everyone who must"
+    if held.reason.endswith("the sample ratio is off"):
+        return "nothing, in this epoch: units do not arrive as they were declared to"
+    return ""
+
+
+def _decided(document: ExperimentDocument, evidence: Evidence, held: Sequence[MetricVerdict]) -> dict[tuple[str, str], tuple[float, str]]:
+    """(metric, arm) -> the first factor that decides it, and to what. The judge is asked once a factor, about all of them."""
+    waiting = {(found.metric, found.arm) for found in held}
+    decided: dict[tuple[str, str], tuple[float, str]] = {}
     for factor in FACTORS:
+        if not waiting:
+            break
         scaled = msgspec.structs.replace(evidence, metrics={name: _scaled(found, factor) for name, found in evidence.metrics.items()})
-        outcome = next(found.outcome for found in judge(document, scaled).metrics if (found.metric, found.arm) == (metric, arm))
-        if outcome != "hold":
-            more = round(units * (factor - 1))
-            proof = "fine" if outcome == "fine" else "harmful"
-            words = f"{metric}: at the rates seen, about {more:,} more units an arm would prove `{arm}` {proof}"
-            return Outlook(metric, arm, words, outcome, more)
-    return Outlook(
-        metric, arm, f"{metric}: at the rates seen, not even {FACTORS[-1]:g} times as many units would decide `{arm}`; the margin is too narrow"
-    )
+        for found in judge(document, scaled).metrics:
+            if (found.metric, found.arm) in waiting and found.outcome != "hold":
+                waiting.discard((found.metric, found.arm))
+                decided[found.metric, found.arm] = factor, found.outcome
+    return decided
 
 
 def _scaled(found: MetricEvidence, factor: float) -> MetricEvidence:

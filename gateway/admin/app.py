@@ -192,10 +192,19 @@ class Pages:
         found = self._state.rollouts.running[name]
         looks = [*found.looks, *([] if found.evidence is None else [(found.seen_until, found.evidence)])]
         shown = await asyncio.to_thread(self.board.of, found.document, looks)
+        outlook = [] if not looks or found.evidence is None else (await asyncio.to_thread(self.board.now, found.document, looks[-1]))["outlook"]
         buttons = buttons_for(found, principal)
         refused = CODES.get(request.query_params.get("refused", ""))
         return self.render(
-            "experiment.html", principal=principal, here="experiments", refresh=True, e=experiment, effects=shown, buttons=buttons, refused=refused
+            "experiment.html",
+            principal=principal,
+            here="experiments",
+            refresh=True,
+            e=experiment,
+            effects=shown,
+            outlook=outlook,
+            buttons=buttons,
+            refused=refused,
         )
 
     def _log(self, _request: Request) -> dict[str, Any]:

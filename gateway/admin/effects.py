@@ -28,12 +28,13 @@ Look = tuple[str, Evidence]
 
 
 class EffectBoard:
-    """Remembers the effects of every look. `_kept` is guarded by `_lock`, which is never held while an interval is worked out."""
+    """Remembers the effects of every look. `_kept` and `_outlooks` are guarded by `_lock`, which is never held while an interval is worked out."""
 
     def __init__(self) -> None:
         """Start with nothing worked out."""
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, int, str], list[dict[str, Any]]] = OrderedDict()
+        self._outlooks: dict[str, tuple[tuple[int, str], list[str]]] = {}  # experiment -> epoch and time of its newest look, and what was said then
 
     def of(self, document: ExperimentDocument, looks: Sequence[Look]) -> list[dict[str, Any]]:
         """Return each metric of each arm as the page shows it: numbers, interval, chart.

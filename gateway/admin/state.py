@@ -172,4 +172,5 @@ def _in_words(found: Running) -> str:
             "superseded": "Superseded by a newer candidate.",
         }.get(found.state.phase, found.state.phase)
     words = {"harm": "Harm is proven.", "fine": "Every metric is proven fine.", "hold": "Nothing is proven yet."}[found.verdict.outcome]
-    return f"{words} {found.state.held}".strip() if found.state.held else words
+    held = found.state.held
+    return f"{words} {held[0].upper()}{held[1:]}." if held else words

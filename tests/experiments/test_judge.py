@@ -92,6 +92,12 @@ def test_reasons_give_the_numbers_in_words():
     assert verdict.evidence == {"units": by_arm(400, 400), "errors": {"units": by_arm(400, 400), "events": by_arm(16, 48)}}
 
 
+def test_what_is_better_when_higher_is_counted_in_words_as_its_name_says():
+    document = canary({"accuracy": {"max_harm": "1pp"}})
+    verdict = judge(document, evidence_of({"accuracy": ((40, 400), (20, 400))}))
+    assert verdict.reasons[0].startswith("accuracy: `challenger` 380 of 400 (95.0 %), `champion` 360 of 400 (90.0 %): ")
+
+
 def test_promotion_needs_every_guardrail_and_the_goal():
     document = canary({"errors": {"max_harm": "1pp"}, "diverted": {"max_harm": "1pp"}}, {"metric": "accuracy", "margin": "1pp"})
     good, unknown = ((0, 5000), (0, 5000)), ((250, 5000), (250, 5000))

@@ -251,6 +251,7 @@ def test_refuse_judges_nothing_while_a_unit_whose_window_has_closed_has_not_answ
     assert judge(document, folded(document, records)).outcome == "fine"
     silent = [record for record in records if record["type"] == "call" or record["decision"] != "00000007"]
     verdict = judge(document, folded(document, silent))
+    assert "and everyone who must" in outlook(document, folded(document, silent))[0].words
     assert (verdict.outcome, verdict.may_advance) == ("hold", False)
     assert "1 of 3000 units whose window has closed have no answer" in verdict.metrics[0].reason
 
