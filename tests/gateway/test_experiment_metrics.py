@@ -71,7 +71,7 @@ def answer(lab: Deployment, number: int, decision: str, arm: str) -> None:
     events: list[dict[str, object]] = [{"decision_id": decision, "metric": name, "value": value} for name, value in values.items()]
     events += [{"decision_id": decision, "label": "1" if number % 8 else "0"}]
     if number == 0:
-        events += [{"decision_id": decision, "metric": "spent", "value": 5000, "event_id": "too much"}]
+        events += [{"decision_id": decision, "metric": "spent", "value": 5000, "event_id": "too-much"}]
     taken = lab.client.post(f"{lab.front}/feedback", json=events, headers=lab.bearer("product"))
     assert taken.status_code == 202, taken.text
 
