@@ -50,7 +50,15 @@ async def write_through(recorder: RecorderProcess, inject: str) -> tuple[list[tu
     await journal.close(deadline_s=30)
     keeper.cancel()
     assert recorder.is_running()
-    assert recorder.terminate() == (0, "")
+    status, words = recorder.terminate()
+    if status in {74, -9, 137}:  # the fault struck in its very last flush: the next one reads what is there, as after any other
+        deaths += 1
+        recorder.start()
+        after = new_journal(recorder.data_dir, "n1.w1")
+        await after.open(deadline_s=30)
+        await after.close(deadline_s=30)
+        status, words = recorder.terminate()
+    assert (status, words) == (0, "")
     return acked, deaths
 
 
