@@ -58,10 +58,10 @@ class LeafStore(Staging):
         try:
             current = _open_last(data_dir)
             _check_not_behind(data_dir, current)
+            return cls(data_dir, lock_fd, current)
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(data_dir, lock_fd, current)
 
     @property
     def next_index(self) -> int:

@@ -47,7 +47,7 @@ def revision(connection: sqlite3.Connection) -> str | None:
     if not tables:
         return None
     if "alembic_version" not in tables:
-        raise SchemaError(f"the file has tables `{sorted(tables)}` but no revision\nhint: it is not a file of this log; move it away")
+        raise SchemaError(f"the file has tables `{sorted(map(str, tables))}` but no revision\nhint: it is not a file of this log; move it away")
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     if row is None and len(tables) > 1:  # tables and revision are written in one transaction
         raise SchemaError(f"the file has tables `{sorted(tables)}` and has lost its revision: it is damaged\nhint: restore a copy that verifies")

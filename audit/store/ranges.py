@@ -109,15 +109,20 @@ class RangeFile:
             )
 
     def writers(self) -> dict[WriterKey, Seed]:
-        """Return where every writer known here stands now."""
+        """Return where every writer known here stands now.
+
+        Raises:
+            StoreDamaged: A row is none of ours: a damaged schema shows one table's rows as another's.
+        """
         with translated(self.path):
-            known = {
-                (node, epoch): Seed(last_seq, bool(ended))
-                for node, epoch, last_seq, ended in self._connection.execute("SELECT node, epoch, last_seq, ended FROM writer")
-            }
-            for node, epoch, last_seq in self._connection.execute("SELECT node, epoch, max(seq) FROM leaf GROUP BY node, epoch"):
-                before = known.get((node, epoch))
-                known[node, epoch] = Seed(last_seq, before is not None and before.ended)
+            told = self._connection.execute("SELECT node, epoch, last_seq, ended FROM writer").fetchall()
+            counted = self._connection.execute("SELECT node, epoch, max(seq), NULL FROM leaf GROUP BY node, epoch").fetchall()
+        known: dict[WriterKey, Seed] = {}
+        for node, epoch, last_seq, ended in (*told, *counted):
+            if not (isinstance(node, str) and isinstance(epoch, int) and isinstance(last_seq, int)):
+                raise StoreDamaged(f"`{self.path}` names a writer `{node!r}` epoch `{epoch!r}`\nhint: restore it from a copy that verifies")
+            before = known.get((node, epoch))
+            known[node, epoch] = Seed(last_seq, bool(ended) or (before is not None and before.ended))
         return known
 
     def find(self, key: WriterKey, first_seq: int, last_seq: int) -> dict[int, tuple[int, bytes]]:
