@@ -108,6 +108,18 @@ def test_a_range_with_a_leaf_cut_out_is_not_opened(tmp_path):
         LeafStore.open(tmp_path)
 
 
+def test_a_writer_that_is_none_of_ours_is_said_in_words(tmp_path):
+    """A damaged schema shows one table's rows as another's."""
+    store = LeafStore.open(tmp_path)
+    fill(store, A, 0, 10)
+    store.close()
+    with contextlib.closing(sqlite3.connect(layout.range_path(tmp_path, 0))) as connection:
+        connection.execute("INSERT INTO writer (node, epoch, last_seq, ended) VALUES ('r0001', x'00', -1, 0)")
+        connection.commit()
+    with pytest.raises(StoreDamaged, match="r0001"):
+        LeafStore.open(tmp_path)
+
+
 def test_a_missing_earlier_range_that_was_not_sealed_is_not_passed_over(tmp_path):
     store = LeafStore.open(tmp_path)
     fill(store, A, 0, RANGE_LEAVES + 1)
