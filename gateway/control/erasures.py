@@ -35,7 +35,7 @@ from gateway.authenticate import Principal
 from gateway.control.clerk import Clerk
 from gateway.refusals import Refusal
 from policies.consent import InvalidConsent
-from policies.erasure import Ground, about, load_erasure
+from policies.erasure import NONCE_BYTES, Ground, about, load_erasure
 from policies.trust import TrustRoot
 
 _log = logging.getLogger(__name__)
@@ -188,6 +188,8 @@ def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_
         raise Refusal("missing_scope", f"this key is of tenant `{principal.tenant}`; another tenant's subjects need the scope `tenants:all`")
     signed: dict[str, str] = {}
     for nonce, envelope in asked.consents:
+        if len(nonce) != NONCE_BYTES:  # of another length, what is hashed could be read as another subject's
+            raise Refusal("bad_consent", f"the nonce of a consent has {NONCE_BYTES} bytes, not {len(nonce)}")
         try:
             consent = load_erasure(envelope, root)
         except InvalidConsent as fault:

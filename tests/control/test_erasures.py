@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from audit.vault.entry import Entry, encode_content
 from audit.vault.store import VaultStore
 from audit.vault.tombstones import Tombstones
 from gateway.authenticate import Principal
-from gateway.control.erasures import Asked, Erasures
+from gateway.control.erasures import Asked, Erasures, admit
 from gateway.control.registry import CONCERNING, Registry
 from gateway.pseudonyms import EpochKey, TenantPseudonyms, save
 from gateway.refusals import Refusal
+from policies.erasure import ErasureConsent, about, sign_erasure
 from policies.trust import DEFAULT_THRESHOLDS, PersonKey, ceremony
 
 MASTER = MasterKey(b"m" * 32)
@@ -231,3 +233,13 @@ def test_what_has_ended_is_deleted_as_a_record_and_nothing_is_recorded_where_not
     asyncio.run(run())
     assert clerk.records == [("vault.expired", {"entries": 2, "keys": 2})]
     assert state_of(place) == {"absent"}
+
+
+@pytest.mark.parametrize("length", [0, 31, 33, 64])
+def test_a_consent_with_a_nonce_of_another_length_is_none(place, length):
+    """What is hashed is nonce, tenant and unit in a row: only a fixed length says where one ends."""
+    nonce, now_us = bytes(length), time.time_ns() // 1000
+    said = ErasureConsent("acme", about(nonce, "acme", UNIT), "request", now_us, now_us + 1_000_000_000)
+    envelope = sign_erasure(said, PersonKey.from_seed(b"a" * 32))
+    with pytest.raises(Refusal, match="32 bytes"):
+        admit(asked(consents=((nonce, envelope),)), OFFICER, ROOT, 1, now_us)
