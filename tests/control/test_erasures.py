@@ -236,7 +236,7 @@ def test_what_has_ended_is_deleted_as_a_record_and_nothing_is_recorded_where_not
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 64])
-def test_a_consent_with_a_nonce_of_another_length_is_none(place, length):
+def test_a_consent_with_a_nonce_of_another_length_is_none(length):
     """What is hashed is nonce, tenant and unit in a row: only a fixed length says where one ends."""
     nonce, now_us = bytes(length), time.time_ns() // 1000
     said = ErasureConsent("acme", about(nonce, "acme", UNIT), "request", now_us, now_us + 1_000_000_000)
