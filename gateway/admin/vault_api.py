@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from audit import wire
 from audit.journal import JournalError
 from audit.store.errors import StoreError
 from audit.vault.entry import committed, decode_content
@@ -27,7 +28,8 @@ from gateway.refusals import Refusal
 from policies.erasure import Ground
 
 READ: Final = "vault:read"
-_MOST_UNIT: Final = 4096
+_MOST_UNIT: Final = wire.LEAF_BYTES
+"""No longer one comes into the vault: whoever is in it can be erased."""
 
 
 class _Consent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from audit.leaf import render
@@ -18,9 +19,12 @@ from audit.vault.crypto import MasterKey
 from audit.vault.entry import Entry, encode_content
 from audit.vault.store import VaultStore
 from audit.vault.tombstones import Tombstones
+from gateway.admin.experiments_api import _BODY_BYTES
+from gateway.admin.vault_api import _asked as order_of
 from gateway.authenticate import Principal
 from gateway.control.erasures import Asked, Erasures, admit
 from gateway.control.registry import CONCERNING, Registry
+from gateway.keeping import Line
 from gateway.pseudonyms import EpochKey, TenantPseudonyms, save
 from gateway.refusals import Refusal
 from policies.erasure import ErasureConsent, about, sign_erasure
@@ -243,3 +247,14 @@ def test_a_consent_with_a_nonce_of_another_length_is_none(length):
     envelope = sign_erasure(said, PersonKey.from_seed(b"a" * 32))
     with pytest.raises(Refusal, match="32 bytes"):
         admit(asked(consents=((nonce, envelope),)), OFFICER, ROOT, 1, now_us)
+
+
+@pytest.mark.parametrize("unit", ["x" * 59_000, "é" * 29_000], ids=["ascii", "wide"])
+def test_whoever_is_short_enough_to_be_kept_can_be_asked_for(unit):
+    line = Line("n1.w0", 1, Path("nowhere"))
+    line._timer = asyncio.TimerHandle.__new__(asyncio.TimerHandle)  # nothing is sent
+    kept = Entry("r", "acme", "s" * 32, unit, 1, 2, encode_content(bytes(32), {}))
+    assert line.offer(msgspec.msgpack.encode(kept)) == 0
+    body = json.dumps({"unit": unit, "ground": "request"}, ensure_ascii=False).encode()
+    assert len(body) <= _BODY_BYTES
+    assert order_of(body, OFFICER).unit == unit
