@@ -45,6 +45,8 @@ PUBLISH_S: Final = 10.0
 """For each request that puts policies: OPA compiles all of them every time."""
 LOOK_S: Final = 2.0
 """For the question whether a server still has them."""
+BRING_S: Final = 60.0
+"""For everything a server needs until it has the policies: one that takes its time over each of them must not hold up a change for long."""
 ASK_S: Final = 1.0
 """Least time for an answer at `config`: nobody waits for it on the lane."""
 VERIFY_EVERY: Final = 30
@@ -164,7 +166,14 @@ class PolicyServers:
             self._tell(servers, faults)
 
     async def _bring(self, server: Server, document: PolicyServerDocument, bundle: PolicyBundle, *, is_thorough: bool = True) -> _Fault | None:
-        """See that a server has these policies, or put them there; returns what is wrong, or None."""
+        """See that a server has these policies, or put them there, within `BRING_S`; returns what is wrong, or None."""
+        try:
+            async with asyncio.timeout(BRING_S):
+                return await self._brought(server, document, bundle, is_thorough=is_thorough)
+        except TimeoutError:
+            return _Fault(f"it has not taken the policies within {BRING_S:g} s", was_touched=True)
+
+    async def _brought(self, server: Server, document: PolicyServerDocument, bundle: PolicyBundle, *, is_thorough: bool) -> _Fault | None:
         from policies.opa.client import Client  # noqa: PLC0415 - an extra, that may not be installed
 
         asking = Client(server, LOOK_S)

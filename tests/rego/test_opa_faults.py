@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opa_fake import FakeOpa, repeating
 
+from gateway.control import policy_servers
 from gateway.control.policy_servers import NotPrepared, PolicyServers
 from gateway.documents import PolicyServerDocument
 from gateway.policy_server import Place
@@ -430,3 +431,16 @@ def test_whatever_a_server_answers_the_controller_that_looks_after_it_goes_on(na
             return servers._looks
 
     assert asyncio.run(conversation()) == 1
+
+
+def test_a_server_that_takes_its_time_over_everything_holds_up_a_change_for_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(policy_servers, "BRING_S", 0.2)
+
+    async def conversation() -> str:
+        async with FakeOpa("hang") as fake:
+            document = PolicyServerDocument(engine="opa", addresses=(fake.url,), timeout_us=50_000)
+            with pytest.raises(NotPrepared) as refused:
+                await PolicyServers(Place(tmp_path, {}), {}).prepare(document, BUNDLE)
+            return str(refused.value)
+
+    assert "within 0.2 s" in asyncio.run(conversation())
