@@ -42,7 +42,7 @@ from gateway.live import Live
 from gateway.live import decode as decode_live
 from gateway.native.sweep import Sweep
 from gateway.policy_server import Counts, Place, PolicyServer
-from gateway.processes.control import TICK_S, ControlDirectory, Current
+from gateway.processes.control import TICK_S, ControlDirectory
 from gateway.processes.parent import end_with_parent
 from gateway.processes.transports import TRANSPORTS, Transport
 from gateway.promises import RECEIPT_KEY, FollowedKey, Promises
@@ -69,22 +69,22 @@ class InForce:
         self._control = control
         self._vault = vault
         self._keys = keys
-        self._current: Current | None = None
         self._approvals: tuple[bytes, Approvals] | None = None  # as published, and read
         self._stamps: tuple[int, int] = (0, 0)  # times of the keys file and the vault when last read
 
     def look(self, lane: Lane | None) -> tuple[Snapshot, Live] | None:
-        """Return what is in force now, taking over what did not change from the lane; None before anything was published."""
+        """Return what is in force now, taking over what did not change from the lane; None before anything was published.
+
+        Compared is what the lane serves by, not what was read last: what was read and could not be installed is no confirmation of the old state.
+        """
         current = self._control.current()
         if current is None:
             return None
         as_of_us = time.time_ns() // 1000 - (time.monotonic_ns() // 1000 - current.as_of_us)
-        before = self._current
-        if lane is not None and before is not None and (before.manifest, before.live) == (current.manifest, current.live):
+        if lane is not None and (lane.snapshot.config_digest, lane.live.digest) == (current.manifest, current.live):
             lane.live.as_of_us = as_of_us
-            self._current = current
             return lane.snapshot, lane.live
-        if lane is not None and before is not None and before.manifest == current.manifest:
+        if lane is not None and lane.snapshot.config_digest == current.manifest:
             snapshot = lane.snapshot
         else:
             snapshot = Snapshot.build(current.manifest, self._control.get, None if lane is None else lane.snapshot)
@@ -92,7 +92,6 @@ class InForce:
         published = bytes(document.approvals)
         if self._approvals is None or self._approvals[0] != published:
             self._approvals = (published, Approvals(document.read_approvals()))
-        self._current = current
         return snapshot, Live(document, current.live, as_of_us, snapshot, self._approvals[1])
 
     def keys_changed(self) -> tuple[Authenticator, dict[str, pseudonyms.TenantPseudonyms]] | None:

@@ -17,6 +17,7 @@ from control_fakes import PEOPLE, ROOT, STRANGER, Documents, MemoryClerk, experi
 
 from audit.keys import SigningKey
 from gateway import apikeys, pseudonyms
+from gateway import live as live_state
 from gateway.control import rollouts as module
 from gateway.control.deployment import CannotStart, read_root, require_follows
 from gateway.control.registry import Registry
@@ -280,13 +281,35 @@ def test_keys_that_could_not_be_read_once_are_read_again_although_the_file_has_n
     assert follower.keys_changed() is None, "and not a third time"
 
 
+def serving(manifest: str, live: str) -> Any:
+    """A lane, as far as what it serves by."""
+    return SimpleNamespace(snapshot=SimpleNamespace(config_digest=manifest), live=SimpleNamespace(digest=live, as_of_us=time.time_ns() // 1000))
+
+
+def test_what_could_not_be_installed_is_tried_again_and_confirms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    control = ControlDirectory(tmp_path)
+    control.create()
+    digest = control.put_live(live_state.encode(live_state.LiveDocument(experiments={}, approvals=Registry(ROOT).in_force())), 0.0)
+    control.publish(Current("new", digest, time.monotonic_ns() // 1000))
+    built = []
+    monkeypatch.setattr(worker_process.Snapshot, "build", lambda digest, *_: built.append(digest) or SimpleNamespace(config_digest=digest))
+    monkeypatch.setattr(worker_process, "Live", lambda _document, digest, *_: SimpleNamespace(digest=digest))
+    follower, lane = InForce(control, tmp_path / "v", tmp_path / "k"), serving("old", digest)
+    before_us = lane.live.as_of_us
+    for _ in range(3):  # `install` refuses each time: the lane goes on with what it had
+        found = follower.look(lane)
+        assert found is not None
+        assert (found[0].config_digest, found[1].digest) == ("new", digest)
+    assert built == ["new"] * 3
+    assert lane.live.as_of_us == before_us, "and grows stale"
+
+
 def test_a_clock_set_back_does_not_make_a_silent_controllers_state_look_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     control = ControlDirectory(tmp_path)
     control.create()
     control.publish(Current("m", "l", time.monotonic_ns() // 1000))
     follower = InForce(control, tmp_path / "v", tmp_path / "k")
-    follower._current = control.current()
-    lane = SimpleNamespace(snapshot="s", live=SimpleNamespace(as_of_us=time.time_ns() // 1000), install=lambda *_: None, policy_server=None)
+    lane = serving("m", "l")
     real_ns, hour_us = time.time_ns(), 3_600_000_000
     monkeypatch.setattr(worker_process.time, "time_ns", lambda: real_ns - hour_us * 1000)
     assert follower.look(lane) == (lane.snapshot, lane.live)
