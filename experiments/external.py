@@ -51,7 +51,7 @@ class ExternalAssigner(Assigner):
         problem = ""
         if arm is None:
             extra["unknown_variant"] = 1
-            if self._external.unknown == "refuse":
+            if self._external.unknown == "refuse" and self._live.phase == "running":  # afterwards no call may fail for the experiment
                 allowed = ", ".join(f"`{name}`" for name in sorted(self._external.variants))
                 problem = f"`{said}` is no arm of experiment `{self._document.experiment}`; allowed: {allowed}"
         if arm is None or "excluded" in extra or self._live.phase != "running":

@@ -1,12 +1,14 @@
 """A person's signed consent to the erasure of one subject. The signature goes into the log; who the subject is does not.
 
 A consent is canonical JSON in a DSSE envelope, like one to a step of an experiment (`policies/consent.py`), and by the same people and rules. It
-names the subject as `about` = SHA-256(nonce || SHA-256(tenant) || unit). The nonce travels beside the envelope and is recorded nowhere: who has it
-can tell that the envelope is for this subject; who has only the record can try no name against it.
+names the log by its origin, so that what was signed for a rehearsal erases nobody elsewhere, and the subject as
+`about` = SHA-256(nonce || SHA-256(tenant) || unit). The nonce travels beside the envelope and is recorded nowhere: who has it can tell that the
+envelope is for this subject; who has only the record can try no name against it.
 
 Example:
     nonce = os.urandom(NONCE_BYTES)
-    envelope = sign_erasure(ErasureConsent("acme", about(nonce, "acme", unit), "request", now_us, now_us + DAY_US), key)
+    consent = ErasureConsent("log.example/prod", "acme", about(nonce, "acme", unit), "request", now_us, now_us + DAY_US)
+    envelope = sign_erasure(consent, key)
     load_erasure(envelope, root).person      # "alice"
 """
 
@@ -35,6 +37,8 @@ GROUNDS: Final[tuple[Ground, ...]] = get_args(Ground)
 class ErasureConsent:
     """What one person agreed to. Times in Unix microseconds; it holds from `issued_at_us` until before `not_after_us`."""
 
+    log: str
+    """Origin of the deployment's log."""
     tenant: str
     about: str
     """See `about`, 64 hex digits."""
@@ -46,6 +50,7 @@ class ErasureConsent:
 
 
 class _Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    log: str
     tenant: str
     erase: str
     ground: Ground
@@ -61,6 +66,7 @@ def about(nonce: bytes, tenant: str, unit: str) -> str:
 def sign_erasure(consent: ErasureConsent, key: PersonKey) -> bytes:
     """Return the envelope of a consent."""
     payload = {
+        "log": consent.log,
         "tenant": consent.tenant,
         "erase": consent.about,
         "ground": consent.ground,
@@ -78,4 +84,4 @@ def load_erasure(data: bytes, root: TrustRoot) -> ErasureConsent:
     """
     said, person = signed_statement(data, root, PAYLOAD_TYPE, _Payload)
     issued_us, ends_us = validity(said.issued_at, said.not_after)
-    return replace(ErasureConsent(said.tenant, said.erase, said.ground, issued_us, ends_us), person=person)
+    return replace(ErasureConsent(said.log, said.tenant, said.erase, said.ground, issued_us, ends_us), person=person)

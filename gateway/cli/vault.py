@@ -16,8 +16,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption, DirOption
+from gateway.cli.configure import layout_of
 from gateway.cli.experiment_run import As, KeyOption, WriteOption
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
+from gateway.config.compile import compile_folder
 from gateway.config.layout import write_durably
 
 _CONSENT_US: Final = 86_400_000_000
@@ -57,6 +59,7 @@ def erase(
     ground: Annotated[str, typer.Option("--ground", help="Why, as a code: request, objection, retention, order. It goes into the log.")] = "request",
     person: As = None,
     key: KeyOption = None,
+    log: Annotated[str | None, typer.Option("--log", help="Log that a signature is for; by default that of `--dir`.")] = None,
     consent: Annotated[list[Path] | None, typer.Option("--consent", help="A consent that someone else signed with `--write`.")] = None,
     write: WriteOption = None,
     directory: DirOption = Path(),
@@ -77,7 +80,7 @@ def erase(
     if key is not None:
         if tenant is None:
             fail("a consent names the tenant", hint="--tenant NAME")
-        consents.append(_sign(unit, tenant, ground, key))
+        consents.append(_sign(unit, log or _origin(directory), tenant, ground, key))
     if write is not None:
         if key is None:
             fail("there is nothing to write: nobody signs", hint="--as PERSON --key FILE")
@@ -106,7 +109,14 @@ def _subject(given: str) -> str:
     return unit
 
 
-def _sign(unit: str, tenant: str, ground: str, key: Path) -> dict[str, str]:
+def _origin(directory: Path) -> str:
+    gateway = compile_folder(layout_of(directory).config).gateway
+    if gateway is None:
+        fail("a consent names the log it is for, and `gateway.yaml` cannot be read", hint="`--log ORIGIN`, as the log's key is named")
+    return gateway.audit.origin
+
+
+def _sign(unit: str, log: str, tenant: str, ground: str, key: Path) -> dict[str, str]:
     from gateway.cli.trust import read_person_key  # noqa: PLC0415 - only who signs needs it
     from policies.erasure import GROUNDS, NONCE_BYTES, ErasureConsent, about, sign_erasure  # noqa: PLC0415 - as above
 
@@ -115,7 +125,7 @@ def _sign(unit: str, tenant: str, ground: str, key: Path) -> dict[str, str]:
         fail(f"`{ground}` is no ground", hint=f"one of {', '.join(GROUNDS)}")
     now_us = time.time_ns() // 1000
     nonce = os.urandom(NONCE_BYTES)
-    signed = sign_erasure(ErasureConsent(tenant, about(nonce, tenant, unit), chosen, now_us, now_us + _CONSENT_US), read_person_key(key))
+    signed = sign_erasure(ErasureConsent(log, tenant, about(nonce, tenant, unit), chosen, now_us, now_us + _CONSENT_US), read_person_key(key))
     return {"nonce": nonce.hex(), "envelope": signed.decode()}
 
 

@@ -10,7 +10,7 @@ Rules:
 - Reading what was kept is recorded by the caller first (`gateway/admin/reads.py`).
 
 Example:
-    erasures = Erasures(data_dir, master, root / "marks", clerk, trust_root, people=2)
+    erasures = Erasures(data_dir, master, root / "marks", clerk, trust_root, "log.example/prod", people=2)
     await erasures.prepare()
     done = await erasures.erase(Asked("acme", "customer-77", "request", ()), principal)
 """
@@ -69,10 +69,10 @@ class Done:
 class Erasures:
     """The controller's hand on the vault. `_vault` and `_stones` belong to the one thread that works there."""
 
-    def __init__(self, data_dir: Path, master: MasterKey, marks: Path, clerk: Clerk, root: TrustRoot, *, people: int) -> None:
-        """Prepare; nothing is opened before `prepare`."""
+    def __init__(self, data_dir: Path, master: MasterKey, marks: Path, clerk: Clerk, root: TrustRoot, origin: str, *, people: int) -> None:
+        """Prepare for the log of this origin; nothing is opened before `prepare`."""
         self._data_dir, self._master, self._marks = data_dir, master, marks
-        self._clerk, self._root, self._people = clerk, root, people
+        self._clerk, self._root, self._origin, self._people = clerk, root, origin, people
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vault")
         self._vault: VaultStore | None = None  # set by `_open`, in the thread
         self._stones: Tombstones | None = None  # as above
@@ -105,7 +105,7 @@ class Erasures:
             JournalError: it is destroyed and not recorded yet; the next start records it.
         """
         now_us = time.time_ns() // 1000
-        signed = admit(asked, principal, self._root, self._people, now_us)
+        signed = admit(asked, principal, self._root, self._people, now_us, origin=self._origin)
         async with self._one_by_one:
             erasure = await self._run(lambda: self._remember(asked, principal, signed, now_us))
             return await self._finish(erasure, asked)
@@ -176,7 +176,7 @@ class Erasures:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_us: int) -> list[dict[str, str]]:
+def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_us: int, *, origin: str) -> list[dict[str, str]]:
     """Say whether someone may have a subject erased; return who signed, as the record says it.
 
     Raises:
@@ -196,6 +196,12 @@ def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_
             raise Refusal(
                 "bad_consent", f"a consent does not verify: {fault}", hint="sign again: `assay audit erase - --as PERSON --key FILE`"
             ) from None
+        if consent.log != origin:
+            raise Refusal(
+                "bad_consent",
+                f"the consent of `{consent.person}` is for the log `{consent.log[:128]}`, not for this one",
+                hint=f"sign again: `assay audit erase - --log {origin} --as PERSON --key FILE`",
+            )
         if (consent.tenant, consent.about, consent.ground) != (asked.tenant, about(nonce, asked.tenant, asked.unit), asked.ground):
             raise Refusal(
                 "bad_consent", f"the consent of `{consent.person}` is for another subject, tenant or ground", hint="sign again for this one"

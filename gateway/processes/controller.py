@@ -257,7 +257,9 @@ class Controller:
         from gateway.control.erasures import Erasures  # noqa: PLC0415 - SQLAlchemy takes long to load, and most gateways have no vault
 
         people = 0 if vault is None else vault.erase_people
-        erasures = Erasures(self._data, self._vault_key, self._layout.root / "marks", self._clerk, self._root, people=people)
+        erasures = Erasures(
+            self._data, self._vault_key, self._layout.root / "marks", self._clerk, self._root, self._gateway.audit.origin, people=people
+        )
         self._after_journal.callback(erasures.close)
         try:
             await erasures.prepare(self._registry.erased)

@@ -35,6 +35,7 @@ ROOT = ceremony({"alice": PersonKey.from_seed(b"a" * 32), "bob": PersonKey.from_
 OFFICER = Principal("k_1", "acme", ("subject:erase",), None, False, False, {"kind": "key", "id": "k_1"}, None)
 EPOCHS = [EpochKey(1, b"1" * 32, 0, 2**52), EpochKey(2, b"2" * 32, 0, 2**52)]
 UNIT = "customer-77"
+ORIGIN = "log.example/prod"
 
 
 class Killed(BaseException):
@@ -72,7 +73,7 @@ def entry(record: str, subject: str, kept_us: int = 1) -> Entry:
 
 
 def opened(place: Path, clerk: FakeClerk, *, people: int = 0) -> Erasures:
-    return Erasures(place / "data", MASTER, place / "marks", clerk, ROOT, people=people)
+    return Erasures(place / "data", MASTER, place / "marks", clerk, ROOT, ORIGIN, people=people)
 
 
 def state_of(place: Path) -> set[str]:
@@ -243,10 +244,23 @@ def test_what_has_ended_is_deleted_as_a_record_and_nothing_is_recorded_where_not
 def test_a_consent_with_a_nonce_of_another_length_is_none(length):
     """What is hashed is nonce, tenant and unit in a row: only a fixed length says where one ends."""
     nonce, now_us = bytes(length), time.time_ns() // 1000
-    said = ErasureConsent("acme", about(nonce, "acme", UNIT), "request", now_us, now_us + 1_000_000_000)
+    said = ErasureConsent(ORIGIN, "acme", about(nonce, "acme", UNIT), "request", now_us, now_us + 1_000_000_000)
     envelope = sign_erasure(said, PersonKey.from_seed(b"a" * 32))
     with pytest.raises(Refusal, match="32 bytes"):
-        admit(asked(consents=((nonce, envelope),)), OFFICER, ROOT, 1, now_us)
+        admit(asked(consents=((nonce, envelope),)), OFFICER, ROOT, 1, now_us, origin=ORIGIN)
+
+
+def test_a_consent_for_another_log_erases_nobody_here():
+    """The same people may answer for a rehearsal and for production: what they sign for one is none for the other."""
+    nonce, now_us = os.urandom(32), time.time_ns() // 1000
+    for origin, verdict in (("log.example/rehearsal", "refused"), (ORIGIN, "signed")):
+        said = ErasureConsent(origin, "acme", about(nonce, "acme", UNIT), "request", now_us, now_us + 1_000_000_000)
+        given = asked(consents=((nonce, sign_erasure(said, PersonKey.from_seed(b"a" * 32))),))
+        if verdict == "refused":
+            with pytest.raises(Refusal, match=r"for the log `log\.example/rehearsal`"):
+                admit(given, OFFICER, ROOT, 1, now_us, origin=ORIGIN)
+        else:
+            assert [one["person"] for one in admit(given, OFFICER, ROOT, 1, now_us, origin=ORIGIN)] == ["alice"]
 
 
 @pytest.mark.parametrize("unit", ["x" * 59_000, "é" * 29_000], ids=["ascii", "wide"])

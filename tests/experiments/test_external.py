@@ -77,6 +77,7 @@ def test_once_it_is_paused_or_rolled_back_the_control_serves_whatever_the_flag_s
     found = assigned("on", phase=phase)
     assert (found.arm, found.exposed, found.versions) == ("control", False, (("control", "1"),))
     assert recompute(found.route()) == "control"
+    assert (assigned("blue", phase=phase).problem, assigned("blue").problem != "") == ("", True), "no call fails for an experiment that is over"
 
 
 def test_no_probability_is_claimed_where_no_split_is_declared():

@@ -169,10 +169,8 @@ def test_a_read_needs_a_scope_of_its_own_and_is_a_record_before_anything_is_show
 def consent(unit: str, key: PersonKey, ground: Ground = "request", *, issued_us: int | None = None) -> dict[str, str]:
     now_us = time.time_ns() // 1000 if issued_us is None else issued_us
     nonce = os.urandom(32)
-    return {
-        "nonce": nonce.hex(),
-        "envelope": sign_erasure(ErasureConsent("acme", about(nonce, "acme", unit), ground, now_us, now_us + DAY_US), key).decode(),
-    }
+    said = ErasureConsent("assay.example/test", "acme", about(nonce, "acme", unit), ground, now_us, now_us + DAY_US)
+    return {"nonce": nonce.hex(), "envelope": sign_erasure(said, key).decode()}
 
 
 def order(gateway: Deployment, unit: str, *consents: dict[str, str], key: str = "officer", **more: str) -> dict[str, Any]:
