@@ -30,6 +30,7 @@ from audit.store.opening import open_leaves
 from audit.store.place import PostgresPlace, settle_place
 from audit.store.postgres_leaves import PostgresLeafStore
 from audit.store.tables import SharedTable
+from audit.vault.tables import VaultTable
 
 pytestmark = pytest.mark.component("postgresql")
 A, B = ("n1.w0", 10), ("n2.w0", 10)
@@ -64,6 +65,7 @@ def test_a_new_database_has_the_shape_of_the_tables(tmp_path, shared_log, postgr
         engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
         if url == declared:
             SharedTable.metadata.create_all(engine)
+            VaultTable.metadata.create_all(engine)
         found = inspect(engine)
         shapes.append(
             {
