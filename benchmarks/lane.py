@@ -1,7 +1,8 @@
 """What a call costs, beside other gateways: one command, one table.
 
 Method:
-- Gateways take turns in rounds, the order reversed every other round, each started afresh, warmed up, measured, stopped. Medians over rounds.
+- Gateways take turns in rounds, the order reversed every other round, each started afresh, warmed up, left until it is quiet (what a gateway
+  loads after its start is no cost of a call), measured, stopped. Medians over rounds.
 - *pinned*: gateway with one worker on core 0, load generator and upstream on core 1. *unpinned*: two workers, the kernel places everything.
 - CPU per call: `utime + stime` of the gateway's process tree over the calls answered, 32 connections, upstream answering at once.
 - Added latency: 8 connections over an upstream that answers after 5 ms, less the same without a gateway in the same round.
@@ -39,6 +40,8 @@ BUSY_CONNECTIONS = 32
 CALM_CONNECTIONS = 8
 DELAY_MS = 5.0
 WARM_UP_S = 1.0
+QUIET_S, QUIET_SHARE, MOST_QUIET_S = 0.5, 0.1, 15.0
+"""A gateway is quiet when it used less than this share of one core for so long; it is waited for no longer than the last."""
 GATEWAY_CORE, LOAD_CORE = "0", "1"
 
 
@@ -161,7 +164,19 @@ def started(peer: Peer, setting: Setting, layout: Layout) -> Iterator[int]:
         traffic = peer.traffic(setting)
         wait_until_answering(setting.port, traffic, peer.start_timeout_s, log)
         run_wrk(setting.port, traffic, connections=CALM_CONNECTIONS, seconds=WARM_UP_S, cores=layout.load_cores)
+        wait_until_quiet(peer, pid)
         yield pid
+
+
+def wait_until_quiet(peer: Peer, pid: int) -> None:
+    """Return once a gateway that nobody calls has used next to no processor for `QUIET_S`, or after `MOST_QUIET_S`."""
+    deadline_at = time.monotonic() + MOST_QUIET_S
+    while time.monotonic() < deadline_at:
+        before = processes.usage_by_role(pid, peer.role_of)
+        time.sleep(QUIET_S)
+        spent = processes.spent(before, processes.usage_by_role(pid, peer.role_of))
+        if sum(usage.cpu_s for usage in spent.values()) < QUIET_SHARE * QUIET_S:
+            return
 
 
 def sample(kind: type[Peer], layout: Layout, ports: tuple[int, int], seconds: float) -> Sample:
