@@ -170,11 +170,6 @@ class Entry(msgspec.Struct, frozen=True):
         """Version of the model concerned."""
         return self.model.version if isinstance(self.model, Model) else self.version
 
-    @property
-    def experiment_name(self) -> str | None:
-        """Experiment the record belongs to."""
-        return self.route.experiment if self.route is not None else self.experiment
-
 
 class HeadingModel(msgspec.Struct, frozen=True, gc=False):
     """The version concerned."""

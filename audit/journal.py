@@ -28,13 +28,14 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import msgspec
 
 from audit import wire
 from audit.highwater import HighWater
 from audit.leaf import render
+from audit.link import Link
 from audit.statements import Clock, statement
 from audit.wire import BATCH_BYTES, BATCH_RECORDS
 
@@ -138,7 +139,7 @@ class Journal:
         self._runs: deque[tuple[int, int, int]] = deque(maxlen=REMEMBERED_RUNS)
         self._failure: JournalError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._connector: asyncio.Task[None] | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------------------
@@ -353,7 +354,8 @@ class Journal:
 
     # -- the recorder's answers -------------------------------------------------------------------------------------------------
 
-    def _on_frames(self, link: _Link, frames: list[wire.Frame]) -> None:
+    def on_frames(self, link: Link, frames: list[wire.Frame]) -> None:
+        """Take the recorder's answers, as `audit.link.Owner`."""
         for frame in frames:
             if link is not self._link:
                 return
@@ -415,7 +417,7 @@ class Journal:
         delay_s = RECONNECT_FIRST_S
         while self._failure is None:
             try:
-                _, link = await loop.create_unix_connection(lambda: _Link(self), str(self._socket_path))
+                _, link = await loop.create_unix_connection(lambda: Link(self), str(self._socket_path))
             except OSError:
                 link = None
             if link is not None:
@@ -426,57 +428,23 @@ class Journal:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RECONNECT_LAST_S)
 
-    def _on_connected(self, link: _Link) -> None:
+    def on_nonsense(self, error: wire.WireError) -> None:
+        """Fail: whoever answers is no recorder of ours, as `audit.link.Owner`."""
+        self._fail(JournalFailed("recorder.frame", str(error)))
+
+    def on_writable(self) -> None:
+        """Send what was held back, as `audit.link.Owner`."""
+        self._send_closed()
+
+    def on_connected(self, link: Link) -> None:
+        """Say who writes and send again what is not acknowledged, as `audit.link.Owner`."""
         self._link = link
         self._sent = 0
         link.write(wire.encode_hello(self.node, self.epoch))
         self._send_closed()
 
-    def _on_ended(self, link: _Link) -> None:
+    def on_link_ended(self, link: Link) -> None:
+        """Forget a connection, as `audit.link.Owner`."""
         if self._link is link:
             self._link = None
             self._sent = 0
-
-
-class _Link(asyncio.Protocol):
-    """One connection to the recorder. Its state is changed by the loop's callbacks alone."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.is_paused = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._journal = journal
-        self._decoder = wire.Decoder(from_writer=False)
-        self._transport: asyncio.Transport | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def hang_up(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-        self._journal._on_ended(self)  # noqa: SLF001 - two halves of one thing
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # a stream's; uvloop's own class is no subclass of it
-        self._journal._on_connected(self)  # noqa: SLF001 - as above
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._journal._on_frames(self, self._decoder.feed(data))  # noqa: SLF001 - as above
-        except wire.WireError as error:
-            self.hang_up()
-            self._journal._fail(JournalFailed("recorder.frame", str(error)))  # noqa: SLF001 - as above
-
-    def pause_writing(self) -> None:
-        self.is_paused = True
-
-    def resume_writing(self) -> None:
-        self.is_paused = False
-        self._journal._send_closed()  # noqa: SLF001 - as above
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._journal._on_ended(self)  # noqa: SLF001 - as above
-        if not self.ended.done():
-            self.ended.set_result(None)

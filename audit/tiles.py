@@ -30,7 +30,6 @@ from audit.merkle import HASH_BYTES, SIZE_LIMIT, Frontier, subtree_root
 WIDTH: Final = 256
 TILE_BYTES: Final = WIDTH * HASH_BYTES
 ENTRY_LIMIT_BYTES: Final = 65_535
-BUNDLE_LIMIT_BYTES: Final = WIDTH * (2 + ENTRY_LIMIT_BYTES)
 CHECKPOINT_LIMIT_BYTES: Final = 1_000_000
 LEVEL_LIMIT: Final = 64
 

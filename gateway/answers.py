@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.bodies import REPLY_LIMIT_BYTES
 from gateway.exchange import Exchange, Fault, Headers, UpstreamError
 from gateway.protocols import problem, v2
 from gateway.refusals import Refusal
 from gateway.snapshot import Version
-
-REPLY_LIMIT_BYTES: Final = 16 * 1024 * 1024
-"""Longest reply that is read whole because something is captured from it."""
-
 
 FAULT_CODES: Final = {
     Fault.CONNECT: "upstream_unreachable",
@@ -21,8 +18,6 @@ FAULT_CODES: Final = {
     Fault.TOO_LARGE: "upstream_too_large",
     Fault.BUSY: "upstream_busy",
 }
-
-
 _TOLD: Final = {
     Fault.CONNECT: "no connection to the model server",
     Fault.TIMEOUT: "no complete reply before the deadline",

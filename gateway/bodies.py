@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from audit.vault.entry import EntrySalts
 from experiments.replies import class_of
 from gateway.exchange import Request
@@ -15,6 +17,8 @@ from gateway.reply_policy import redacted
 from gateway.snapshot import Route
 from policies.obligations import NotCarriedOut
 
+REPLY_LIMIT_BYTES: Final = 16 * 1024 * 1024
+"""Longest reply that is read whole because something is captured from it."""
 Salts = TenantPseudonyms | EntrySalts
 """Who makes the salts of a record's commitments: the tenant's key, or the call's own entry in the vault."""
 

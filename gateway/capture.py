@@ -68,11 +68,6 @@ class Plan:
         return cls(document.retention_us, {source: _compiled(rules) for source, rules in named.items() if rules})
 
     @property
-    def reads_request(self) -> bool:
-        """Say whether the request's body has to be read."""
-        return "request" in self.fields
-
-    @property
     def reads_reply(self) -> bool:
         """Say whether the reply's body has to be read."""
         return "reply" in self.fields

@@ -21,8 +21,6 @@ from gateway.snapshot import Route, Target
 
 _ONCE: Final = frozenset((b"authorization", b"assay-context", b"assay-receipt", b"assay-unit", b"assay-variant", b"content-type", b"traceparent"))
 """Fields the gateway reads: two of one name would be two calls in one."""
-
-
 Fields = Mapping[bytes, bytes]
 
 
@@ -67,6 +65,7 @@ def _is_asked(value: bytes) -> bool:
 
 
 def read_call(request: Request, target: Target) -> Parsed:
+    """Read a call's body as its protocol does. Raises Refusal, in the protocol's words."""
     route = target.route
     if route.document.protocol == "v2":
         if request.method != "POST":

@@ -23,11 +23,12 @@ import contextlib
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from audit import wire
+from audit.link import Link
 from audit.vault.entry import Entry, EntrySalts, committed, encode_content
 from gateway.capture import Plan
 from gateway.protocols.pointer import MISSING
@@ -97,7 +98,7 @@ class Line:
         self._sent = 0  # how many of them went out on this connection
         self._waiters: dict[int, list[asyncio.Future[int]]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._connector: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -172,8 +173,21 @@ class Line:
         self._timer = None
         self.flush()
 
-    def on_frame(self, frame: wire.Frame) -> None:
-        """Take the keeper's answer. Raises WireError where it answers what it was not sent."""
+    def on_frames(self, link: Link, frames: list[wire.Frame]) -> None:
+        """Take the keeper's answers. Raises WireError where it answers what it was not sent."""
+        for frame in frames:
+            if link is not self._link:
+                return
+            self._on_frame(frame)
+
+    def on_nonsense(self, error: wire.WireError) -> None:
+        """Go on: everything is sent again on the next connection."""
+
+    def on_writable(self) -> None:
+        """Send what was held back."""
+        self.flush()
+
+    def _on_frame(self, frame: wire.Frame) -> None:
         if isinstance(frame, wire.Refusal):
             raise wire.WireError(frame.code)
         if not isinstance(frame, wire.Ack) or frame.first_seq != self.acked_through + 1 or frame.count > self._sent:
@@ -193,61 +207,18 @@ class Line:
         while True:
             acked_before = self.acked_through
             with contextlib.suppress(OSError):
-                _, link = await loop.create_unix_connection(lambda: _Link(self), str(self._socket_path))
+                _, link = await loop.create_unix_connection(lambda: Link(self), str(self._socket_path))
                 await link.ended
             delay_s = _RECONNECT_FIRST_S if self.acked_through > acked_before else min(delay_s * 2, _RECONNECT_LAST_S)
             await asyncio.sleep(delay_s)
 
-    def on_connected(self, link: _Link) -> None:
+    def on_connected(self, link: Link) -> None:
         """Begin anew on a connection: what is not acknowledged is sent again."""
         self._link, self._sent = link, 0
         link.write(self._hello)
         self.flush()
 
-    def on_ended(self, link: _Link) -> None:
+    def on_link_ended(self, link: Link) -> None:
         """Forget a connection that has ended."""
         if self._link is link:
             self._link, self._sent = None, 0
-
-
-class _Link(asyncio.Protocol):
-    """One connection to the keeper. Its state is changed by the loop's callbacks alone."""
-
-    def __init__(self, line: Line) -> None:
-        self.is_paused = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line = line
-        self._decoder = wire.Decoder(from_writer=False)
-        self._transport: asyncio.Transport | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def hang_up(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # a stream's; uvloop's own class is no subclass of it
-        self._line.on_connected(self)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for frame in self._decoder.feed(data):
-                self._line.on_frame(frame)
-        except wire.WireError:
-            self.hang_up()  # everything is sent again on the next connection
-
-    def pause_writing(self) -> None:
-        self.is_paused = True
-
-    def resume_writing(self) -> None:
-        self.is_paused = False
-        self._line.flush()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._line.on_ended(self)
-        if not self.ended.done():
-            self.ended.set_result(None)

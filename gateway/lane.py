@@ -17,9 +17,9 @@ from typing import Final
 from audit.journal import Journal
 from audit.vault.entry import SEED_BYTES
 from gateway import context, service, variants
-from gateway.answers import FAULT_CODES, REPLY_LIMIT_BYTES, answer, of_fault
+from gateway.answers import FAULT_CODES, answer, of_fault
 from gateway.authenticate import Authenticator, Principal
-from gateway.bodies import Salts, capture, sent
+from gateway.bodies import REPLY_LIMIT_BYTES, Salts, capture, sent
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas

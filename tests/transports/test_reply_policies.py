@@ -20,7 +20,7 @@ from deployment import Deployment
 from test_lane_transports import Both, compare, raw, start, stop, written
 from upstreams import Models
 
-from gateway.answers import REPLY_LIMIT_BYTES
+from gateway.bodies import REPLY_LIMIT_BYTES
 from gateway.processes.transports import TRANSPORTS
 
 SECRET = b"S3CR3T"
