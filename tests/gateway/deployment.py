@@ -437,6 +437,10 @@ class Deployment:
         wait_until(path.exists, "the first checkpoint")
         return path.read_bytes()
 
+    def wait_signed(self, index: int) -> None:
+        """Wait until the signed head covers the record at `index`: reports and proofs speak of no more than that."""
+        wait_until(lambda: int(self.checkpoint().splitlines()[1]) > index, f"record {index} to be signed")
+
     def verify(self, known: bytes | None = None) -> Verdict:
         """Verify the log in the data directory."""
         return verify_log(open_directory(self.data), [self.vkey], known_checkpoint=known)

@@ -28,7 +28,7 @@ def test_a_stranger_gets_from_the_public_key_to_a_verified_answer(spine: Deploym
     found = {"decision": place["id"]}
     wait_until(lambda: spine.client.get(f"{spine.admin}/api/records", params=found, headers=bearer).json().get("rows"), "the index")
     index = spine.client.get(f"{spine.admin}/api/records", params=found, headers=bearer).json()["rows"][0]["idx"]
-    wait_until(lambda: int(spine.checkpoint().splitlines()[1]) > index, "the refusal to be signed")
+    spine.wait_signed(index)
 
     script = "set -euo pipefail\n" + "\n".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
     environment = {

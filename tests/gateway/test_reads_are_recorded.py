@@ -45,10 +45,6 @@ def reads(deployment: Deployment, kind: str = "query") -> list[dict[str, Any]]:
     return deployment.log.of_type(kind)
 
 
-def signed(deployment: Deployment, index: int) -> None:
-    wait_until(lambda: int(deployment.checkpoint().splitlines()[1]) > index, f"record {index} to be signed")
-
-
 # --- recorded -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -110,7 +106,7 @@ def test_showing_one_record_is_a_record(asked: Deployment):
 def test_fetching_whole_entries_is_one_record_a_key_however_many_are_fetched(asked: Deployment):
     asked.add_key("verifier", "audit:read", "tenants:all")
     wait_until(lambda: get(asked, "/log/checkpoint", key="verifier").status_code == 200, "the verifier's key")
-    signed(asked, 20)
+    asked.wait_signed(20)
     before = len(reads(asked))
     for width in (3, 5, 8):
         assert get(asked, f"/log/tile/entries/000.p/{width}", key="verifier").status_code == 200
@@ -124,7 +120,7 @@ def size_of(deployment: Deployment) -> int:
 
 
 def test_a_leaf_that_is_written_out_with_its_proof_is_a_record(asked: Deployment, tmp_path):
-    signed(asked, 5)
+    asked.wait_signed(5)
     before = len(reads(asked))
     done = audit(asked, "prove", "data", 5, "-o", tmp_path / "p", "--leaf", tmp_path / "l")
     assert done.returncode == 0, done.stderr
@@ -241,7 +237,7 @@ def test_rows_come_as_csv_json_lines_and_parquet(asked: Deployment, tmp_path):
 
 def test_a_record_comes_with_its_proof_and_its_exact_bytes(asked: Deployment):
     index = get(asked, "/api/records", model="split", limit="1").json()["rows"][0]["idx"]
-    signed(asked, index)
+    asked.wait_signed(index)
     leaf = get(asked, f"/api/records/{index}/leaf").content
     proof = parse_proof(get(asked, f"/api/records/{index}/proof").content)
     assert verify_proof(proof, leaf, [asked.vkey]).checkpoint.size > index
@@ -254,7 +250,7 @@ def test_a_record_comes_with_its_proof_and_its_exact_bytes(asked: Deployment):
 
 def test_evidence_from_the_admin_port_and_from_the_command_line_verifies_with_the_key_alone(asked: Deployment, tmp_path):
     index = get(asked, "/api/records", model="split", limit="1").json()["rows"][0]["idx"]
-    signed(asked, index)
+    asked.wait_signed(index)
     before = len(reads(asked, "export"))
     found = verify_bundle(io.BytesIO(get(asked, "/api/evidence", model="split", type="call").content), [asked.vkey])
     assert found.question == {"model": "split", "type": "call", "oldest_first": True}
@@ -279,7 +275,7 @@ def test_the_auditors_pages_find_show_and_prove(asked: Deployment):
     assert listed.status_code == 200
     assert "Export as evidence" in listed.text
     index = get(asked, "/api/records", model="split", limit="1").json()["rows"][0]["idx"]
-    signed(asked, index)
+    asked.wait_signed(index)
     page = get(asked, f"/records/{index}").text
     for words in ("Answered 200 by split", "Proof", "Signed head", "Which version, and why", "hashes lead from it to the root"):
         assert words in page

@@ -176,7 +176,7 @@ def metric(lab: Deployment, name: str) -> dict[str, float]:
 def test_the_log_of_mirrored_calls_verifies(lab: Deployment):
     wait_until(lambda: pairs(lab, "alike-shadow"), "a pair")
     lab.wait_idle()
-    wait_until(lambda: lab.verify().size > lab.log.records.index(pairs(lab, "alike-shadow")[0]), "the pair to be signed")
+    lab.wait_signed(lab.log.records.index(pairs(lab, "alike-shadow")[0]))
     verdict = lab.verify()
     assert (verdict.tamper.grade, verdict.completeness.grade) == (Grade.OK, Grade.OK), verdict
 
@@ -203,6 +203,7 @@ def test_a_person_is_the_champion_and_late_decisions_prove_the_version_alike(lab
     assert (found["answers"], found["compared"]) == ({"decision": "1"}, {})
     copies = len([asked for asked in (*one.asked, *rivals["judged"].asked) if asked.headers.get("assay-shadow") == f"{name}-shadow"]) - sent_before
     assert (copies > 0) == (name == "judged")
+    lab.wait_signed(lab.log.records.index(stop))
     told = CliRunner().invoke(build("report"), ["report", "experiment", f"{name}-shadow", "--data", str(lab.data), "--format", "md"])
     assert "a person (officers) against version" in told.stdout
     assert "Every limit is proven kept." in told.stdout
