@@ -15,7 +15,7 @@ from experiments.lifecycle import ASKED_BY, Verb, may_be_asked
 from experiments.rollout import WINNERS
 from gateway.authenticate import Principal
 from gateway.control.orders import needs_signatures
-from gateway.control.rollouts import Running
+from gateway.control.running import Running
 
 
 @dataclass(frozen=True, slots=True)

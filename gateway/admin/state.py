@@ -25,7 +25,8 @@ from gateway.control.configuration import Configuration
 from gateway.control.erasures import Erasures
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry
-from gateway.control.rollouts import Rollouts, Running
+from gateway.control.rollouts import Rollouts
+from gateway.control.running import Running
 from gateway.control.witnesses import Standing, Witnesses
 
 

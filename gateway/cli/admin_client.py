@@ -14,14 +14,13 @@ import httpx
 import typer
 
 from audit.keys import InvalidKey, read_secret_file
-from gateway.cli.configure import layout_of
+from gateway.cli.folder import layout_of
 from gateway.cli.terminal import Exit, fail
 from gateway.config.compile import compile_folder
 
 TIMEOUT_S = 20.0
 AdminOption = Annotated[str | None, typer.Option("--admin", help="Address of the admin port; by default that of the configuration in `--dir`.")]
 ApiKeyOption = Annotated[Path | None, typer.Option("--api-key", help="File with an API key; by default the environment variable ASSAY_KEY.")]
-DirOption = Annotated[Path, typer.Option("--dir", help="Deployment folder, the one that holds `config/`.")]
 
 
 class AdminClient:

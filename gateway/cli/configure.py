@@ -19,9 +19,10 @@ from audit.keys import InvalidKey, SigningKey, save_signing_key
 from audit.signer import load_signer
 from experiments.document import ExperimentDocument
 from gateway import apikeys
+from gateway.cli.folder import Directory, layout_of
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
-from gateway.config.layout import Layout, NoConfiguration, write_durably
+from gateway.config.layout import Layout, write_durably
 from gateway.config.plan import EMPTY, Load, movements
 from gateway.config.plan import plan as plan_changes
 from gateway.config.schemas import FILES
@@ -29,8 +30,6 @@ from gateway.config.schemas import schema as schema_of
 from gateway.documents import Manifest, decode
 from gateway.processes.control import ControlDirectory, ControlError
 from policies.trust import DEFAULT_THRESHOLDS, InvalidTrust, PersonKey, TrustRoot, ceremony
-
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the deployment, or the config folder in it.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -195,14 +194,6 @@ def plan(
         )
     if moved:
         err.print("Units are assigned with every experiment at its first step; a rollout that is further along moves other numbers.")
-
-
-def layout_of(directory: Path) -> Layout:
-    """Return the layout of a folder a person named, or exit saying why not."""
-    try:
-        return Layout.of(directory)
-    except NoConfiguration as error:
-        fail(str(error), hint="`assay init DIR` writes one; `--dir` or DIR names the folder that holds `config/`")
 
 
 def _compiled(layout: Layout) -> Compiled:

@@ -14,9 +14,8 @@ import msgspec
 import typer
 
 from experiments.document import ExperimentDocument
-from gateway.cli.admin_client import DirOption
-from gateway.cli.configure import layout_of
 from gateway.cli.experiment_dry_run import rehearse, show
+from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.missing_approvals import unapproved_arms
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder

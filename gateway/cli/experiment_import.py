@@ -10,8 +10,7 @@ import typer
 import yaml
 
 from experiments.growthbook import convert
-from gateway.cli.admin_client import DirOption
-from gateway.cli.configure import layout_of
+from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.layout import write_durably
 

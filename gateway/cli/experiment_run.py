@@ -15,8 +15,8 @@ import typer
 from rich.table import Table
 
 from experiments.templates import TEMPLATES, starter
-from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption, DirOption
-from gateway.cli.configure import layout_of
+from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption
+from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.terminal import JsonFlag, emit_json, err, fail, out
 from gateway.cli.trust import read_person_key
 from gateway.config.layout import write_durably

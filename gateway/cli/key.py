@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from gateway import apikeys
-from gateway.cli.configure import layout_of
+from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
-from gateway.cli.trust import DirOption
 from gateway.config.compile import compile_folder
 from gateway.config.layout import write_durably
 from gateway.config.quantities import parse_duration_us

@@ -15,9 +15,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from gateway.cli.configure import layout_of
+from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
-from gateway.cli.trust import DirOption, read_person_key, read_root
+from gateway.cli.trust import read_person_key, read_root
 from gateway.config.compile import compile_folder
 from gateway.config.layout import Layout, write_durably
 from gateway.config.quantities import parse_duration_us, parse_share_ppm

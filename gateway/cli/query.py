@@ -27,7 +27,8 @@ from audit.query import Page, QueryError, Row, full_scan, question
 from audit.store.errors import StoreError
 from audit.vault.standing import standing
 from experiments.assignment import recompute
-from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption, DirOption
+from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption
+from gateway.cli.folder import DirOption
 from gateway.cli.recorded import record_read
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.inquiry import Ask, index_of, related_rows

@@ -13,13 +13,12 @@ from typing import Annotated
 import typer
 
 from audit.keys import InvalidKey, read_secret_file
-from gateway.cli.configure import layout_of
+from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, fail, out
 from gateway.config.layout import Layout, write_durably
 from policies.trust import DEFAULT_THRESHOLDS, InvalidTrust, Key, Person, PersonKey, TrustRoot, ceremony, read_public_key
 
 app = typer.Typer(no_args_is_help=True, help="People, keys, roles, thresholds: the trust root.")
-DirOption = Annotated[Path, typer.Option("--dir", help="Folder of the deployment, or the config folder in it.")]
 _MOST_PUBLIC_BYTES = 16 * 1024
 
 

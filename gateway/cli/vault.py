@@ -15,9 +15,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption, DirOption
-from gateway.cli.configure import layout_of
+from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption
 from gateway.cli.experiment_run import As, KeyOption, WriteOption
+from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import compile_folder
 from gateway.config.layout import write_durably

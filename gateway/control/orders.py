@@ -28,7 +28,7 @@ from policies.consent import Consent, InvalidConsent, load_consent
 from policies.trust import TrustRoot
 
 if TYPE_CHECKING:
-    from gateway.control.rollouts import Running
+    from gateway.control.running import Running
 
 AGAINST_EVIDENCE_PEOPLE: Final = 2
 ANY_APPROVER: Final = "approver"

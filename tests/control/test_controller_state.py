@@ -19,6 +19,7 @@ from audit.keys import SigningKey
 from gateway import apikeys, pseudonyms
 from gateway import live as live_state
 from gateway.control import rollouts as module
+from gateway.control import running
 from gateway.control.deployment import CannotStart, read_root, require_follows
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
@@ -174,13 +175,13 @@ def test_between_two_verdicts_the_loop_goes_round_so_that_the_tick_is_never_held
         await rollouts.align({name: documents.put(experiment(name)) for name in "abcdefgh"}, 1)
         for found in rollouts.running.values():
             found.fed = 1
-        real, at = module.judge, [0]
+        real, at = running.judge, [0]
 
         def judged(*told: Any) -> Any:
             ticks.append(at[0])
             return real(*told)
 
-        monkeypatch.setattr(module, "judge", judged)
+        monkeypatch.setattr(running, "judge", judged)
 
         async def tick() -> None:
             while True:
