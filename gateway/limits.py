@@ -12,6 +12,10 @@ _MOST_BUCKETS: Final = 65_536
 DENIED_BYTES_PER_S: Final = 64 * 1024
 """Leaves of refused calls a tenant may write, over all workers: about 90 a second. What is past it is counted, not recorded one by one."""
 DENIED_BURST_BYTES: Final = 1024 * 1024
+PROOFS_PER_S: Final = 20
+"""Proofs a key may ask for, by the front door or where they are made."""
+PROOFS: Final = "/receipts/"
+"""Stands for a model where proofs are counted."""
 
 
 class RateLimits:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from audit.journal import JournalError
 from gateway import feedback
 from gateway.exchange import UpstreamError
+from gateway.limits import PROOFS, PROOFS_PER_S
 from gateway.protocols import v2
 from gateway.refusals import Refusal
 
@@ -21,10 +22,7 @@ FEEDBACK_ROOM_RECORDS: Final = 16_384
 """Feedback may fill this much of the journal; the rest is for calls."""
 FEEDBACK_WAIT_NS: Final = 10_000_000_000
 PROOF_WAIT_S: Final = 10.0
-PROOFS_PER_S: Final = 20
-"""Proofs a key may ask for."""
 _PROOF_BYTES: Final = 4 << 20
-_RECEIPTS: Final = "/receipts/"
 _DECISION: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _KEPT: Final = (b"content-type", b"cache-control", b"retry-after", b"www-authenticate")
 _JSON: Final = (b"content-type", b"application/json")
@@ -38,7 +36,7 @@ async def serve(lane: Lane, exchange: Exchange) -> None:
         await handler(lane, exchange)
     elif path.startswith("/v2/models/"):
         _describe_model(lane, exchange)
-    elif path.startswith(_RECEIPTS):
+    elif path.startswith(PROOFS):
         await _receipt(lane, exchange)
     else:
         raise Refusal("not_found", f"there is nothing at `{path}`")
@@ -87,9 +85,9 @@ async def _receipt(lane: Lane, exchange: Exchange) -> None:
     principal = lane.authenticator.authenticate(fields.get(b"authorization"), time.time_ns() // 1000)
     _require_get(exchange)
     # Proofs are made by the process that publishes: whoever holds any key must not be able to keep it from that.
-    if not lane.limits.reserve(principal.id, _RECEIPTS, PROOFS_PER_S, lane.monotonic_s()):
+    if not lane.limits.reserve(principal.id, PROOFS, PROOFS_PER_S, lane.monotonic_s()):
         raise Refusal("rate_limited", f"a key may ask for {PROOFS_PER_S} proofs a second")
-    decision = exchange.request.path.removeprefix(_RECEIPTS)
+    decision = exchange.request.path.removeprefix(PROOFS)
     if not _DECISION.fullmatch(decision):
         raise Refusal("not_found", f"`{exchange.request.path[:80]}` names no decision: `/receipts/` and what `Assay-Decision` said")
     if lane.proofs is None:

@@ -2,7 +2,8 @@
 
 Rules:
 
-- A policy path is a `.rego` file, or a folder: every `.rego` file in it, its `params.yaml` as `data.params`, its files of cases.
+- A policy path is a `.rego` file, or a folder: every `.rego` file in it, its `params.yaml` as `data.params`, its files of cases. A folder that has no
+  `params.yaml` has that of the one folder of policies below it, so that a deployment's root can be named; several are an error.
 - A data path is a JSON or YAML file whose top level joins the base document, or a folder in which each file is filed under the folders it lies in
   (`limits/eu/rows.json` in `--data .` is `data.limits.eu`), as OPA does it. `.rego` files in it are modules.
 - Two files that give one place two values are an error, never a choice. Hidden files are left out.
@@ -52,10 +53,12 @@ class Sources:
     """The base document."""
     cases: dict[str, str] = field(default_factory=dict)
     """Path -> text of files of cases."""
+    parameters: list[str] = field(default_factory=list)
+    """Files that `data.params` was read from."""
 
     def without_tests(self) -> Sources:
         """Return the same without `*_test.rego`."""
-        return Sources({path: text for path, text in self.modules.items() if not is_test(path)}, self.data)
+        return Sources({path: text for path, text in self.modules.items() if not is_test(path)}, self.data, parameters=self.parameters)
 
 
 def is_test(path: str) -> bool:
@@ -92,8 +95,23 @@ def _read_folder(folder: Path, into: Sources) -> None:
             into.modules[file.as_posix()] = _text(file)
         elif file.name == CASES or file.name.endswith(f"_{CASES}"):
             into.cases[file.as_posix()] = _text(file)
+    for file in _parameters_of(folder):
+        into.parameters.append(file.as_posix())
+        _merge(into.data, {"params": read_document(file)}, file)
+
+
+def _parameters_of(folder: Path) -> list[Path]:
+    """Return a folder's `params.yaml`, or that of the folder of policies in it; none where there is none."""
     if (folder / PARAMETERS).is_file():
-        _merge(into.data, {"params": read_document(folder / PARAMETERS)}, folder / PARAMETERS)
+        return [folder / PARAMETERS]
+    below = [file for file in _files(folder) if file.name == PARAMETERS and any(one.suffix == ".rego" for one in _files(file.parent))]
+    found = [file for file in below if not any(other.parent in file.parent.parents for other in below)]
+    if len(found) > 1:
+        raise SourceError(
+            f"`{folder}` has several `{PARAMETERS}`, and `data.params` is one of them: {', '.join(f'`{file}`' for file in found)}",
+            f"name one folder of policies: `{found[0].parent}`",
+        )
+    return found
 
 
 def read_document(path: Path) -> Any:

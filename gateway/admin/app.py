@@ -58,7 +58,7 @@ def create_app(state: AdminState, act: Act) -> Starlette:
     """Return the admin port's application; `act` takes a step of an experiment that someone asks for."""
     pages = Pages(state)
     records = RecordsApi(state.reading, pages.reads, pages.access, pages.render)
-    receipts = ReceiptsApi(state.reading, state.authenticator, state.registry.receipt_keys)
+    receipts = ReceiptsApi(state.reading, state.authenticator, state.registry.receipt_keys, time.monotonic)
     vault = VaultApi(state.erasures, records, pages.reads, pages.access)
     parts = (ExperimentsApi(state, pages.access, act, pages.board), vault, records, receipts, pages)
     routes = [route for part in parts for route in part.routes()]
@@ -289,6 +289,8 @@ async def _healthz(_request: Request) -> Response:
 async def _refused(_request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)  # noqa: S101 - registered for this class alone
     headers = {"www-authenticate": 'Bearer realm="assay"'} if refusal.status == 401 else {}
+    if refusal.retry_after_s is not None:
+        headers["retry-after"] = str(refusal.retry_after_s)
     return Response(problem_body(refusal, None), refusal.status, headers, media_type="application/problem+json")
 
 

@@ -133,6 +133,8 @@ def check(
     else:
         for issue in issues:
             out.print(issue.render() + "\n", markup=False, soft_wrap=True)
+        for line in _on_parameters(sources, policies or [FOLDER], missed=any("`data.params" in issue.message for issue in issues)):
+            out.print(line, markup=False, soft_wrap=True)
         found = f"{_count(errors, 'error')}, {_count(len(issues) - errors, 'warning')}"
         out.print(f"{'refused' if errors else 'ok'}: {_count(len(sources.modules), 'module')}, {found}", markup=False)
     if errors:
@@ -401,6 +403,16 @@ def _sources(policies: list[Path] | None, data: list[Path] | None) -> Sources:
         fail(f"no policy is named, and there is no `{FOLDER}` here", hint="name files or folders: `assay policy check rules/`")
     with _files_named():
         return read_sources([FOLDER] if policies is None else policies, data or [])
+
+
+def _on_parameters(sources: Sources, named: list[Path], *, missed: bool) -> list[str]:
+    """Say where `data.params` came from when that is not one of the folders named, or that there is none and something was missed in it."""
+    elsewhere = [file for file in sources.parameters if Path(file).parent not in named]
+    if elsewhere:
+        return [f"`data.params` is {', '.join(f'`{file}`' for file in elsewhere)}"]
+    if missed and "params" not in sources.data:
+        return ["there is no `data.params`: no `params.yaml` lies in what was named", "hint: name the folder of the policies, as `config/policies`"]
+    return []
 
 
 def _input(path: Path | None) -> Any:

@@ -12,7 +12,7 @@ from lane_harness import MODEL, PIN_SECRET, Answer, FakeExchange, FakeReply, Har
 
 from audit.keys import SigningKey
 from audit.receipt import key_name
-from gateway import apikeys, feedback, pathname, service
+from gateway import apikeys, feedback, limits, pathname, service
 from gateway.authenticate import Authenticator
 from gateway.documents import CaptureDocument
 from gateway.exchange import Endpoint
@@ -282,8 +282,8 @@ def test_a_key_may_not_keep_the_process_that_publishes_busy_with_proofs():
     harness.lane.proofs, harness.lane.upstream = Endpoint("http", "127.0.0.1", 1), proving
     harness.lane.monotonic_s = lambda: 1.0
     path = "/receipts/01a1fbcc-5e01-7403-96da-84370087a0ca"
-    statuses = [harness.run(path=path, method="GET").status for _ in range(3 * service.PROOFS_PER_S)]
-    assert (statuses.count(200), statuses.count(429), proving.asked) == (service.PROOFS_PER_S, 2 * service.PROOFS_PER_S, service.PROOFS_PER_S)
+    statuses = [harness.run(path=path, method="GET").status for _ in range(3 * limits.PROOFS_PER_S)]
+    assert (statuses.count(200), statuses.count(429), proving.asked) == (limits.PROOFS_PER_S, 2 * limits.PROOFS_PER_S, limits.PROOFS_PER_S)
     assert harness.run(path=path, method="GET", secret=PIN_SECRET).status == 200, "another key is not concerned"
 
 

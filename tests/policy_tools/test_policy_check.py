@@ -67,6 +67,28 @@ def test_warnings_do_not_refuse_but_are_told(tmp_path):
     assert done.stdout.endswith("ok: 1 module, no errors, 1 warning\n")
 
 
+LIMITED = 'package policy.office\n\ndeny contains {"id": "A", "msg": "m"} if input.request.rows > data.params.most_rows\n'
+
+
+@pytest.mark.parametrize("named", [".", "config", "config/policies"])
+def test_from_a_deployments_root_the_parameters_of_its_policies_are_found(tmp_path, monkeypatch, named):
+    policies = tmp_path / "config" / "policies"
+    policies.mkdir(parents=True)
+    (policies / "office.rego").write_text(LIMITED)
+    (policies / "params.yaml").write_text("most_rows: 3\n")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["policy", "check", named])
+    assert (done.exit_code, "undeclared-data" in done.stdout) == (0, False), done.stdout
+    assert ("`data.params` is `config/policies/params.yaml`" in done.stdout) == (named != "config/policies")
+
+
+def test_parameters_that_are_nowhere_are_said_to_be(tmp_path):
+    done = check(tmp_path, {"office.rego": LIMITED})
+    assert done.exit_code == 1
+    assert "undeclared-data" in done.stdout
+    assert "no `params.yaml` lies in what was named" in done.stdout
+
+
 def test_a_folder_without_policies_is_no_pass(tmp_path):
     done = check(tmp_path, {"modes.yaml": "modes: {}"})
     assert done.exit_code == 2

@@ -87,3 +87,23 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(SourceError, match="is no policy") as caught:
         read_sources([tmp_path / "list.json"])
     assert "--data" in caught.value.hint
+
+
+def test_a_folder_above_the_policies_has_their_parameters(tmp_path):
+    write(tmp_path, {"config/policies/a.rego": "package a", "config/policies/params.yaml": "rows: 3", "config/policies/eu/params.yaml": "rows: 4"})
+    write(tmp_path, {"config/policies/eu/b.rego": "package b", "models/params.yaml": "depth: 9"})
+    for named in (tmp_path, tmp_path / "config", tmp_path / "config" / "policies"):
+        sources = read_sources([named])
+        assert sources.data == {"params": {"rows": 3}}, "those of a folder that is no policies' are nobody's, and the gateway reads no deeper ones"
+        assert sources.parameters == [f"{tmp_path}/config/policies/params.yaml"]
+
+
+def test_parameters_of_several_folders_of_policies_are_never_mixed(tmp_path):
+    write(
+        tmp_path,
+        {f"{name}/policies/{file}": text for name in ("one", "two") for file, text in {"p.rego": "package p", "params.yaml": "a: 1"}.items()},
+    )
+    with pytest.raises(SourceError, match=r"several `params\.yaml`") as caught:
+        read_sources([tmp_path])
+    assert f"`{tmp_path}/one/policies`" in caught.value.hint
+    assert read_sources([tmp_path / "one"]).data == {"params": {"a": 1}}
