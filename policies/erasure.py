@@ -3,7 +3,8 @@
 A consent is canonical JSON in a DSSE envelope, like one to a step of an experiment (`policies/consent.py`), and by the same people and rules. It
 names the log by its origin, so that what was signed for a rehearsal erases nobody elsewhere, and the subject as
 `about` = SHA-256(nonce || SHA-256(tenant) || unit). The nonce travels beside the envelope and is recorded nowhere: who has it can tell that the
-envelope is for this subject; who has only the record can try no name against it.
+envelope is for this subject; who has only the record can try no name against it. It serves one erasure: `statement_of` names it, by what was signed
+and not by the signature, of which one statement may have several.
 
 Example:
     nonce = os.urandom(NONCE_BYTES)
@@ -14,7 +15,9 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
@@ -23,7 +26,7 @@ import msgspec
 from audit import canonical
 from policies.approvals import time_text
 from policies.consent import signed_statement, validity
-from policies.dsse import seal
+from policies.dsse import Envelope, InvalidEnvelope, seal
 from policies.trust import PersonKey, TrustRoot
 
 PAYLOAD_TYPE: Final = "application/vnd.assay.erasure-consent+json"
@@ -61,6 +64,20 @@ class _Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def about(nonce: bytes, tenant: str, unit: str) -> str:
     """Return what a consent says instead of the subject."""
     return hashlib.sha256(nonce + hashlib.sha256(tenant.encode()).digest() + unit.encode()).hexdigest()
+
+
+def statement_of(envelope: bytes) -> str:
+    """Return what tells a consent from every other one: SHA-256 of what was signed, hex. Raises `policies.dsse.InvalidEnvelope`."""
+    return hashlib.sha256(Envelope.parse(envelope).payload).hexdigest()
+
+
+def statements_of(signed: Iterable[Mapping[str, str]]) -> frozenset[str]:
+    """Return the consents that a record `erasure` carries in `signed`; one that is no envelope could be given to nobody again."""
+    found = set()
+    for one in signed:
+        with contextlib.suppress(InvalidEnvelope, KeyError):
+            found.add(statement_of(one["envelope"].encode()))
+    return frozenset(found)
 
 
 def sign_erasure(consent: ErasureConsent, key: PersonKey) -> bytes:

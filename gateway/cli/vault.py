@@ -86,7 +86,9 @@ def erase(
             fail("there is nothing to write: nobody signs", hint="--as PERSON --key FILE")
         write_durably(write, json.dumps(consents[-1]).encode(), mode=0o600, replace=True)
         err.print(
-            f"wrote {write}; it holds for a day, for this subject alone. Whoever has it can test names against it", markup=False, soft_wrap=True
+            f"wrote {write}; it holds for a day, for one erasure of this subject alone. Whoever has it can test names against it",
+            markup=False,
+            soft_wrap=True,
         )
         return
     if not yes and not typer.confirm("Everything captured of this subject is destroyed and cannot be brought back. Go on?", err=True):

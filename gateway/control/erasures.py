@@ -7,6 +7,9 @@ Rules:
 - What the log says was erased is erased: a restored vault brings nobody back, also where the tombstones beside it are gone.
 - The record `erasure` says which keys (random ids), how many entries, on what ground, who asked and who signed. Never whom: no unit, no pseudonym.
 - Where `vault.erase_people` is more than 0, that many approvers of the trust root sign, each for exactly this subject and ground.
+- A consent serves one erasure, for good: those used are known from the tombstones and from the log. Asked again with the same ones, an erasure that
+  was cut off is finished, and one that is done is refused. Where another node erased and its record is missing, what was signed before this start
+  counts for nothing.
 - Reading what was kept is recorded by the caller first (`gateway/admin/reads.py`).
 
 Example:
@@ -21,7 +24,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +36,10 @@ from audit.vault.tombstones import Erasure, Tombstones, destroy_again
 from gateway import pseudonyms
 from gateway.authenticate import Principal
 from gateway.control.clerk import Clerk
+from gateway.control.registry import Erased
 from gateway.refusals import Refusal
 from policies.consent import InvalidConsent
-from policies.erasure import NONCE_BYTES, Ground, about, load_erasure
+from policies.erasure import NONCE_BYTES, ErasureConsent, Ground, about, load_erasure, statements_of
 from policies.trust import TrustRoot
 
 _log = logging.getLogger(__name__)
@@ -76,13 +80,15 @@ class Erasures:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vault")
         self._vault: VaultStore | None = None  # set by `_open`, in the thread
         self._stones: Tombstones | None = None  # as above
+        self._served: dict[str, str] = {}  # consent -> the erasure it was for; changed by `_open` and `_remember`
+        self._signed_since_us = 0  # what was signed earlier counts for nothing; set by `_open`
         self._one_by_one = asyncio.Lock()
 
-    async def prepare(self, recorded: Mapping[str, Sequence[str]] | None = None) -> None:
+    async def prepare(self, recorded: Mapping[str, Erased] | None = None) -> None:
         """Open the vault, destroy again what a restore brought back, and finish erasures that were cut off.
 
         Args:
-            recorded: erasure -> ids of its data keys, as the log has them.
+            recorded: erasures by their ids, as the log has them.
 
         Raises:
             StoreError: it cannot be opened; nothing may be served from it.
@@ -100,14 +106,14 @@ class Erasures:
         """Erase a subject.
 
         Raises:
-            Refusal: missing scope, another tenant, or too few people have signed.
+            Refusal: missing scope, another tenant, too few people have signed, or what they signed has served already.
             StoreError: it could not be destroyed; what is remembered is destroyed at the next start.
             JournalError: it is destroyed and not recorded yet; the next start records it.
         """
         now_us = time.time_ns() // 1000
-        signed = admit(asked, principal, self._root, self._people, now_us, origin=self._origin)
+        signed = admit(asked, principal, self._root, self._people, now_us, origin=self._origin, since_us=self._signed_since_us)
         async with self._one_by_one:
-            erasure = await self._run(lambda: self._remember(asked, principal, signed, now_us))
+            erasure = await self._run(lambda: self._begun(signed) or self._remember(asked, principal, signed, now_us))
             return await self._finish(erasure, asked)
 
     async def expire(self, now_us: int) -> None:
@@ -122,15 +128,20 @@ class Erasures:
 
     # --- in the thread --------------------------------------------------------------------------------------------------------------------
 
-    def _open(self, recorded: Mapping[str, Sequence[str]]) -> list[Erasure]:
+    def _open(self, recorded: Mapping[str, Erased]) -> list[Erasure]:
         self._stones = Tombstones.open(self._marks)
         known = {erasure.erasure for erasure in self._stones.all()}
-        forgotten = [Erasure(name, 0, tuple(keys), told=True) for name, keys in recorded.items() if name not in known]
+        forgotten = [Erasure(name, 0, one.keys, told=True) for name, one in recorded.items() if name not in known]
         if forgotten:
             _log.warning("erasures that only the log remembers: are the marks beside the data directory the newest?", extra={"count": len(forgotten)})
             self._stones.begin(*forgotten)
         self._vault = VaultStore.open(self._data_dir, self._master)
         destroy_again(self._vault, self._stones)
+        self._served = {consent: name for name, one in recorded.items() for consent in one.consents}
+        for erasure in self._stones.all():
+            self._served |= dict.fromkeys(statements_of(erasure.record.get("signed", ())), erasure.erasure)
+            if not erasure.record and erasure.erasure not in recorded:  # another node's: what was signed for it is not known here
+                self._signed_since_us = time.time_ns() // 1000
         return self._stones.pending()
 
     def _opened(self) -> VaultStore:
@@ -146,6 +157,21 @@ class Erasures:
         held = pseudonyms.load(self._data_dir / "vault" / "epochs.json")
         return [pseudonyms.TenantPseudonyms(key).of(unit) for key in held.get(tenant, [])]
 
+    def _begun(self, signed: list[dict[str, str]]) -> Erasure | None:
+        """Return the erasure that these consents began and that is not recorded yet; None where they are all new. Raises Refusal."""
+        served = {self._served.get(consent, "") for consent in statements_of(signed)}
+        unfinished = {erasure.erasure: erasure for erasure in self._known().pending()}
+        if len(served) == 1 and served <= unfinished.keys():
+            return unfinished[served.pop()]
+        spent = sorted(served - {""})
+        if spent:
+            raise Refusal(
+                "bad_consent",
+                f"a consent has served erasure `{spent[0]}`, and each serves one",
+                hint="that erasure is in the log; for another one sign again: `assay audit erase - --as PERSON --key FILE`",
+            )
+        return None
+
     def _remember(self, asked: Asked, principal: Principal, signed: list[dict[str, str]], now_us: int) -> Erasure:
         vault = self._opened()
         keys = vault.keys_of(asked.tenant, asked.unit, self._subjects(asked.tenant, asked.unit))
@@ -155,6 +181,7 @@ class Erasures:
             carried["signed"] = signed
         erasure = Erasure(secrets.token_hex(16), now_us, tuple(key.hex() for key in keys), carried)
         self._known().begin(erasure)
+        self._served |= dict.fromkeys(statements_of(signed), erasure.erasure)
         return erasure
 
     async def _finish(self, erasure: Erasure, asked: Asked | None = None) -> Done:
@@ -176,8 +203,17 @@ class Erasures:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_us: int, *, origin: str) -> list[dict[str, str]]:
+def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_us: int, *, origin: str, since_us: int = 0) -> list[dict[str, str]]:
     """Say whether someone may have a subject erased; return who signed, as the record says it.
+
+    Args:
+        asked: the order.
+        principal: who gives it.
+        root: people and their keys.
+        people: how many of them have to sign.
+        now_us: Unix microseconds.
+        origin: of this log.
+        since_us: what was signed before counts for nothing.
 
     Raises:
         Refusal: `missing_scope`, `bad_consent`, or `not_approved` where more people have to sign.
@@ -206,8 +242,7 @@ def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_
             raise Refusal(
                 "bad_consent", f"the consent of `{consent.person}` is for another subject, tenant or ground", hint="sign again for this one"
             )
-        if not consent.issued_at_us - _SKEW_US <= now_us < consent.not_after_us:
-            raise Refusal("bad_consent", f"the consent of `{consent.person}` does not hold at this time", hint="sign again")
+        _require_valid_now(consent, now_us, since_us)
         signed[consent.person] = envelope.decode()
     if len(signed) < people:
         raise Refusal(
@@ -216,3 +251,14 @@ def admit(asked: Asked, principal: Principal, root: TrustRoot, people: int, now_
             hint="`assay audit erase - --as PERSON --key FILE --write FILE` signs; deliver with `--consent FILE`",
         )
     return [{"person": person, "envelope": signed[person]} for person in sorted(signed)]
+
+
+def _require_valid_now(consent: ErasureConsent, now_us: int, since_us: int) -> None:
+    if not consent.issued_at_us - _SKEW_US <= now_us < consent.not_after_us:
+        raise Refusal("bad_consent", f"the consent of `{consent.person}` does not hold at this time", hint="sign again")
+    if consent.issued_at_us < since_us:
+        raise Refusal(
+            "bad_consent",
+            f"the consent of `{consent.person}` was signed before this gateway started, which does not know what an erasure elsewhere has used",
+            hint="sign again",
+        )

@@ -99,7 +99,8 @@ class Publishing:
 
         def end() -> None:
             try:
-                self._publish()
+                while self._publish() is not None:  # a large backlog takes several heads
+                    pass
             except (StoreFull, SignerUnavailable) as fault:
                 _log.warning("the last records are not published yet; the next start does it", extra={"why": str(fault)})
             finally:

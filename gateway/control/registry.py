@@ -16,10 +16,20 @@ from experiments.rollout import RolloutState
 from gateway.control.logkeys import LogKeys
 from gateway.standing import ApprovalsInForce
 from policies.approvals import Approval, InvalidApproval, Revocation, load, recorded_revocation
+from policies.erasure import statements_of
 from policies.trust import TrustRoot
 
 CONCERNING: Final = re.compile(rb'"type":"(?:approval\.|rollout\.step"|experiment\.|trust\.pinned"|policy\.change"|key\.|log\.open"|erasure")')
 """Found in every leaf that can change the registry, and in few others: what is found is parsed. A start searches the whole log for it."""
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """What a record `erasure` says that counts at the next start."""
+
+    keys: tuple[str, ...]
+    """Ids of the data keys it destroyed."""
+    consents: frozenset[str]
+    """Statements that people signed for it (`policies.erasure.statement_of`): they serve no other."""
 
 
 class Registry:
@@ -34,8 +44,8 @@ class Registry:
         """Digests of the policies in force, by the latest `policy.change`."""
         self.log_keys = LogKeys()
         self.receipt_keys = Certificates()
-        self.erased: dict[str, tuple[str, ...]] = {}
-        """Erasure -> ids of the data keys it destroyed, by the log's `erasure` records."""
+        self.erased: dict[str, Erased] = {}
+        """What was erased, by the log's `erasure` records."""
         self.opened: dict[str, Any] | None = None
         """The `log.open` record; logs of earlier releases have none."""
         self.approvals: dict[str, Approval] = {}
@@ -84,7 +94,7 @@ class Registry:
         if record["type"] == "log.open":
             self.opened = record
         elif record["type"] == "erasure":
-            self.erased[record["erasure"]] = tuple(record["keys"])
+            self.erased[record["erasure"]] = Erased(tuple(record["keys"]), statements_of(record.get("signed", ())))
         else:
             self.receipt_keys.fold(index, record)
 

@@ -72,6 +72,7 @@ from gateway.control.tail import ROWS_PER_STEP, Tail, fold_registry
 from gateway.control.vaultclock import VaultClock
 from gateway.control.witnesses import Known, Witnesses
 from gateway.policy_server import Place
+from gateway.processes import parting
 from gateway.processes.control import TICK_S, ControlDirectory, Current
 from gateway.processes.parent import Status, end_with_parent
 from gateway.promises import RECEIPT_KEY
@@ -175,6 +176,9 @@ class Controller:
                 await self._loops()
             finally:
                 await journal.close(deadline_s=5.0)
+            if parting.is_announced(self._data / "run"):
+                parting.withdraw(self._data / "run")
+                await parting.await_close(self._data, f"{self._chosen.node}.recorder", self._publishing.publisher.size)
         return 0
 
     async def _prepare(self) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from gateway.processes import parting
 from gateway.processes.control import ControlDirectory
 
 _PAUSES_S = (0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
@@ -196,6 +197,7 @@ class Parent:
         self._run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._lock = hold(self._run_dir)
         (self._run_dir / "ready").unlink(missing_ok=True)  # of a gateway that was killed
+        parting.withdraw(self._run_dir)
         self._front = listen_tcp(plan.front, "front.bind")
         self._admin = listen_tcp(plan.admin, "admin.bind")
         self._recorder, self._recorder_path = listen_unix(self._run_dir)
@@ -307,20 +309,19 @@ class Parent:
             child.start()
 
     def _end_all(self) -> None:
-        """Stop workers, then the controller, the keeper, and the recorder; whatever outlives its time is killed."""
-        workers = [child for child in self._children if child.name.startswith("worker")]
-        keepers = [child for child in self._children if child.name == "keeper"]
-        for group in (workers, self._children[1:2], keepers, self._children[:1]):
-            running = [child.process for child in group if child.process is not None and child.process.poll() is None]
-            for process in running:
-                process.terminate()
-            deadline = time.monotonic() + _STOP_S
-            for process in running:
-                try:
-                    process.wait(max(0.1, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        """Stop workers, then the controller, the keeper, and the recorder (`gateway/processes/parting.py`); whatever outlives its time is killed."""
+        is_announced = parting.announce(self._run_dir)
+        controller, recorder = self._children[1:2], self._children[:1]
+        _await_end(_terminated([child for child in self._children if child.name.startswith("worker")]))
+        leaving = _terminated(controller)
+        if is_announced:
+            self._await_parting(leaving)
+        else:
+            _await_end(leaving)
+        _await_end(_terminated([child for child in self._children if child.name == "keeper"]))
+        _await_end(_terminated(recorder))
+        _await_end(leaving)
+        parting.withdraw(self._run_dir)
         (self._run_dir / "ready").unlink(missing_ok=True)
         for listener in (self._front, self._admin, self._recorder):
             listener.close()
@@ -329,3 +330,28 @@ class Parent:
             self._keeper[0].close()
             self._keeper[1].unlink(missing_ok=True)
         os.close(self._lock)
+
+    def _await_parting(self, leaving: list[subprocess.Popen[bytes]]) -> None:
+        """Wait until the controller writes no more records, or is gone."""
+        deadline = time.monotonic() + _STOP_S
+        while parting.is_announced(self._run_dir) and time.monotonic() < deadline and any(process.poll() is None for process in leaving):
+            time.sleep(0.02)
+
+
+def _terminated(children: Sequence[Child]) -> list[subprocess.Popen[bytes]]:
+    """Ask those that run to end; return them."""
+    running = [child.process for child in children if child.process is not None and child.process.poll() is None]
+    for process in running:
+        process.terminate()
+    return running
+
+
+def _await_end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until processes have ended; kill what outlives its time."""
+    deadline = time.monotonic() + _STOP_S
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

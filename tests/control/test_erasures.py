@@ -272,3 +272,121 @@ def test_whoever_is_short_enough_to_be_kept_can_be_asked_for(unit):
     body = json.dumps({"unit": unit, "ground": "request"}, ensure_ascii=False).encode()
     assert len(body) <= _BODY_BYTES
     assert order_of(body, OFFICER).unit == unit
+
+
+# --- one consent, one erasure -------------------------------------------------------------------------------------------------------------
+
+
+def consents(*people: bytes, issued_us: int | None = None) -> tuple[tuple[bytes, bytes], ...]:
+    made = []
+    for seed in people or (b"a", b"b"):
+        nonce, now_us = os.urandom(32), issued_us or time.time_ns() // 1000
+        said = ErasureConsent(ORIGIN, "acme", about(nonce, "acme", UNIT), "request", now_us, now_us + 1_000_000_000)
+        made.append((nonce, sign_erasure(said, PersonKey.from_seed(seed * 32))))
+    return tuple(made)
+
+
+def erase_with(place: Path, clerk: FakeClerk, *orders: Asked, recorded: Any = None) -> list[str]:
+    """Give orders to one gateway, one after the other; return what became of each: the id of its erasure, or the refusal's code."""
+
+    async def run() -> list[str]:
+        erasures = opened(place, clerk, people=2)
+        told = []
+        try:
+            await erasures.prepare(recorded)
+            for order in orders:
+                try:
+                    told.append((await erasures.erase(order, OFFICER)).erasure)
+                except Refusal as refused:
+                    told.append(f"{refused.code}: {refused.detail}")
+        finally:
+            erasures.close()
+        return told
+
+    return asyncio.run(run())
+
+
+def folded(clerk: FakeClerk) -> dict[str, Any]:
+    registry = Registry(ROOT)
+    for index, (kind, carries) in enumerate(clerk.records):
+        registry.fold(index, {"type": kind, **carries})
+    return registry.erased
+
+
+def test_a_consent_serves_one_erasure_and_a_second_one_takes_new_consents(place):
+    clerk, order = FakeClerk(), asked(consents=consents())
+    first, again, mixed, fresh = erase_with(
+        place, clerk, order, order, asked(consents=(order.consents[0], *consents(b"b"))), asked(consents=consents())
+    )
+    assert again == f"bad_consent: a consent has served erasure `{first}`, and each serves one"
+    assert mixed == again
+    assert [carries["erasure"] for _, carries in clerk.records] == [first, fresh]
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the marks", "the log's record"])
+def test_a_used_consent_stays_used_over_a_restart(place, lost):
+    clerk, order = FakeClerk(), asked(consents=consents())
+    (first,) = erase_with(place, clerk, order)
+    if lost == "the marks":
+        (place / "marks" / "vault.erased").unlink()
+    (told,) = erase_with(place, clerk, order, recorded={} if lost == "the log's record" else folded(clerk))
+    assert told.startswith(f"bad_consent: a consent has served erasure `{first}`")
+    assert len(clerk.records) == 1
+
+
+def test_another_signature_over_the_same_words_is_the_same_consent(place):
+    """A person with two keys signs one statement twice: that is one consent."""
+    keys = {name: PersonKey.from_seed(name[:1].encode() * 32) for name in ("alice", "bob", "carol")}
+    root = ceremony(keys, thresholds=DEFAULT_THRESHOLDS)
+    nonce, now_us = os.urandom(32), time.time_ns() // 1000
+    said = ErasureConsent(ORIGIN, "acme", about(nonce, "acme", UNIT), "request", now_us, now_us + 1_000_000_000)
+    both = {name: (nonce, sign_erasure(said, key)) for name, key in keys.items()}
+
+    async def run() -> None:
+        erasures = Erasures(place / "data", MASTER, place / "marks", FakeClerk(), root, ORIGIN, people=1)
+        try:
+            await erasures.prepare()
+            await erasures.erase(asked(consents=(both["alice"],)), OFFICER)
+            with pytest.raises(Refusal, match="has served"):
+                await erasures.erase(asked(consents=(both["carol"],)), OFFICER)
+        finally:
+            erasures.close()
+
+    asyncio.run(run())
+
+
+def test_asked_again_with_the_same_consents_an_erasure_that_was_cut_off_is_finished_and_is_no_second_one(place, monkeypatch):
+    clerk, order = FakeClerk(), asked(consents=consents())
+    real, failed = VaultStore.destroy, []
+
+    def fails_once(*words: Any, **named: Any) -> Any:
+        if not failed:
+            failed.append(1)
+            raise StoreFull("no space")
+        return real(*words, **named)
+
+    async def run() -> str:
+        erasures = opened(place, clerk, people=2)
+        try:
+            await erasures.prepare()
+            monkeypatch.setattr(VaultStore, "destroy", fails_once)
+            with pytest.raises(StoreFull):
+                await erasures.erase(order, OFFICER)
+            return (await erasures.erase(order, OFFICER)).erasure
+        finally:
+            erasures.close()
+
+    done = asyncio.run(run())
+    assert state_of(place) == {"erased"}
+    assert [(carries["erasure"], carries["entries"]) for _, carries in clerk.records] == [(done, 2)]
+    assert [one.erasure for one in Tombstones.open(place / "marks").all()] == [done]
+
+
+def test_where_another_node_erased_and_its_record_is_missing_nothing_signed_before_counts(place):
+    """The store is shared, the marks are not: this node knows that something was erased, and not which consents served it."""
+    clerk, before = FakeClerk(), asked(consents=consents())
+    erase_with(place, FakeClerk(), asked(consents=consents()))
+    (place / "marks" / "vault.erased").unlink()
+    late, fresh = erase_with(place, clerk, before, asked(consents=consents(issued_us=time.time_ns() // 1000 + 30_000_000)))
+    assert "signed before this gateway started" in late
+    assert fresh == clerk.records[0][1]["erasure"]

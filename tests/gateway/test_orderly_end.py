@@ -1,0 +1,45 @@
+"""What a verifier learns from the end of a log: whether the gateway was stopped, or died."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+from upstreams import Model
+
+
+@pytest.fixture
+def serving(tmp_path: Path, one: Model) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path / "d", workers=2)
+    deployment.write_model("plain", {"1": one.url})
+    deployment.approve("plain", "1", url=one.url)
+    try:
+        deployment.start()
+        deployment.record(deployment.infer("plain").headers["assay-decision"])
+        yield deployment
+    finally:
+        deployment.close()
+
+
+def open_writers(deployment: Deployment) -> list[str]:
+    return [note for note in deployment.verify().completeness.notes if "writers are open at this head" in note]
+
+
+def test_the_log_of_a_stopped_gateway_has_no_open_writer(serving: Deployment):
+    serving.wait_signed(len(serving.log.refresh()) - 1)
+    assert open_writers(serving) != [], "while it runs they are open"
+    assert serving.stop() == 0
+    verdict = serving.verify()
+    assert (verdict.size, verdict.completeness.grade) == (len(serving.log.refresh()), "ok"), "the head covers every record"
+    assert verdict.completeness.notes == []
+    assert serving.log.records[-1]["writer"]["node"] == "t.recorder"
+    assert not (serving.data / "run" / "parting").exists()
+
+
+@pytest.mark.slow
+def test_the_log_of_a_killed_gateway_says_that_writers_are_open(serving: Deployment):
+    serving.wait_signed(len(serving.log.refresh()) - 1)
+    serving.kill_everything()
+    assert open_writers(serving) != []
