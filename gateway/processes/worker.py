@@ -43,6 +43,7 @@ from gateway.live import decode as decode_live
 from gateway.native.sweep import Sweep
 from gateway.policy_server import Counts, Place, PolicyServer
 from gateway.processes.control import TICK_S, ControlDirectory
+from gateway.processes.freshness import Settling, tightest_bound_us
 from gateway.processes.parent import end_with_parent
 from gateway.processes.transports import TRANSPORTS, Transport
 from gateway.promises import RECEIPT_KEY, FollowedKey, Promises
@@ -165,6 +166,7 @@ class Worker:
         self._receipts = FollowedKey(self._run_dir / RECEIPT_KEY)
         self._receipt_fault = ""  # why there are no receipts, as the log was told; changed by `_promises`
         self._line: Line | None = None  # to the vault's keeper, where there is one; set by `run`
+        self._settling = Settling()
         self._early_told: dict[str, int] = {}  # refusals already told in denial.count records; moved on by the lane
 
     async def run(self) -> int:
@@ -221,6 +223,8 @@ class Worker:
         age_us = time.time_ns() // 1000 - lane.live.as_of_us
         if age_us > lane.snapshot.settings.staleness_default_us:
             return f"nothing heard from the controller for {age_us / 1e6:.1f} s"
+        if not self._settling.is_over:
+            return "starting: the controller is not heard from often enough yet for models of high risk to be served"
         if lane.journal.failure is not None or not lane.journal.is_connected:
             return "the recorder cannot be reached"
         return "stopping" if self._stop.is_set() else None
@@ -236,6 +240,7 @@ class Worker:
         # Modules and configuration live as long as the process: the collector need not walk them again while calls wait.
         gc.collect()
         gc.freeze()
+        self._follow(lane)  # building took its time: nobody is served by what was in force before it
         await transport.listen(
             lane.serve,
             render=functools.partial(render, lane.counters),
@@ -280,6 +285,9 @@ class Worker:
             if keys is not None:
                 lane.authenticator, lane.pseudonyms = keys
                 lane.install(lane.snapshot, lane.live, lane.policy_server)
+            if not self._settling.is_over:
+                bound_us, default_us = tightest_bound_us(lane.snapshot), lane.snapshot.settings.staleness_default_us
+                self._settling.look(lane.live.as_of_us, time.time_ns() // 1000, bound_us, default_us)
             if lane.policy_server is not None:
                 lane.policy_server.look()
             lane.promises = self._promises(lane.promises, lane.journal)

@@ -113,6 +113,19 @@ def test_when_the_controller_is_silent_high_risk_is_refused_within_its_bound_and
     assert gateway.record(reply.headers["assay-decision"])["outcome"]["code"] == "state_stale"
 
 
+def test_a_worker_that_starts_is_not_ready_before_a_model_of_high_risk_can_be_served(gateway: Deployment):
+    before = gateway.pids()
+    with gateway.paused("controller"):
+        wait_until(lambda: gateway.infer("careful").status_code == 503, "high risk to be refused")
+        for name in ("worker 0", "worker 1"):
+            gateway.signal(name, signal.SIGKILL)
+        wait_until(lambda: {gateway.pids().get(name, before[name]) for name in ("worker 0", "worker 1")}.isdisjoint(before.values()), "new workers")
+        told = wait_until(lambda: gateway.get("/readyz"), "a worker to answer", 30)
+        assert (told.status_code, told.json()["code"]) == (503, "not_ready")
+    gateway.wait_ready()
+    wait_until(lambda: gateway.infer("careful").status_code == 200, "high risk to be served")
+
+
 def test_a_killed_controller_is_not_noticed_by_callers_and_comes_back_knowing_what_was_in_force(gateway: Deployment):
     def in_force() -> tuple[object, ...]:
         found = gateway.api("/api/experiments")["experiments"]
