@@ -3,9 +3,10 @@
 orjson is fast but lets the last of two equal keys win, while a model server may let the first one win: then policy and model see
 different calls. RFC 8259 section 4 leaves the choice open, so duplicate keys are refused, and so is nesting past `MAX_DEPTH`.
 
-How it stays cheap: in a body without a backslash no string holds a quote, so `":` stands exactly once behind each key that has no white
-space before its colon. Then the body has as many `":` as keys, duplicates included, and the document written anew has as many as keys that
-survived: equal counts mean that none was lost. Anything else goes to the slow, exact parser. A property test holds both paths together.
+How it stays cheap: the document is written anew. Where that gives the body's own bytes, as it does for most programs' JSON, no key can have been lost.
+Else, in a body without a backslash no string holds a quote, so `":` stands exactly once behind each key that has no white space before its colon.
+Then the body has as many `":` as keys, duplicates included, and the document written anew has as many as keys that survived: equal counts mean that
+none was lost. Anything else goes to the slow, exact parser. A property test holds all paths together.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def parse(body: bytes) -> Any:
         raise JsonError(f"not JSON: {fault.msg} at line {fault.lineno} column {fault.colno}") from None
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
         raise JsonError(f"nested deeper than {MAX_DEPTH} levels")
+    written = orjson.dumps(document)
+    if written == body:
+        return document
     # `find`, because `in` first takes bytes for a number, which costs a raised and dropped exception each time (CPython 3.11).
     find = body.find
     if (
@@ -49,7 +53,7 @@ def parse(body: bytes) -> Any:
         or (find(b"\n") >= 0 and find(b"\n:") >= 0)
         or (find(b"\t") >= 0 and find(b"\t:") >= 0)
         or (find(b"\r") >= 0 and find(b"\r:") >= 0)
-        or orjson.dumps(document).count(b'":') != body.count(b'":')
+        or written.count(b'":') != body.count(b'":')
     ):
         _refuse_duplicates(body)
     return document
