@@ -34,7 +34,7 @@ import msgspec
 
 from audit import wire
 from audit.highwater import HighWater
-from audit.leaf import render
+from audit.leaf import finished, render
 from audit.link import Link
 from audit.statements import Clock, statement
 from audit.wire import BATCH_BYTES, BATCH_RECORDS
@@ -119,6 +119,7 @@ class Journal:
         if (highwater.node, highwater.epoch) != (node, epoch):
             raise ValueError(f"high-water mark of `{highwater.node}` epoch `{highwater.epoch}` given to writer `{node}` epoch `{epoch}`")
         self.node, self.epoch = node, epoch
+        self._writer = b',"writer":{"epoch":%d,"node":"%b","seq":' % (epoch, node.encode())
         self.on_ack: list[AckHook] = []
         self.acked_through = -1  # every record up to here is committed
         self._socket_path = socket_path
@@ -208,7 +209,21 @@ class Journal:
         if self._waiting_bytes >= self._limit_bytes or seq - self.acked_through > self._limit_records:
             self._refuse_append()
         record["writer"] = {"node": self.node, "epoch": self.epoch, "seq": seq}
-        leaf = render(record)
+        return self._queue(seq, render(record))
+
+    def append_rendered(self, unfinished: bytes) -> int:
+        """Number and queue a leaf that its caller has rendered in the profile of `audit.leaf`: all of it but `writer` and the closing brace.
+
+        Raises:
+            JournalFull, JournalFailed: As `append`.
+            audit.leaf.LeafTooLargeError: It is larger than a leaf may be; no number was used.
+        """
+        seq = self._next_seq
+        if self._waiting_bytes >= self._limit_bytes or seq - self.acked_through > self._limit_records:
+            self._refuse_append()
+        return self._queue(seq, finished(unfinished, self._writer, seq))
+
+    def _queue(self, seq: int, leaf: bytes) -> int:
         size = len(leaf)
         batch = self._open
         if batch.leaf_bytes + size > BATCH_BYTES:

@@ -68,6 +68,24 @@ def render(record: Mapping[str, Any]) -> bytes:
     return data
 
 
+def part(value: Any) -> str:
+    """Return a part of a record as it stands in the leaf. Raises LeafError as `render`."""
+    return render({"": value})[4:-1].decode()
+
+
+def known_part(value: Mapping[str, Any]) -> str:
+    """Return a part whose values are known to be text, booleans and small whole numbers, unchecked: for paths where `part` costs too much."""
+    return orjson.dumps(value, option=_OPTIONS).decode()
+
+
+def finished(unfinished: bytes, writer: bytes, seq: int) -> bytes:
+    """Return a leaf rendered up to its last key, `writer`: `,"writer":{"epoch":1,"node":"n1.w0","seq":` and the number. Raises LeafTooLargeError."""
+    data = b"%b%b%d}}" % (unfinished, writer, seq)
+    if len(data) > SIZE_LIMIT_BYTES:
+        raise LeafTooLargeError(f"leaf has `{len(data)}` bytes, at most {SIZE_LIMIT_BYTES} are allowed")
+    return data
+
+
 def parse(data: bytes) -> dict[str, Any]:
     """Return the record of a leaf, accepting only the bytes `render` gives for it.
 

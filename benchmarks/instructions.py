@@ -1,7 +1,7 @@
 """How many instructions a call costs the worker outside the kernel, counted and not timed: the same on a busy machine as on a quiet one.
 
 Method:
-- A gateway is started as for `benchmarks.lane` (`everything on`, or `bare`), its worker under valgrind's callgrind; what runs beside it is left alone.
+- A gateway is started as for `benchmarks.lane` (`everything on`, or `bare`), its worker under valgrind's callgrind; what runs beside it is not.
 - After a warm-up exactly `--calls` calls are made over 32 connections, between zeroing the counter and reading it.
 - Under valgrind a worker is about fifty times slower, so its intervals (batches, sweeps, ticks) are lengthened as much (`slow_motion/`): as many
   records travel together as under load. The number of records is compared with the number of calls, so that nothing else was counted.

@@ -22,6 +22,7 @@ from gateway.documents import RouteDocument
 from gateway.identifiers import Identifiers
 from gateway.keeping import ROOM_ENTRIES, Kept, Line
 from gateway.limits import DeniedBytes
+from gateway.plain_leaf import PlainLeaves
 from gateway.record import CallRecord, Source
 from gateway.refusals import Refusal
 
@@ -53,7 +54,7 @@ class Held:
 class Ledger:
     """Writes the records of one worker's calls. Owned by the worker's loop."""
 
-    __slots__ = ("_counters", "_denied", "_ids", "_journal", "_source", "_uncounted", "_waiting", "open", "vault")
+    __slots__ = ("_counters", "_denied", "_ids", "_journal", "_plain", "_source", "_uncounted", "_waiting", "open", "vault")
 
     def __init__(self, journal: Journal, source: Source, counters: Counters, ids: Identifiers, held: dict[str, Held], denied: DeniedBytes) -> None:
         """Write through `journal`; `held` are the calls in flight by id, oldest first."""
@@ -64,6 +65,7 @@ class Ledger:
         self._source = source
         self._counters = counters
         self._ids = ids
+        self._plain = PlainLeaves()
         self.open = held
         self.vault: Line | None = None
         """The line to the vault, where there is one; set by the worker before it serves."""
@@ -217,7 +219,8 @@ class Ledger:
         if record.kept is not None and record.committed_in is not None:
             record.vault = record.kept.hand_over(record.id, record.unix_us)
         try:
-            seq = self._journal.append(self._end_leaf(held, now_ns))
+            plain = None if held.decided else self._plain.render(record)
+            seq = self._journal.append(self._end_leaf(held, now_ns)) if plain is None else self._journal.append_rendered(plain)
         except LeafError:
             # Whatever made the leaf impossible, the call is told: who, what, how it ended.
             record.code = "unrecordable"

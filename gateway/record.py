@@ -1,7 +1,7 @@
 """From a decided call to its leaves. The format is `docs/records.md`; the profile (no floats, integers < 2^53) is kept by construction here.
 
-One `CallRecord` per call. `call()` is the single leaf of a call that ended before its batch closed; otherwise `decision()` first and
-`outcome()` at the end.
+One `CallRecord` per call. `call()` is the single leaf of a call that ended before its batch closed; otherwise `decision_leaf()` first and
+`outcome()` at the end. What nearly every `call()` would give is put together faster in `gateway/plain_leaf.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from gateway.facts import Facts
 from gateway.identifiers import Timestamps
 
 if TYPE_CHECKING:
+    from gateway.gate import Judged
     from gateway.keeping import Kept
 
 Leaf = dict[str, Any]
@@ -134,17 +135,22 @@ class CallRecord:
         if decision is not None:
             if decision.version is not None:
                 leaf["model"] = decision.version.record
-            leaf["route"] = self._route(decision)
+            leaf["route"] = self.route_of(decision)
             judged = decision.judged
             if judged is not None:
-                leaf["policy"] = {**self.policy, **judged.told, "cached": 1 if decision.cached else 0}
+                leaf["policy"] = self.policy_of(judged, is_cached=decision.cached)
                 if judged.approval_ids:
                     leaf["approval"] = {"ids": list(judged.approval_ids)}
         if self.committed_in is not None:
             leaf["payload"] = {"in": self.committed_in}
         return leaf
 
-    def _route(self, decision: Decision) -> Leaf:
+    def policy_of(self, judged: Judged, *, is_cached: bool) -> Leaf:
+        """Return the `policy` part."""
+        return {**self.policy, **judged.told, "cached": 1 if is_cached else 0}
+
+    def route_of(self, decision: Decision) -> Leaf:
+        """Return the `route` part."""
         route: Leaf = {"eligible": decision.eligible, "live_digest": self.live_digest}
         if decision.pinned:
             route["pinned"] = True

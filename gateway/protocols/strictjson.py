@@ -3,7 +3,7 @@
 orjson is fast but lets the last of two equal keys win, while a model server may let the first one win: then policy and model see
 different calls. RFC 8259 section 4 leaves the choice open, so duplicate keys are refused, and so is nesting past `MAX_DEPTH`.
 
-How it stays cheap: the document is written anew. Where that gives the body's own bytes, as it does for most programs' JSON, no key can have been lost.
+How it stays cheap: the document is written anew. Where that gives the body's own bytes, as most programs' JSON does, no key can have been lost.
 Else, in a body without a backslash no string holds a quote, so `":` stands exactly once behind each key that has no white space before its colon.
 Then the body has as many `":` as keys, duplicates included, and the document written anew has as many as keys that survived: equal counts mean that
 none was lost. Anything else goes to the slow, exact parser. A property test holds all paths together.

@@ -28,6 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))  # the deployment
 from deployment import Deployment, free_port
 from upstreams import Models
 
+from audit.leaf import finished
+from audit.leaf import parse as parse_leaf
 from audit.leaf import render as render_leaf
 from experiments.document import LiveExperiment
 from experiments.shares import WHOLE
@@ -68,6 +70,11 @@ class KeptJournal:
     def append(self, record: dict[str, Any]) -> int:
         record["writer"] = {"node": self.node, "epoch": self.epoch, "seq": len(self.leaves)}
         self.leaves.append(json.loads(render_leaf(record)))
+        return len(self.leaves) - 1
+
+    def append_rendered(self, unfinished: bytes) -> int:
+        leaf = finished(unfinished, b',"writer":{"epoch":%d,"node":"%b","seq":' % (self.epoch, self.node.encode()), len(self.leaves))
+        self.leaves.append(parse_leaf(leaf))
         return len(self.leaves) - 1
 
     def flush(self) -> None:
