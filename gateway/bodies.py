@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from audit.vault.entry import EntrySalts
 from experiments.replies import class_of
+from gateway.documents import PriceDocument
 from gateway.exchange import Request
 from gateway.gate import Judged
 from gateway.intake import Parsed
@@ -15,6 +16,7 @@ from gateway.record import CallRecord
 from gateway.refusals import Refusal
 from gateway.reply_policy import redacted
 from gateway.snapshot import Route
+from gateway.usage import Tail, unread
 from policies.obligations import NotCarriedOut
 
 REPLY_LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -51,19 +53,29 @@ def _redacted(judged: Judged, request: Request, record: CallRecord, salts: Salts
 
 
 def capture(route: Route, model_body: bytes, body: bytes, record: CallRecord) -> None:
-    """Read prediction and score from the model's reply; what is not there stays unrecorded and is seen as missing in reports.
+    """Read prediction, score and usage from the model's reply; what is not there stays unrecorded and is seen as missing in reports.
 
     Into the vault goes what the caller gets: what policies take out of a reply is not kept.
     """
     if record.kept is not None:
         record.kept.note_body("reply", body)
     if not route.reads_outcome:
+        if route.meter is not None:
+            record.metered = route.meter.of_body(model_body, price_of(record))
         return
     try:
         document = parse(model_body)
     except JsonError:
         record.code = "reply_unreadable"
+        if route.meter is not None:
+            record.metered = unread()
         return
+    if route.meter is not None:
+        record.metered = route.meter.of_document(document, price_of(record))
+    _predicted(route, document, record)
+
+
+def _predicted(route: Route, document: Any, record: CallRecord) -> None:
     if route.prediction is not None:
         found = class_of(route.prediction(document))
         if found is not None:
@@ -72,3 +84,15 @@ def capture(route: Route, model_body: bytes, body: bytes, record: CallRecord) ->
         value = route.score(document)
         if type(value) in (int, float) and abs(value) < 1e9:
             record.score_ppm = round(value * 1_000_000)
+
+
+def metered_tail(route: Route, tail: Tail, record: CallRecord) -> None:
+    """Read usage from a reply that was passed on as it came."""
+    if route.meter is not None:
+        record.metered = route.meter.of_tail(tail, price_of(record))
+
+
+def price_of(record: CallRecord) -> PriceDocument | None:
+    """Return what a call of the version that served costs."""
+    decision = record.decision
+    return None if decision is None or decision.version is None else decision.version.document.price

@@ -29,6 +29,14 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of every compiled document: immutable, strict, without floats."""
 
 
+class PriceDocument(Document, frozen=True):
+    """What a call of one version costs, in billionths of the model's currency."""
+
+    per_call_nano: int = 0
+    per_1000_input_tokens_nano: int = 0
+    per_1000_output_tokens_nano: int = 0
+
+
 class VersionDocument(Document, frozen=True):
     """One version of a model and where it answers."""
 
@@ -40,6 +48,8 @@ class VersionDocument(Document, frozen=True):
     stage: str
     submitted_by: str | None = None
     """Person who handed the version in; never counts among its approvers."""
+    price: PriceDocument | None = None
+    """Its own prices or the model's; None where its calls have none."""
 
 
 class FieldDocument(Document, frozen=True):
@@ -74,6 +84,9 @@ class CaptureDocument(Document, frozen=True):
     """What goes into the vault of every call."""
     vault_tenants: dict[str, VaultDocument] = {}
     """What goes there instead, of the calls of these tenants."""
+    input_tokens: str | None = None
+    output_tokens: str | None = None
+    """Where a reply counts its tokens."""
 
 
 class RouteDocument(Document, frozen=True):
@@ -108,6 +121,8 @@ class RouteDocument(Document, frozen=True):
     """Protocol `http`: pattern of a path -> methods (`gateway/protocols/http.py`)."""
     slo_availability_ppm: int | None = None
     slo_p99_us: int | None = None
+    currency: str = ""
+    """Of the versions' prices; empty where calls have none."""
 
 
 class PolicyServerDocument(Document, frozen=True):

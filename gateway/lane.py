@@ -19,7 +19,7 @@ from audit.vault.entry import SEED_BYTES
 from gateway import context, service, variants
 from gateway.answers import FAULT_CODES, answer, of_fault
 from gateway.authenticate import Authenticator, Principal
-from gateway.bodies import REPLY_LIMIT_BYTES, Salts, capture, sent
+from gateway.bodies import REPLY_LIMIT_BYTES, Salts, capture, metered_tail, sent
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas
@@ -41,6 +41,7 @@ from gateway.refusals import Refusal
 from gateway.reply_policy import Governed, govern, head_for, without_old_body
 from gateway.shadows import Shadows
 from gateway.snapshot import Route, Snapshot, Target, Version
+from gateway.usage import Tail, unread
 
 WHOLE_BELOW_BYTES: Final = 256 * 1024
 """A reply nothing is captured from is passed on whole below this length, else as it comes."""
@@ -285,7 +286,7 @@ class Lane:
         record.status = reply.status
         record.bytes_out = len(body)
         record.committed_out = commitment(salt_out, body)
-        if route.reads_reply and reply.status == 200:
+        if reply.status == 200 and (route.reads_reply or route.meter is not None):
             capture(route, model_body, body, record)
         await self.ledger.end(held, route.document)
         exchange.respond(reply.status, self._told(route, headers, record, judged, governed), body)
@@ -331,13 +332,19 @@ class Lane:
         record.status = reply.status
         judged = None if record.decision is None else record.decision.judged
         exchange.start(reply.status, self._told(route, reply.headers, record, judged, governed))
+        tail = None if route.meter is None or reply.status != 200 else Tail(reply.headers)
         try:
             async for chunk in reply.chunks():
                 record.bytes_out += len(chunk)
+                if tail is not None:
+                    tail.add(chunk)
                 await exchange.write(chunk)
+            if tail is not None:
+                metered_tail(route, tail, record)
         except UpstreamError as fault:
             record.fault = fault.fault.value
             record.code = FAULT_CODES[fault.fault]
+            record.metered = None if tail is None else unread()
             assert record.decision is not None and record.decision.version is not None  # noqa: S101, PT018 - it was called
             self.on_upstream_fault(record.id, record.decision.version, fault)
         record.upstream_us = (time.monotonic_ns() - sent_ns) // 1000

@@ -240,9 +240,10 @@ class Ledger:
     def _count(self, held: Held, document: RouteDocument) -> None:
         record = held.record
         version = record.decision.version if record.decision is not None else None
-        self._counters.call(
-            document.model, version.document.name if version is not None else "-", record.status, record.code or "", record.latency_us
-        )
+        name = version.document.name if version is not None else "-"
+        self._counters.call(document.model, name, record.status, record.code or "", record.latency_us)
+        if record.metered is not None:
+            self._counters.metered(document.model, name, record.metered)
 
     async def committed(self, seq: int, until_ns: int) -> None:
         """Wait until a record is committed, at most until a moment of the monotonic clock.

@@ -73,6 +73,8 @@ class CallRecord:
     reply_policy: Leaf | None = None
     prediction: str | None = None
     score_ppm: int | None = None
+    metered: Leaf | None = None
+    """Tokens and cost, where the model's file says how they are read."""
     status = 0
     code: str | None = None
     fault: str | None = None
@@ -189,7 +191,8 @@ class CallRecord:
         if self.reply_policy is not None:
             outcome["policy"] = self.reply_policy
         leaf["outcome"] = outcome
-        leaf["usage"] = {"rows": self.rows, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
+        usage = {"rows": self.rows, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
+        leaf["usage"] = usage if self.metered is None else usage | self.metered
         if self.committed_out is not None:
             leaf.setdefault("payload", {})["out"] = self.committed_out
         if self.committed_to_model is not None or self.committed_from_model is not None or self.kept is not None:

@@ -25,6 +25,7 @@ from gateway.protocols import v2
 from gateway.protocols.contract import Check, compile_contract
 from gateway.protocols.http import Serves
 from gateway.protocols.pointer import compile_pointer
+from gateway.usage import Meter
 from policies.bundle import PolicyBundle
 
 Load = Callable[[str], bytes]
@@ -66,6 +67,8 @@ class Route:
     """What of a call goes into the vault; None where nothing does."""
     plans: Mapping[str, Plan] = field(default_factory=dict)
     """What goes there instead, by tenant."""
+    meter: Meter | None = None
+    """How tokens and cost are read; None where a model's file says nothing of them."""
 
     @property
     def model(self) -> str:
@@ -229,6 +232,7 @@ def compile_route(digest: str, data: bytes) -> Route:
         serves=Serves(document.serves),
         plan=None if capture.vault is None else Plan.of(capture.vault),
         plans={tenant: Plan.of(own) for tenant, own in capture.vault_tenants.items()},
+        meter=Meter.of(capture, document.currency),
     )
 
 

@@ -88,6 +88,7 @@ class Collector:
             for result, count in sorted(counts.items()):
                 asked.add_metric([point, result], count)
         yield asked
+        yield from self._consumed(traffic)
         yield CounterMetricFamily("assay_receipts", "Receipts given to callers that asked.", value=traffic.receipts)
         in_flight = GaugeMetricFamily("assay_in_flight", "Calls being served, by worker.", labels=["node"])
         unconfirmed = GaugeMetricFamily("assay_oldest_unconfirmed_seconds", "Age of the oldest record not yet committed, by worker.", labels=["node"])
@@ -107,6 +108,23 @@ class Collector:
         yield GaugeMetricFamily(
             "assay_config_issues", "Issues that keep the latest configuration from being in force.", value=self._known.config_issues()
         )
+
+    @staticmethod
+    def _consumed(traffic: Traffic) -> Iterator[CounterMetricFamily]:
+        tokens = CounterMetricFamily("assay_tokens", "Tokens that replies counted.", labels=["model", "version", "kind"])
+        cost = CounterMetricFamily("assay_cost", "What calls cost, in units of the currency.", labels=["model", "version", "currency"])
+        unread = CounterMetricFamily("assay_usage_unread", "Replies that did not count their tokens.", labels=["model", "version"])
+        for place, totals in sorted(traffic.usage.items()):
+            model, _, version = place.partition("\n")
+            for what, amount in sorted(totals.items()):
+                kind, _, currency = what.partition(" ")
+                if kind == "cost_nano":
+                    cost.add_metric([model, version, currency], amount / 1e9)
+                elif kind == "unread":
+                    unread.add_metric([model, version], amount)
+                else:
+                    tokens.add_metric([model, version, kind.removesuffix("_tokens")], amount)
+        yield from (tokens, cost, unread)
 
     @staticmethod
     def _unkept(traffic: Traffic) -> GaugeMetricFamily:

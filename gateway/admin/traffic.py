@@ -77,6 +77,8 @@ class Traffic:
         """Experiment -> what became of the calls drawn for its shadow."""
         self.policy_server: dict[str, dict[str, int]] = {}
         """Decision point -> what became of questions to policy servers."""
+        self.usage: dict[str, dict[str, int]] = {}
+        """Model and version, a line each -> what their calls consumed (`Counters.usage`)."""
         self.workers: dict[str, dict[str, Any]] = {}
         """Latest status by node; what is counted next is counted from there."""
         self.history: deque[Second] = deque(maxlen=HISTORY_S)
@@ -127,7 +129,7 @@ class Traffic:
             more = count - before["refused_early"].get(code, 0)
             if more > 0:
                 self.refused_early[code] = self.refused_early.get(code, 0) + more
-        for totals, part in ((self.shadows, "shadows"), (self.policy_server, "policy_server")):
+        for totals, part in ((self.shadows, "shadows"), (self.policy_server, "policy_server"), (self.usage, "usage")):
             for name, counts in status.get(part, {}).items():
                 kept = totals.setdefault(name, {})
                 past = before.get(part, {}).get(name, {})

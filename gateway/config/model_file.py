@@ -14,8 +14,8 @@ from gateway.capture import RULE, inside
 from gateway.config.gateway_file import FileModel
 from gateway.config.issues import KeyPath, allowed, nearest
 from gateway.config.names import Digest, InputName, Name, NumberText, Origin, Pointer, ServedPath, Text
-from gateway.config.quantities import Duration, Rate, Share
-from gateway.documents import CaptureDocument, FieldDocument, RouteDocument, VaultDocument, VersionDocument
+from gateway.config.quantities import Duration, Price, Rate, Share
+from gateway.documents import CaptureDocument, FieldDocument, PriceDocument, RouteDocument, VaultDocument, VersionDocument
 
 Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 Found = list[tuple[KeyPath, str]]
@@ -28,6 +28,20 @@ class Unit(FileModel):
     json_pointer: Pointer = Field(alias="json", description="JSON pointer into the request body.")
 
 
+class Prices(FileModel):
+    """What a call of one version costs, in the currency under `cost`; what is left out is 0."""
+
+    per_call: Price | None = Field(default=None, description="Price of a call that was answered (status 200).")
+    per_1000_input_tokens: Price | None = Field(default=None, description="Price of 1,000 input tokens; needs `capture.usage.input_tokens`.")
+    per_1000_output_tokens: Price | None = Field(default=None, description="Price of 1,000 output tokens; needs `capture.usage.output_tokens`.")
+
+
+class Cost(Prices):
+    """What a call costs, for records, metrics and budgets."""
+
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(description="Three letters (ISO 4217), for example EUR.")
+
+
 class VersionEntry(FileModel):
     """One version of the model."""
 
@@ -37,6 +51,7 @@ class VersionEntry(FileModel):
         default="candidate", description="Where the version is in its life: candidate, production, retired."
     )
     submitted_by: Name | None = Field(default=None, description="Person who handed it in; never counts among its approvers.")
+    cost: Prices | None = Field(default=None, description="Its own prices, instead of all those under `cost`.")
 
 
 class InputEntry(FileModel):
@@ -90,11 +105,21 @@ class CapturedByTenant(Captured):
     )
 
 
+class UsagePlaces(FileModel):
+    """Where a reply says what it consumed."""
+
+    input_tokens: Pointer | None = Field(
+        default=None, description="JSON pointer into the reply to its input tokens, for example /usage/prompt_tokens."
+    )
+    output_tokens: Pointer | None = Field(default=None, description="JSON pointer into the reply to its output tokens.")
+
+
 class Capture(FileModel):
     """What is read from a call for records and evaluation."""
 
     prediction: Pointer | None = Field(default=None, description="JSON pointer into the reply to the predicted class.")
     score: Pointer | None = Field(default=None, description="JSON pointer into the reply to the score, 0 to 1.")
+    usage: UsagePlaces | None = Field(default=None, description="Where a reply counts its tokens; a reply that does not is counted as unread.")
     vault: CapturedByTenant | None = Field(
         default=None, description="What of a call goes into the vault, encrypted and erasable; needs `vault` in gateway.yaml. Default: nothing."
     )
@@ -155,6 +180,7 @@ class ModelFile(FileModel):
     retries: int = Field(default=1, ge=0, le=5, description="Times a failed call is sent again, where that is safe.")
     limits: Limits = Field(default_factory=Limits, description="Limits of a call and of a key.")
     slo: Slo = Field(default_factory=Slo, description="What was promised to callers.")
+    cost: Cost | None = Field(default=None, description="What a call costs.")
 
 
 def check_model(file: ModelFile, stem: str) -> Found:
@@ -181,6 +207,7 @@ def check_model(file: ModelFile, stem: str) -> Found:
     found += _check_serves(file)
     found += _check_inputs(file)
     found += _check_captured(file)
+    found += _check_cost(file)
     if file.audit == "async" and file.risk != "low":
         found.append((("audit",), f"`async` may lose records and is for low risk only; risk is `{file.risk}`; allowed: batch, sync"))
     if file.on_audit_unavailable == "degrade" and file.risk == "high":
@@ -226,6 +253,46 @@ def _check_captured(file: ModelFile) -> Found:
     return found
 
 
+def _check_cost(file: ModelFile) -> Found:
+    """Find prices of what is not counted, versions without a price beside others that have one, and prices without a currency."""
+    usage = file.capture.usage
+    counted = set() if usage is None else usage.model_dump(exclude_none=True).keys()
+    found: Found = []
+    if usage is not None and not counted:
+        found.append((("capture", "usage"), "names neither `input_tokens` nor `output_tokens`"))
+    lists: list[tuple[KeyPath, Prices]] = [] if file.cost is None else [(("cost",), file.cost)]
+    lists += [(("versions", name, "cost"), entry.cost) for name, entry in file.versions.items() if entry.cost is not None]
+    for where, prices in lists:
+        for kind in ("input_tokens", "output_tokens"):
+            if getattr(prices, f"per_1000_{kind}") is not None and kind not in counted:
+                message = f"has a price and is not counted; hint: say under `capture.usage.{kind}` where the reply counts them"
+                found.append(((*where, f"per_1000_{kind}"), message))
+        if where != ("cost",) and not _names_a_price(prices):
+            found.append((where, "names no price; hint: `per_call: 0` for what costs nothing"))
+        if file.cost is None:
+            found.append((where, "has prices and no currency; hint: `cost: {currency: EUR}` at the top of the file"))
+    if file.cost is not None and not _names_a_price(file.cost):
+        unpriced = [name for name, entry in file.versions.items() if entry.cost is None]
+        if unpriced:
+            found.append((("cost",), f"names no price, and version `{unpriced[0]}` has none of its own; hint: `per_call: 0` for what costs nothing"))
+    return found
+
+
+def _names_a_price(prices: Prices) -> bool:
+    return any(price is not None for price in (prices.per_call, prices.per_1000_input_tokens, prices.per_1000_output_tokens))
+
+
+def _price(file: ModelFile, entry: VersionEntry) -> PriceDocument | None:
+    prices = entry.cost or file.cost
+    if prices is None:
+        return None
+    return PriceDocument(
+        per_call_nano=prices.per_call or 0,
+        per_1000_input_tokens_nano=prices.per_1000_input_tokens or 0,
+        per_1000_output_tokens_nano=prices.per_1000_output_tokens or 0,
+    )
+
+
 def _check_input(entry: InputEntry) -> Found:
     numeric = entry.type in {"number", "integer"}
     bounded = [bound for bound, value in (("min", entry.min), ("max", entry.max)) if value is not None]
@@ -248,7 +315,12 @@ def compile_model(file: ModelFile) -> RouteDocument:
         unit_pointer=file.unit.json_pointer if file.unit else None,
         versions={
             name: VersionDocument(
-                name=name, upstreams=tuple(entry.upstreams), digest=entry.digest, stage=entry.stage, submitted_by=entry.submitted_by
+                name=name,
+                upstreams=tuple(entry.upstreams),
+                digest=entry.digest,
+                stage=entry.stage,
+                submitted_by=entry.submitted_by,
+                price=_price(file, entry),
             )
             for name, entry in file.versions.items()
         },
@@ -269,6 +341,7 @@ def compile_model(file: ModelFile) -> RouteDocument:
         serves={path: tuple(sorted(set(methods))) for path, methods in (file.serves or {}).items()},
         slo_availability_ppm=file.slo.availability,
         slo_p99_us=file.slo.p99,
+        currency=file.cost.currency if file.cost else "",
     )
 
 
@@ -277,6 +350,8 @@ def _capture(capture: Capture) -> CaptureDocument:
     return CaptureDocument(
         prediction=capture.prediction,
         score=capture.score,
+        input_tokens=capture.usage.input_tokens if capture.usage else None,
+        output_tokens=capture.usage.output_tokens if capture.usage else None,
         vault=None if plan is None else _captured(plan),
         vault_tenants={} if plan is None else {tenant: _captured(own) for tenant, own in plan.tenants.items()},
     )
