@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from experiments.config import AbFile, AnyExperimentFile, BlueGreenFile, CanaryFile, ChampionChallengerFile, ShadowFile
+from experiments.document import USAGE_SOURCES, MetricSource
 from experiments.parts import LATENCY_NAME
 from experiments.quantities import MarginValue
 from experiments.shared_files import BUILT_IN, NO_LAYERS, NO_METRICS, LayersFile, MetricDeclaration, MetricsFile
@@ -37,6 +38,10 @@ class ModelFacts:
     default_version: str
     has_labels: bool = True
     """Whether the route captures a prediction that labels can be compared with."""
+    usage: frozenset[MetricSource] = frozenset()
+    """What its file says how to read of a reply: `tokens`, `input_tokens`, `output_tokens`, `cost`."""
+    currency: str = ""
+    """Of its prices."""
 
 
 def check(
@@ -66,10 +71,11 @@ def check(
     else:
         faults += _version_faults(file, model)
     faults += _metric_faults(file, model, metrics)
+    faults += [] if model is None else _usage_faults(file, model, metrics)
     faults += _time_faults(file)
     faults += _layer_faults(file, layers)
     if isinstance(file, ShadowFile):
-        return faults + _person_faults(file) + _follower_faults(file, others)
+        return faults + _mirrored_faults(file, model, metrics) + _person_faults(file) + _follower_faults(file, others)
     if isinstance(file, BlueGreenFile):
         faults += _verify_faults(file, others)
     for other in others:
@@ -140,6 +146,22 @@ def _metric_faults(file: AnyExperimentFile, model: ModelFacts | None, metrics: M
     return faults
 
 
+def _usage_faults(file: AnyExperimentFile, model: ModelFacts, metrics: MetricsFile) -> list[Fault]:
+    """What metrics need to be read of replies, and the model's file does not say how."""
+    used: dict[str, KeyPath] = {name: ("guardrails", name) for name in file.guardrails}
+    if file.goal is not None:
+        used.setdefault(file.goal.metric, ("goal", "metric"))
+    faults = []
+    for name, path in used.items():
+        declared = metrics.metrics.get(name)
+        below = None if declared is None or declared.per is None else metrics.metrics.get(declared.per)
+        for source in dict.fromkeys(one.source for one in (declared, below) if one is not None):
+            if source in USAGE_SOURCES - model.usage:
+                where = "`cost`" if source == "cost" else f"`capture.usage.{source}`" if source != "tokens" else "`capture.usage`"
+                faults.append(Fault(path, f"`{name}` is made `from: {source}`, and the file of model `{file.model}` has no {where}"))
+    return faults
+
+
 def _value_faults(
     name: str, declared: MetricDeclaration, metrics: MetricsFile, path: KeyPath, margin_path: KeyPath, margin: MarginValue
 ) -> list[Fault]:
@@ -198,6 +220,20 @@ def _layer_faults(file: AnyExperimentFile, layers: LayersFile) -> list[Fault]:
             faults.append(Fault(("holdout",), f"unknown holdout `{file.holdout}`; allowed: {listed(layers.holdouts)}"))
         elif holdout.model != file.model:
             faults.append(Fault(("holdout",), f"holdout `{file.holdout}` is of model `{holdout.model}`, not `{file.model}`"))
+    return faults
+
+
+def _mirrored_faults(file: ShadowFile, model: ModelFacts | None, metrics: MetricsFile) -> list[Fault]:
+    """Guardrails that cannot be seen in pairs of replies, and a budget of what nobody has priced."""
+    faults = []
+    for name in sorted(file.guardrails):
+        declared = metrics.metrics.get(name)
+        is_known = name == "errors" or LATENCY_NAME.match(name) is not None or (declared is None and name not in BUILT_IN)
+        if not is_known and (declared is None or declared.type != "mean" or declared.source not in USAGE_SOURCES or declared.better != "lower"):
+            said = "a shadow's guardrails are `errors`, latencies such as `p95_ms`, and means `from` tokens or cost that are better when lower"
+            faults.append(Fault(("guardrails", name), f"`{name}` cannot be seen in mirrored calls; {said}"))
+    if file.budget.cost_per_day is not None and model is not None and "cost" not in model.usage:
+        faults.append(Fault(("budget", "cost_per_day"), f"the file of model `{file.model}` has no `cost`: nobody knows what a call costs"))
     return faults
 
 

@@ -16,6 +16,8 @@ from fractions import Fraction
 from hashlib import sha256
 from typing import Literal
 
+from msgspec import UNSET
+
 from experiments.bucketing import encode_parts
 from experiments.config import AbFile, AnyExperimentFile, BlueGreenFile, CanaryFile, ChampionChallengerFile, ShadowFile
 from experiments.document import (
@@ -41,14 +43,22 @@ from experiments.shares import WHOLE, integer_shares, share_of
 from experiments.targeting import spelled
 
 
-def compile_experiment(file: AnyExperimentFile, layers: LayersFile = NO_LAYERS, metrics: MetricsFile = NO_METRICS) -> ExperimentDocument:
+def compile_experiment(
+    file: AnyExperimentFile, layers: LayersFile = NO_LAYERS, metrics: MetricsFile = NO_METRICS, currency: str = ""
+) -> ExperimentDocument:
     """Compile a file that `check` found no fault with.
+
+    Args:
+        file: the experiment.
+        layers: `_layers.yaml`.
+        metrics: `_metrics.yaml`.
+        currency: of the model's prices.
 
     Raises:
         ValueError: a metric, layer or holdout is unknown; `check` says so with its place.
     """
     control = file.control if isinstance(file, AbFile) else "blue" if isinstance(file, BlueGreenFile) else "champion"
-    goal = None if file.goal is None else _metric(file.goal.metric, file.goal.margin, "rollback", metrics)
+    goal = None if file.goal is None else _metric(file.goal.metric, file.goal.margin, "rollback", metrics, currency)
     return ExperimentDocument(
         experiment=file.experiment,
         strategy=file.strategy,
@@ -62,7 +72,9 @@ def compile_experiment(file: AnyExperimentFile, layers: LayersFile = NO_LAYERS, 
         seed=file.seed,
         mode=_mode(file),
         steps=_steps(file),
-        guardrails=tuple(_metric(name, file.guardrails[name].max_harm, file.guardrails[name].on_harm, metrics) for name in sorted(file.guardrails)),
+        guardrails=tuple(
+            _metric(name, guardrail.max_harm, guardrail.on_harm, metrics, currency) for name, guardrail in sorted(file.guardrails.items())
+        ),
         goal=goal,
         alpha_ppm=file.analysis.alpha,
         alpha_harm_ppm=file.analysis.alpha_harm,
@@ -142,6 +154,7 @@ def _shadow(file: ShadowFile) -> ShadowDocument:
         timeout_us=file.timeout,
         per_second=file.budget.per_second,
         per_day=file.budget.per_day,
+        cost_per_day_nano=file.budget.cost_per_day or 0,
         then_start=None if file.then is None else file.then.start,
         person=file.arms["champion"].person,
         decided_within_us=file.decided_within or 0,
@@ -181,7 +194,7 @@ def _canary_step(step: Step) -> StepDocument:
     )
 
 
-def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFile) -> MetricDocument:
+def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFile, currency: str) -> MetricDocument:
     if (latency := LATENCY_NAME.match(name)) is not None:
         return MetricDocument(
             metric=name,
@@ -216,6 +229,7 @@ def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFil
         high_ppm=high,
         window_us=declared.window,
         missing=declared.missing,
+        currency=currency if "cost" in (declared.source, below.source if below else "") else UNSET,
     )
 
 

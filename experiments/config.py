@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationInfo, field_validator
 
 from experiments.parts import (
-    LATENCY_NAME,
     Analysis,
     Arm,
     ArmName,
@@ -35,7 +34,7 @@ from experiments.parts import (
     arms_are_named_well,
     listed,
 )
-from experiments.quantities import Duration, Probability, Share, Tolerance, ToleranceValue
+from experiments.quantities import Duration, Price, Probability, Share, Tolerance, ToleranceValue
 
 STRATEGIES = ("ab", "canary", "shadow", "blue_green", "champion_challenger")
 
@@ -203,6 +202,11 @@ class Budget(Strict):
 
     per_second: int = Field(default=20, ge=1, le=100_000, description="Mirrored calls a second; what comes above is left out and counted.")
     per_day: int = Field(default=0, ge=0, le=1_000_000_000, description="Mirrored calls a day (UTC); 0 is unlimited.")
+    cost_per_day: Price | None = Field(
+        default=None,
+        gt=0,
+        description="What mirrored calls may cost a day (UTC), in the currency of the model's `cost`; without it they are not limited by cost.",
+    )
 
 
 class Follow(Strict):
@@ -259,8 +263,6 @@ class ShadowFile(Experiment):
     @classmethod
     def _guardrails_are_of_pairs(cls, guardrails: dict[str, Guardrail]) -> dict[str, Guardrail]:
         for name, guardrail in guardrails.items():
-            if name != "errors" and LATENCY_NAME.match(name) is None:
-                raise ValueError(f"`{name}` cannot be seen in mirrored calls; a shadow's guardrails are `errors` and latencies such as `p95_ms`")
             if name == "errors" and guardrail.max_harm.unit != "pp":
                 raise ValueError("`errors` of a shadow are calls that only it failed: write `max_harm` in pp")
             if name == "errors" and not 0 < guardrail.max_harm.amount < 1_000_000:

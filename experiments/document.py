@@ -14,6 +14,7 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -31,8 +32,20 @@ Phase = Literal["draft", "running", "paused", "promoted", "rolled_back", "stoppe
 
 
 MetricType = Literal["proportion", "mean", "count", "ratio", "quantile"]
-MetricSource = Literal["feedback", "latency", "errors", "labels", "rows", "bytes_in", "bytes_out"]
-"""Feedback, or what the records of calls say anyway."""
+MetricSource = Literal["feedback", "latency", "errors", "labels", "rows", "bytes_in", "bytes_out", "tokens", "input_tokens", "output_tokens", "cost"]
+"""Feedback, or what the records of calls say: the last four where the model's file says how they are read."""
+USAGE_SOURCES: frozenset[MetricSource] = frozenset({"tokens", "input_tokens", "output_tokens", "cost"})
+"""What a reply may leave out: how often it does is told, and held against an arm that does it more."""
+_UNITS: Mapping[MetricSource, tuple[str, str]] = {
+    "latency": ("ms", "ms"),
+    "rows": ("rows", "row"),
+    "bytes_in": ("bytes", "byte"),
+    "bytes_out": ("bytes", "byte"),
+    "tokens": ("tokens", "token"),
+    "input_tokens": ("input tokens", "input token"),
+    "output_tokens": ("output tokens", "output token"),
+}
+"""Unit of a value, and of one below the line of a ratio."""
 Missing = Literal["drop", "zero", "refuse"]
 
 
@@ -85,6 +98,30 @@ class MetricDocument(Document, frozen=True, kw_only=True):
     """How long after the decision a reward may come; only units whose window has closed count."""
     missing: Missing = "drop"
     """What a unit counts as whose window closed without a reward; `refuse`: nothing is judged while there is one."""
+    currency: str | msgspec.UnsetType = msgspec.UNSET
+    """Of what comes from `cost`; elsewhere left out of the document, whose digest then is what it was before there were costs."""
+
+    @property
+    def reads_usage(self) -> bool:
+        """Whether its values stand in a reply, which may leave them out."""
+        return self.kind == "measured" and not USAGE_SOURCES.isdisjoint((self.source, self.per_source))
+
+    @property
+    def unit(self) -> str:
+        """What a value is counted in, for people: `ms`, `tokens`, `EUR per 1,000 calls`; empty where only its owner knows.
+
+        Costs are told for a thousand, so that those of small calls can be read; in millionths of that a call's cost is its billionths.
+        """
+        if self.kind != "measured" or (self.per is not None and self.per_source == "cost" and self.source == "cost"):
+            return ""
+        if self.source == "cost":
+            below = "calls" if self.per is None else _UNITS[self.per_source][0] if self.per_source in _UNITS else f"`{self.per}`"
+            return f"{self.currency or 'currency'} per 1,000 {below}"
+        unit, _ = _UNITS.get(self.source, ("", ""))
+        if self.per is None:
+            return unit
+        below = f"0.001 {self.currency or 'currency'}" if self.per_source == "cost" else _UNITS.get(self.per_source, ("", f"`{self.per}`"))[1]
+        return f"{unit or f'`{self.metric}`'} per {below}"
 
     @property
     def counts_good_events(self) -> bool:
@@ -156,6 +193,8 @@ class ShadowDocument(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Mirrored calls a second, all workers together."""
     per_day: int
     """Mirrored calls a day (UTC), all workers together; 0 = unlimited."""
+    cost_per_day_nano: int = 0
+    """What mirrored calls may cost a day, all workers together, in billionths of the model's currency; 0 = unlimited."""
     then_start: str | None = None
     """Draft that starts once every limit is proven kept."""
     person: str = ""

@@ -50,6 +50,8 @@ class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
     """`rate`, or `value` of a mean, count or ratio in millionths of its own unit."""
     past: str = ""
     """Of a quantile: what the rate is of, `above 212 ms`."""
+    of: str = ""
+    """Of a value: what it is counted in, `ms`, `EUR per 1,000 calls`; empty where only its owner knows."""
 
 
 def effects(document: ExperimentDocument, evidence: Evidence) -> list[Effect]:
@@ -67,7 +69,9 @@ def effects(document: ExperimentDocument, evidence: Evidence) -> list[Effect]:
 
 def _of_values(metric: MetricDocument, role: str, moments: dict[str, stats.Moments], arm: str, control: str, alpha: float, planned: int) -> Effect:
     treated, base = moments[arm], moments[control]
-    told = Effect(metric.metric, arm, role, metric.better, treated.n, base.n, round(treated.mean * PPM), round(base.mean * PPM), unit="value")
+    told = Effect(
+        metric.metric, arm, role, metric.better, treated.n, base.n, round(treated.mean * PPM), round(base.mean * PPM), unit="value", of=metric.unit
+    )
     told = msgspec.structs.replace(told, difference_ppm=round((treated.mean - base.mean) * PPM))
     try:
         low, high = bounds(treated, base, planned, alpha)

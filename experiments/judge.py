@@ -145,7 +145,8 @@ def unanswered(metric: MetricDocument, found: MetricEvidence, shares: Mapping[st
     if log_e < math.log(1 / SRM_ALPHA):
         return ""
     rates = ", ".join(f"`{arm}` {found.answered[arm]} of {found.due[arm]}" for arm in sorted(found.due))
-    return f"the response rate differs by arm: {rates}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
+    what = "how many replies say it" if metric.reads_usage else "the response rate"
+    return f"{what} differs by arm: {rates}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
 
 
 def _absence(metric: MetricDocument, found: MetricEvidence, arm: str, control: str) -> str:
@@ -159,7 +160,9 @@ def _absence(metric: MetricDocument, found: MetricEvidence, arm: str, control: s
         return f"the window of {found.pending} units is still open" if found.pending else "no data in every arm yet"
     if sum(found.answered.values()) == 0:
         closed = " whose window has closed" if metric.window_us is not None else ""
-        return f"nothing has arrived for any of {due} units{closed}; is it reported under this name?"
+        of_feedback = f"nothing has arrived for any of {due} units{closed}; is it reported under this name?"
+        of_replies = f"no reply of {due} calls says it; do `capture.usage` and `cost` in the model's file fit what it answers?"
+        return of_replies if metric.reads_usage else of_feedback
     if metric.type == "quantile" and not (found.units[arm] or found.units[control]):
         return f"its threshold waits for the first {burn_in_units(metric)} units of `{control}` that answer"
     silent = [name for name in (arm, control) if not found.answered[name]]
@@ -213,6 +216,7 @@ def _judge_moments(
     """Values: refused below the burn-in, which is a hold."""
     treated, base = moments[arm], moments[control]
     counted = f"{metric.metric}: `{arm}` {treated.mean:.4g} in {treated.n} units, `{control}` {base.mean:.4g} in {base.n}"
+    counted += f" ({metric.unit})" if metric.unit else ""
     try:
         found = judge_values(treated, base, better=metric.better, margin_ppm=metric.margin, n_star=planned, alphas=alphas)
     except stats.BurnInError as few:

@@ -55,9 +55,9 @@ class MetricEvidence(msgspec.Struct, frozen=True):
     moments: dict[str, stats.Moments] | None = None
     """Of values (`experiments/values.py`): arm -> moments of its units."""
     due: dict[str, int] | None = None
-    """Of feedback: arm -> units that should have answered by now."""
+    """Of feedback: arm -> units that should have answered by now. Of tokens and cost: arm -> units whose call has ended."""
     answered: dict[str, int] | None = None
-    """Of feedback: arm -> those of them that have."""
+    """Those of them that have a value."""
     pending: int = 0
     """Units whose window is still open."""
 
@@ -78,7 +78,7 @@ class Unit(msgspec.Struct):
     rewards: dict[str, tuple[str, bool]] | None = None
     values: dict[str, dict[str, tuple[str, int]]] | None = None
     usage: Mapping[str, int] | None = None
-    """Rows and bytes of the call; only where a metric asks for them."""
+    """Rows, bytes, tokens and cost of the call; only where a metric asks for them."""
     at_us: int = 0
     """When it was decided; only where a metric has a window."""
     segments: dict[str, str] | None = None
@@ -110,15 +110,25 @@ def observed(metric: MetricDocument, arms: Sequence[str], control: str, units: C
     if metric.kind == "latency":
         timed = [(unit.decision, unit.arm, unit.latency_us) for unit in units if unit.latency_us is not None]
         return _past_threshold(metric, arms, control, timed)
+    if metric.reads_usage:
+        ended = [unit for unit in units if unit.failed is not None]
+        counted = [unit for unit in ended if _value(unit, metric) is not None]
+        return _told(_amounting(metric, arms, control, ended), arms, ended, counted)
     if metric.kind != "reward":
         return _amounting(metric, arms, control, units)
     due = [unit for unit in units if metric.window_us is None or unit.at_us + metric.window_us <= now_us]
-    found = _amounting(metric, arms, control, due)
-    asked, answered = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
+    found = _told(_amounting(metric, arms, control, due), arms, due, [unit for unit in due if is_answered(unit, metric)])
+    return msgspec.structs.replace(found, pending=len(units) - len(due))
+
+
+def _told(found: MetricEvidence, arms: Sequence[str], due: Collection[Unit], answered: Collection[Unit]) -> MetricEvidence:
+    """Evidence with how many of each arm should have a value, and have."""
+    asked, have = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
     for unit in due:
         asked[unit.arm] += 1
-        answered[unit.arm] += is_answered(unit, metric)
-    return msgspec.structs.replace(found, due=asked, answered=answered, pending=len(units) - len(due))
+    for unit in answered:
+        have[unit.arm] += 1
+    return msgspec.structs.replace(found, due=asked, answered=have)
 
 
 def _amounting(metric: MetricDocument, arms: Sequence[str], control: str, units: Collection[Unit]) -> MetricEvidence:
@@ -156,7 +166,7 @@ def threshold_in_words(metric: MetricDocument, found: MetricEvidence) -> str:
     side = "above" if metric.counts_above else "below"
     if found.threshold_us is not None:
         return f" {side} {found.threshold_us / 1000:g} ms"
-    return "" if found.threshold_ppm is None else f" {side} {found.threshold_ppm / 1e6:g}"
+    return "" if found.threshold_ppm is None else f" {side} {found.threshold_ppm / 1e6:g} {metric.unit}".rstrip()
 
 
 def _past_threshold(metric: MetricDocument, arms: Sequence[str], control: str, values: list[tuple[str, str, int]]) -> MetricEvidence:
@@ -188,7 +198,7 @@ def _value(unit: Unit, metric: MetricDocument) -> Any:
         above, below = _sum(unit, metric.metric, metric.source), _sum(unit, metric.per or "", metric.per_source)
         return None if above is None or below is None else (above, below)
     if metric.kind == "measured":
-        return _measured(unit, metric.source)
+        return _of_call(unit, metric.source)
     found = (unit.values or {}).get(metric.metric)
     if found is None:
         return 0 if metric.missing == "zero" else None
@@ -197,16 +207,26 @@ def _value(unit: Unit, metric: MetricDocument) -> Any:
 
 def _sum(unit: Unit, name: str, source: MetricSource) -> int | None:
     if source != "feedback":
-        return _measured(unit, source)
+        return _of_call(unit, source)
     found = (unit.values or {}).get(name)
     return None if found is None else sum_of(found)
 
 
-def _measured(unit: Unit, source: MetricSource) -> int | None:
-    """What the record of a call says, in ppm: milliseconds, rows, bytes."""
+def _of_call(unit: Unit, source: MetricSource) -> int | None:
+    """What the record of a call says, in ppm of the metric's unit."""
     if source == "latency":
         return None if unit.latency_us is None else unit.latency_us * 1_000
-    found = (unit.usage or {}).get(source)
+    return measured_ppm(unit.usage or {}, source)
+
+
+def measured_ppm(usage: Mapping[str, Any], source: MetricSource) -> int | None:
+    """Return what a record's `usage` says, in millionths of rows, bytes, tokens, or of the currency a thousand calls; None where it says nothing."""
+    if source == "cost":
+        return usage.get("cost_nano")
+    if source == "tokens":
+        counted = [usage[kind] for kind in ("input_tokens", "output_tokens") if kind in usage]
+        return sum(counted) * 1_000_000 if counted else None
+    found = usage.get(source)
     return None if found is None else found * 1_000_000
 
 

@@ -8,8 +8,11 @@ Rules (semantics.md 4):
 - Each part is a rate with a limit: calls that disagree. So is `errors` (the shadow failed where the champion answered) and each latency guardrail
   (`p95_ms`: the shadow is slower than the champion's quantile plus the margin in more than 5 % of calls, 4.3; the threshold is the champion's among
   the first pairs, and only later pairs count).
-- A limit is *kept* when the beta-binomial e-process against "at least the limit" reached 1/alpha, and *broken* when the one against "at most the
-  limit" reached 1/alpha_harm (split over all limits): both hold however often someone looks (`stats.log_binomial_e_value`).
+- A guardrail on a mean of tokens or cost is the mean of shadow less (1 + margin) champion over pairs: *kept* when its asymptotic confidence sequence
+  lies below 0 at alpha, *broken* when above 0 at alpha_harm, neither before 500 pairs. Only pairs of good replies that both say it count; where more
+  than 1 % of the good ones do not, nothing is kept, because what is not said may be the dear calls.
+- Any other limit is *kept* when the beta-binomial e-process against "at least the limit" reached 1/alpha, and *broken* when the one against "at most
+  the limit" reached 1/alpha_harm (split over all limits): both hold however often someone looks (`stats.log_binomial_e_value`).
 - No data is a hold. A part that could not be compared disagrees, and a shadow that failed agrees in nothing.
 - The fold does not depend on order and takes a repeated record once. Memory: about 150 bytes a pair for latency thresholds, at most `max_pairs`;
   pairs past that are counted in `overflow` and not used.
@@ -28,15 +31,31 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from experiments import stats
-from experiments.document import ExperimentDocument, MetricDocument
+from experiments.document import ExperimentDocument, MetricDocument, OnHarm
+from experiments.effects import tuned_for
+from experiments.observations import measured_ppm
 from experiments.verdict import MetricVerdict, Outcome, Verdict
 
 SHADOW: Final = "shadow"
 CHAMPION: Final = "champion"
+MOST_UNSAID_PERCENT: Final = 1
+"""Pairs that may leave out what they cost before nothing is proven of the others."""
 LATENCY_BURN_IN_EVENTS: Final = 10
 """Expected exceedances among the champion's replies that fix a latency threshold: 200 pairs for p95."""
+
+
+class PairedMeans(msgspec.Struct, frozen=True):
+    """What pairs amount to in one quantity."""
+
+    excess: stats.Moments
+    """Of shadow less (1 + margin) champion, in the metric's unit."""
+    shadow: float
+    champion: float
+    unsaid: int
+    """Pairs of good replies of which one did not say it; they are not among `pairs`."""
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -46,6 +65,8 @@ class Limit(msgspec.Struct, frozen=True):
     broken: int
     limit_ppm: int
     threshold_us: int | None = None
+    means: PairedMeans | None = None
+    """Of a mean of tokens or cost, instead of calls that broke it."""
 
 
 class PairEvidence(msgspec.Struct, frozen=True):
@@ -64,6 +85,8 @@ class _Pair(msgspec.Struct):
     id: str
     shadow_us: int | None
     champion_us: int
+    usage: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+    """Of shadow and champion; only where a guardrail asks for it and both replies were good."""
 
 
 class PairFold:
@@ -81,6 +104,7 @@ class PairFold:
             raise ValueError(f"`{document.experiment}` has no shadow to compare")
         self._document, self._epoch, self._max_pairs = document, epoch, max_pairs
         self._parts = {part.name: part.max_disagreement_ppm for part in document.shadow.compare}
+        self._measures = any(guardrail.kind == "measured" for guardrail in document.guardrails)
         # Mutable state, changed by `add` alone.
         self._pairs: dict[str, _Pair] = {}
         self._broken = dict.fromkeys(self._parts, 0)
@@ -99,7 +123,9 @@ class PairFold:
             return
         outcome = record["outcome"]
         has_failed = outcome["status"] != record["champion"]["status"] or "code" in outcome
-        self._pairs[decision] = _Pair(decision, None if has_failed else outcome["latency_us"], record["champion"]["latency_us"])
+        pair = self._pairs[decision] = _Pair(decision, None if has_failed else outcome["latency_us"], record["champion"]["latency_us"])
+        if self._measures and not has_failed:
+            pair.usage = record.get("usage", {}), record["champion"].get("usage", {})
         self._failed += has_failed
         compared = {} if has_failed else record["compared"]  # a reply that is none agrees in nothing
         for name in self._parts:
@@ -109,10 +135,23 @@ class PairFold:
         """Counts at this moment. Cost: one pass over the pairs for each latency guardrail."""
         limits = {name: Limit(len(self._pairs), self._broken[name], most) for name, most in self._parts.items()}
         for guardrail in self._document.guardrails:
-            limits[guardrail.metric] = (
-                self._latency(guardrail) if guardrail.kind == "latency" else Limit(len(self._pairs), self._failed, guardrail.margin)
-            )
+            if guardrail.kind == "measured":
+                limits[guardrail.metric] = self._measured(guardrail)
+            elif guardrail.kind == "latency":
+                limits[guardrail.metric] = self._latency(guardrail)
+            else:
+                limits[guardrail.metric] = Limit(len(self._pairs), self._failed, guardrail.margin)
         return PairEvidence(len(self._pairs), limits, self._overflow)
+
+    def _measured(self, guardrail: MetricDocument) -> Limit:
+        good = [pair.usage for pair in self._pairs.values() if pair.usage is not None]
+        values = [tuple(measured_ppm(usage, guardrail.source) for usage in both) for both in good]
+        # Sorted, so that the order of arrival plays no part in the last digit either.
+        said = np.array(sorted(both for both in values if None not in both), dtype=float).reshape(-1, 2) / 1e6
+        excess = said[:, 0] - (1 + guardrail.margin / 1e6) * said[:, 1]
+        shadow, champion = said.mean(axis=0) if len(said) else (0.0, 0.0)
+        means = PairedMeans(stats.Moments.of(excess), float(shadow), float(champion), len(good) - len(said))
+        return Limit(len(said), 0, guardrail.margin, means=means)
 
     def _latency(self, guardrail: MetricDocument) -> Limit:
         if guardrail.quantile_ppm is None:
@@ -142,7 +181,13 @@ def judge_pairs(document: ExperimentDocument, evidence: PairEvidence) -> Verdict
     """
     alpha, alpha_harm = document.alpha_ppm / 1e6, document.alpha_harm_ppm / 1e6 / max(1, len(evidence.limits))
     on_harm = {guardrail.metric: guardrail.on_harm for guardrail in document.guardrails}
-    verdicts = tuple(_judge_limit(name, limit, alpha, alpha_harm, on_harm.get(name, "rollback")) for name, limit in evidence.limits.items())
+    units = {guardrail.metric: guardrail.unit for guardrail in document.guardrails}
+    verdicts = tuple(
+        _judge_limit(name, limit, alpha, alpha_harm, on_harm.get(name, "rollback"))
+        if limit.means is None
+        else _judge_means(name, units[name], limit, limit.means, (alpha, alpha_harm), tuned_for(document), on_harm[name])
+        for name, limit in evidence.limits.items()
+    )
     harmed = [found for found in verdicts if found.outcome == "harm"]
     outcome: Outcome = "hold"
     if harmed:
@@ -186,11 +231,40 @@ def _judge_limit(name: str, limit: Limit, alpha: float, alpha_harm: float, on_ha
     return MetricVerdict(name, SHADOW, "hold", False, f"{counted}: neither more nor less than {at_most} is proven yet", True, on_harm)
 
 
+def _judge_means(name: str, unit: str, limit: Limit, means: PairedMeans, alphas: tuple[float, float], n_star: int, on_harm: OnHarm) -> MetricVerdict:
+    """Judge a mean of tokens or cost: one-sided each, so the two-sided sequence is asked for at twice the level."""
+
+    def said(outcome: Outcome, why: str) -> MetricVerdict:
+        more = f"{means.shadow / means.champion - 1:+.1%}".replace("%", " %") if means.champion else "from nothing"
+        counted = f"{name}: {means.shadow:.4g} against {means.champion:.4g} ({unit}) in {limit.pairs} pairs, {more}"
+        return MetricVerdict(name, SHADOW, outcome, False, f"{counted}: {why}", limit.pairs > 0, on_harm)
+
+    if limit.pairs == 0:
+        without = f"; {means.unsaid} pairs do not say it" if means.unsaid else ""
+        return MetricVerdict(name, SHADOW, "hold", False, f"{name}: nothing compared yet{without}", False, on_harm)
+    at_most = f"{limit.limit_ppm / 10_000:g} % more"
+    try:
+        _, high = stats.asymptotic_mean(means.excess, n_star=n_star, alpha=min(0.5, 2 * alphas[0]))
+        low, _ = stats.asymptotic_mean(means.excess, n_star=n_star, alpha=min(0.5, 2 * alphas[1]))
+    except stats.BurnInError as few:
+        return said("hold", str(few).replace("units in an arm", "pairs"))
+    if low > 0:
+        return said("harm", f"more than {at_most} is proven")
+    if means.unsaid * 100 > MOST_UNSAID_PERCENT * (limit.pairs + means.unsaid):
+        return said("hold", f"{means.unsaid} pairs do not say it, too many to prove that it is less: they may be the dear ones")
+    if high < 0:
+        return said("fine", f"less than {at_most} is proven")
+    return said("hold", f"neither more nor less than {at_most} is proven yet")
+
+
 def _for_record(evidence: PairEvidence) -> dict[str, Any]:
     record: dict[str, Any] = {"pairs": evidence.pairs}
     if evidence.undecided:
         record["undecided"] = evidence.undecided
     for name, limit in evidence.limits.items():
         counts = {"pairs": limit.pairs, "broken": limit.broken, "limit_ppm": limit.limit_ppm}
+        if limit.means is not None:
+            told = {"shadow_ppm": round(limit.means.shadow * 1e6), "champion_ppm": round(limit.means.champion * 1e6), "unsaid": limit.means.unsaid}
+            counts = {"pairs": limit.pairs, "limit_ppm": limit.limit_ppm, **told}
         record[name] = counts if limit.threshold_us is None else {**counts, "threshold_us": limit.threshold_us}
     return record

@@ -8,9 +8,10 @@
 | `0.5pp`, `10%`, `20ms` | `Margin` | how much worse is still acceptable: of the rate, of the control's value, of the latency |
 | `> 5% over 2m` | `Breach` | limit (ppm) and window (microseconds) |
 | `0.01`, `1%` | `Tolerance` | ppm of the value's unit, or of the value compared with |
+| `0.0005`, `"0.0005"` | `Price` | billionths of the currency named beside it |
 | `0-499` | `Slots` | first and last slot, inclusive |
 
-A bare number is refused, except for a tolerance: nobody can tell `margin: 1` apart from `1%` or `1pp`.
+A bare number is refused, except for a tolerance and a price: nobody can tell `margin: 1` apart from `1%` or `1pp`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _DURATION_PATTERN = rf"^({_NUMBER})(ms|s|m|h|d)$"
 _MARGIN_PATTERN = rf"^({_NUMBER})(pp|%|ms)$"
 _BREACH_PATTERN = rf"^> ?({_NUMBER})% over ({_NUMBER}(?:ms|s|m|h|d))$"
 _TOLERANCE_PATTERN = rf"^({_NUMBER})(%?)$"
+_PRICE_PATTERN = r"^[0-9]{1,7}(?:\.[0-9]{1,9})?$"
 _SLOTS_PATTERN = r"^([0-9]{1,6})-([0-9]{1,6})$"
 
 
@@ -109,6 +111,16 @@ def parse_tolerance(value: Any) -> ToleranceValue:
     return ToleranceValue(_whole(match[1], 10_000 if match[2] else 1_000_000, value), relative=bool(match[2]))
 
 
+def parse_price_nano(value: Any) -> int:
+    """`0.0005`, as a number or as text, in billionths; at most a million."""
+    shown = f"{value:f}" if type(value) is Decimal else str(value) if type(value) is int else value
+    match = _matched(_PRICE_PATTERN, shown, "a price; write a number with at most nine decimals, without the currency (`0.0005`)")
+    nano = _whole(match[0], 10**9, value)
+    if nano > 10**15:
+        raise ValueError(f"`{value}` is more than a million")
+    return nano
+
+
 def parse_slots(value: Any) -> SlotsValue:
     """`0-499`."""
     match = _matched(_SLOTS_PATTERN, value, "a range of slots; write `0-499`, both ends included")
@@ -146,5 +158,10 @@ Tolerance = Annotated[
     ToleranceValue,
     PlainValidator(parse_tolerance),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": _TOLERANCE_PATTERN}, {"type": "number", "minimum": 0}], "examples": ["1%", 0.01]}),
+]
+Price = Annotated[
+    int,
+    PlainValidator(parse_price_nano),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": _PRICE_PATTERN}, {"type": "number", "minimum": 0}], "examples": ["0.0005"]}),
 ]
 Slots = Annotated[SlotsValue, PlainValidator(parse_slots), _text(_SLOTS_PATTERN, "0-499")]

@@ -24,7 +24,7 @@ from experiments.history import EpochStory, Story
 from experiments.judge import external_limits, judge
 from experiments.lifecycle import STAGE
 from experiments.outlook import outlook
-from experiments.pairs import PairFold, judge_pairs
+from experiments.pairs import Limit, PairFold, judge_pairs
 from experiments.shares import WHOLE, format_share
 from experiments.slices import slice_findings
 from experiments.standing import STAGES, responses, sample_ratio
@@ -95,9 +95,10 @@ def _of_pairs(epoch: EpochStory, fold: PairFold) -> dict[str, Any]:
                 {
                     "limit": name,
                     "calls": limit.pairs,
-                    "broken": limit.broken,
-                    "broken_ppm": round(PPM * limit.broken / limit.pairs) if limit.pairs else None,
+                    "broken": limit.broken if limit.means is None else None,
+                    "broken_ppm": round(PPM * limit.broken / limit.pairs) if limit.pairs and limit.means is None else None,
                     "limit_ppm": limit.limit_ppm,
+                    **_means(limit),
                     "outcome": found[name].outcome,
                     "reason": found[name].reason,
                 }
@@ -105,6 +106,14 @@ def _of_pairs(epoch: EpochStory, fold: PairFold) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _means(limit: Limit) -> dict[str, Any]:
+    """Return what pairs cost in the mean, in millionths of the metric's unit; nothing of a limit that counts calls."""
+    if limit.means is None:
+        return {}
+    means = limit.means
+    return {"shadow_ppm": round(means.shadow * PPM), "champion_ppm": round(means.champion * PPM), "unsaid": means.unsaid}
 
 
 def _verdict_told(document: ExperimentDocument, verdict: Verdict) -> dict[str, Any]:

@@ -53,6 +53,10 @@ SOURCES: Mapping[MetricSource, tuple[MetricType, ...]] = {
     "rows": ("mean", "ratio", "quantile"),
     "bytes_in": ("mean", "ratio", "quantile"),
     "bytes_out": ("mean", "ratio", "quantile"),
+    "tokens": ("mean", "ratio", "quantile"),
+    "input_tokens": ("mean", "ratio", "quantile"),
+    "output_tokens": ("mean", "ratio", "quantile"),
+    "cost": ("mean", "ratio", "quantile"),
 }
 """Where a metric's values come from -> what can be made of them. A unit has one call that counts, so what a call says of itself is not counted up."""
 
@@ -68,7 +72,7 @@ class MetricDeclaration(Strict):
         default="feedback",
         alias="from",
         description="`feedback` (`POST /feedback`), or what the record of a call says: `labels` (wrong predictions), `errors`, `latency` (ms), "
-        "`rows`, `bytes_in`, `bytes_out`.",
+        "`rows`, `bytes_in`, `bytes_out`, and where the model's file says how they are read `tokens`, `input_tokens`, `output_tokens`, `cost`.",
     )
     better: Literal["higher", "lower"]
     quantile: Probability | None = Field(default=None, description="Of a `quantile`: which, for example `95%`.")
@@ -87,7 +91,7 @@ class MetricDeclaration(Strict):
         allowed = SOURCES[self.source]
         if self.type not in allowed:
             raise ValueError(f"`from: {self.source}` gives no `{self.type}`; it gives {listed(allowed)}")
-        if self.source in ("latency", "errors", "labels") and self.better != "lower":
+        if self.source in ("latency", "errors", "labels", "cost") and self.better != "lower":
             raise ValueError(f"`from: {self.source}` counts what is better when lower")
         if (self.type == "ratio") != (self.per is not None):
             raise ValueError("a `ratio`, and nothing else, names what it is `per`")

@@ -16,7 +16,7 @@ from gateway.record import CallRecord
 from gateway.refusals import Refusal
 from gateway.reply_policy import redacted
 from gateway.snapshot import Route
-from gateway.usage import Tail, unread
+from gateway.usage import Tail
 from policies.obligations import NotCarriedOut
 
 REPLY_LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -68,7 +68,7 @@ def capture(route: Route, model_body: bytes, body: bytes, record: CallRecord) ->
     except JsonError:
         record.code = "reply_unreadable"
         if route.meter is not None:
-            record.metered = unread()
+            record.metered = route.meter.of_body(model_body, price_of(record))
         return
     if route.meter is not None:
         record.metered = route.meter.of_document(document, price_of(record))

@@ -7,6 +7,9 @@ Rules:
   out and counted, never waited for.
 - A shadow is judged like any arm: approval and request policies. A version that may not serve gets no copies.
 - Drawn for every call by itself from (salt, decision id): whether a call was mirrored can be recomputed from its record.
+- With a budget of cost no copy is sent once those of the day have cost it, each worker its part; those under way then may go over it, at most
+  `IN_FLIGHT` a worker. A copy that was sent and whose cost is not known (no reply, or one that does not say) counts as the dearest one so far, and at
+  least as a hundredth of the day's budget: a shadow that never says what it costs gets a hundred copies a worker and day.
 - Only whole replies with status 2xx of the champion are compared. The copy carries `assay-shadow: <experiment>`, so that a model server
   can leave side effects out.
 - One `shadow` record a pair, with the decision as parent. Losing one loses evidence, not a decision.
@@ -46,6 +49,7 @@ from gateway.pseudonyms import TenantPseudonyms, commitment
 from gateway.record import CallRecord, Source
 from gateway.reply_policy import head_for, redacted
 from gateway.snapshot import Route, Snapshot, Version
+from gateway.usage import Metered
 from policies.obligations import NotCarriedOut
 
 QUEUE_CALLS: Final = 256
@@ -102,6 +106,23 @@ class _Copy:
         return decision is not None and decision.version is not None and decision.version.name == self.shadow.version.name
 
 
+@dataclass(slots=True)
+class _Spent:
+    """What the copies of one shadow and day cost in this worker. Owned by its `Shadows`."""
+
+    day: int
+    nano: int = 0
+    dearest_nano: int = 0
+
+    def add(self, cost_nano: int | None, *, least_nano: int) -> None:
+        """Take in a copy; one whose cost is not known counts as the dearest so far."""
+        if cost_nano is None:
+            self.nano += max(self.dearest_nano, least_nano, 1)
+        else:
+            self.nano += cost_nano
+            self.dearest_nano = max(self.dearest_nano, cost_nano)
+
+
 class Shadows:
     """Mirrors calls of one worker. Owned by its loop."""
 
@@ -140,6 +161,7 @@ class Shadows:
         self._queued_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._today: dict[str, tuple[int, int]] = {}  # experiment -> (day, calls)
+        self._spent: dict[str, _Spent] = {}  # experiment -> what its copies cost
         self.counts: dict[str, Counts] = {}
         """Experiment -> what became of drawn calls: `compared`, `failed`, `over_budget`, `queue_full`, `too_large`, `ineligible`, `unrecorded`."""
 
@@ -182,6 +204,9 @@ class Shadows:
         calls = calls if on == day else 0
         if limits.per_day and calls >= max(1, limits.per_day // self._workers):
             return "over_budget"
+        spent = self._spent.get(name)
+        if limits.cost_per_day_nano and spent is not None and spent.day == day and spent.nano >= limits.cost_per_day_nano // self._workers:
+            return "over_budget"
         if not self._pace.reserve("shadow", name, limits.per_second, self._clock_s()):
             return "over_budget"
         self._today[name] = (day, calls + 1)
@@ -213,7 +238,7 @@ class Shadows:
             return
         started_s = self._clock_s()
         outcome: dict[str, Any]
-        body = b""
+        body, was_cut_off = b"", False
         try:
             if copy.serves_itself:
                 status, body = copy.record.status, copy.champion_body
@@ -222,6 +247,8 @@ class Shadows:
             outcome = {"status": status}
         except UpstreamError as fault:
             outcome = {"status": _STATUS.get(fault.fault, 502), "code": f"upstream_{fault.fault.value}"}
+            was_cut_off = fault.sent
+        metered = self._metered(copy, outcome, body, was_cut_off=was_cut_off)
         outcome["latency_us"] = copy.record.upstream_us if copy.serves_itself else int((self._clock_s() - started_s) * 1e6)
         compared: dict[str, Any] = {}
         if outcome["status"] == copy.record.status and not shadow.limits.person:
@@ -232,7 +259,25 @@ class Shadows:
                     compared[name]["difference_ppm"] = result.difference_ppm
         has_failed = "code" in outcome or outcome["status"] != copy.record.status
         self._count(shadow, "failed" if has_failed else "compared")
-        self._write(copy, outcome, compared, body)
+        self._write(copy, outcome, compared, body, metered)
+
+    def _metered(self, copy: _Copy, outcome: Mapping[str, Any], body: bytes, *, was_cut_off: bool) -> Metered | None:
+        """Return what the shadow's reply consumed, and take it from the budget; the champion's own reply has cost already."""
+        meter, name = copy.route.meter, copy.shadow.document.experiment
+        if copy.serves_itself:
+            return copy.record.metered
+        if meter is None:
+            return None
+        is_good = outcome["status"] == 200
+        metered = meter.of_body(body, copy.shadow.version.document.price) if is_good else None
+        # Another status is an answer that nobody pays for; what was never sent is none.
+        if copy.shadow.limits.cost_per_day_nano and (is_good or was_cut_off):
+            day = self._unix_ns() // 1_000_000_000 // _DAY_S
+            spent = self._spent.get(name)
+            if spent is None or spent.day != day:
+                spent = self._spent[name] = _Spent(day)
+            spent.add((metered or {}).get("cost_nano"), least_nano=copy.shadow.limits.cost_per_day_nano // self._workers // 100)
+        return metered
 
     def _answers(self, shadow: Shadow, body: bytes) -> dict[str, str]:
         """Return what the version answered, for a person's decision that comes later to be compared with."""
@@ -275,7 +320,7 @@ class Shadows:
             Replicas.give_back(replica, self._clock_s(), failed=has_failed)
         return reply.status, body
 
-    def _write(self, copy: _Copy, outcome: dict[str, Any], compared: dict[str, Any], body: bytes) -> None:
+    def _write(self, copy: _Copy, outcome: dict[str, Any], compared: dict[str, Any], body: bytes, metered: Metered | None) -> None:
         record, shadow = copy.record, copy.shadow
         unix_us = self._unix_ns() // 1000
         name = self._ids.next(unix_us // 1000)
@@ -284,10 +329,14 @@ class Shadows:
         leaf["experiment"], leaf["epoch"] = shadow.document.experiment, shadow.epoch
         leaf["model"] = shadow.version.record
         leaf["champion"] = {"status": record.status, "latency_us": record.upstream_us}
+        if record.metered is not None:
+            leaf["champion"]["usage"] = record.metered
         leaf["outcome"] = outcome
         leaf["compared"] = compared
         if shadow.limits.person and "code" not in outcome:
             leaf["answers"] = self._answers(shadow, body)
+        if metered is not None:
+            leaf["usage"] = metered
         if record.subject is not None:
             leaf["subject"] = record.subject
         salts = self._pseudonyms.get(record.tenant) if record.kept is None else record.kept.salts

@@ -27,10 +27,10 @@ def percent(ppm: int) -> str:
 
 
 def rate(ppm: int | None, effect: dict[str, Any]) -> str:
-    """A metric's value in its own unit: a rate as a percentage, a value as a number with three decimals."""
+    """A metric's value in its own unit: a rate as a percentage, a value as a number with three decimals, small ones with up to six."""
     if ppm is None:
         return "\u2013"
-    return decimal3(ppm) if effect.get("unit") == "value" else f"{_fixed(ppm, 10_000, 2)}{NO_BREAK}%"
+    return decimal(ppm) if effect.get("unit") == "value" else f"{_fixed(ppm, 10_000, 2)}{NO_BREAK}%"
 
 
 def gap(ppm: int | None, effect: dict[str, Any]) -> str:
@@ -38,7 +38,7 @@ def gap(ppm: int | None, effect: dict[str, Any]) -> str:
     if ppm is None:
         return "\u2013"
     sign = "+" if ppm > 0 else "\u2212" if ppm < 0 else ""
-    return f"{sign}{decimal3(abs(ppm))}" if effect.get("unit") == "value" else f"{sign}{_fixed(abs(ppm), 10_000, 2)}{NO_BREAK}pp"
+    return f"{sign}{decimal(abs(ppm))}" if effect.get("unit") == "value" else f"{sign}{_fixed(abs(ppm), 10_000, 2)}{NO_BREAK}pp"
 
 
 def milli(value: int) -> str:
@@ -50,6 +50,11 @@ def milli(value: int) -> str:
 def decimal3(ppm: int) -> str:
     """Parts per million as a number with three decimals."""
     return _fixed(ppm, 1_000_000, 3)
+
+
+def decimal(ppm: int) -> str:
+    """As `decimal3`, but that small numbers keep their digits: the cost of a thousand short calls is a hundredth of a cent."""
+    return decimal3(ppm) if abs(ppm) >= 100_000 or ppm == 0 else _fixed(ppm, 1_000_000, 6).rstrip("0")
 
 
 def duration_us(value: int | None) -> str:

@@ -78,6 +78,7 @@ class EffectBoard:
         return {
             "metric": effect["metric"],
             "past": effect.get("past", ""),
+            "of": effect.get("of", ""),
             "arm": effect["arm"],
             "role": effect["role"],
             "units": f"{effect['n']:,} / {effect['control_n']:,}",
@@ -91,7 +92,7 @@ class EffectBoard:
 
 
 def _sentence(effect: dict[str, Any]) -> str:
-    of = f", share {effect['past']}" if effect.get("past") else ""
+    of = f", share {effect['past']}" if effect.get("past") else f", {effect['of']}" if effect.get("of") else ""
     if effect.get("difference_ppm") is None:
         return f"{effect['metric']} ({effect['role']}{of}), {effect['arm']}: nothing to compare yet"
     interval = "no interval yet"

@@ -12,7 +12,7 @@ from typing import Final
 from experiments.checks import ModelFacts, check
 from experiments.compiler import compile_experiment
 from experiments.config import STRATEGIES, AbFile, AnyExperimentFile, BlueGreenFile, CanaryFile, ChampionChallengerFile, ShadowFile
-from experiments.document import ExperimentDocument
+from experiments.document import ExperimentDocument, MetricSource
 from experiments.shared_files import LayersFile, MetricsFile
 from gateway.config.issues import Issue, allowed, nearest
 from gateway.config.model_file import Found
@@ -62,7 +62,11 @@ def read_metrics(data: bytes, path: str) -> tuple[MetricsFile | None, list[Issue
 
 def facts_of(route: RouteDocument) -> ModelFacts:
     """Return what experiments need to know of a model."""
-    return ModelFacts(frozenset(route.versions), route.default_version, route.capture.prediction is not None)
+    counted: set[MetricSource] = {"input_tokens"} if route.capture.input_tokens else set()
+    counted |= {"output_tokens"} if route.capture.output_tokens else set()
+    counted |= {"tokens"} if counted else set()
+    counted |= {"cost"} if route.currency else set()
+    return ModelFacts(frozenset(route.versions), route.default_version, route.capture.prediction is not None, frozenset(counted), route.currency)
 
 
 def rivals(experiments: Iterable[AnyExperiment]) -> dict[str, tuple[AnyExperiment, ...]]:
@@ -126,4 +130,4 @@ def across(
     faults = [(fault.path, fault.message) for fault in check(file, models=facts, others=others, layers=layers, metrics=metrics)]
     if faults:
         return None, faults
-    return compile_experiment(file, layers, metrics), []
+    return compile_experiment(file, layers, metrics, facts[file.model].currency), []

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from experiments.quantities import Price
 from gateway.capture import RULE, inside
 from gateway.config.gateway_file import FileModel
 from gateway.config.issues import KeyPath, allowed, nearest
 from gateway.config.names import Digest, InputName, Name, NumberText, Origin, Pointer, ServedPath, Text
-from gateway.config.quantities import Duration, Price, Rate, Share
+from gateway.config.quantities import Duration, Rate, Share
 from gateway.documents import CaptureDocument, FieldDocument, PriceDocument, RouteDocument, VaultDocument, VersionDocument
 
 Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]

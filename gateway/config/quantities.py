@@ -6,7 +6,6 @@
 | `10MiB`, `512KiB`, `100kB`, `64B` | `Size` | bytes |
 | `100/s`, `30/min`, `0` | `Rate` | calls a second |
 | `99.9%` | `Share` | parts per million |
-| `0.0005`, `"0.0005"` | `Price` | billionths of the currency named beside it |
 
 A bare number is refused where a unit is due: `timeout: 30` has cost too many people too many nights.
 
@@ -36,8 +35,6 @@ _DURATION = re.compile(_NUMBER + r"(us|ms|s|m|h|d)\Z", re.ASCII)
 _SIZE = re.compile(_NUMBER + r"(B|kB|MB|GB|KiB|MiB|GiB)\Z", re.ASCII)
 _RATE = re.compile(r"([0-9]{1,9})/(s|min)\Z", re.ASCII)
 _SHARE = re.compile(_NUMBER + r"%\Z", re.ASCII)
-_PRICE = re.compile(r"[0-9]{1,7}(?:\.[0-9]{1,9})?\Z", re.ASCII)
-MOST_PRICE_NANO = 10**15
 
 
 def _whole(number: str, unit: int, text: str, what: str) -> int:
@@ -89,17 +86,6 @@ def parse_share_ppm(value: Any) -> int:
     return share_ppm
 
 
-def parse_price_nano(value: Any) -> int:
-    """Return a price such as `0.0005` in billionths of its currency, at most a million of it. Raises ValueError."""
-    text = format(value, "f") if isinstance(value, Decimal) else str(value) if type(value) is int else value
-    if not isinstance(text, str) or not _PRICE.match(text):
-        raise ValueError(f"{_shown(value)} is not a price; write a number with at most nine decimals, without the currency (`0.0005`)")
-    nano = int(Decimal(text) * 10**9)
-    if nano > MOST_PRICE_NANO:
-        raise ValueError(f"`{text}` is more than a million")
-    return nano
-
-
 def _shown(value: Any) -> str:
     return f"`{value}`" if isinstance(value, (str, int, Decimal)) else f"a {type(value).__name__}"
 
@@ -120,11 +106,3 @@ Rate = Annotated[
 """Calls a second; 0 = unlimited."""
 Share = Annotated[int, BeforeValidator(parse_share_ppm), _text_schema(r"^[0-9]+(\.[0-9]+)?%$", "99.9%")]
 """Parts per million, written in per cent."""
-Price = Annotated[
-    int,
-    BeforeValidator(parse_price_nano),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string", "pattern": r"^[0-9]{1,7}(\.[0-9]{1,9})?$"}, {"type": "number", "minimum": 0}], "examples": ["0.0005"]}
-    ),
-]
-"""Billionths of the currency named beside it; a number or, to keep every digit in any reader, text."""
