@@ -94,6 +94,12 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     rows: int = 1
     bytes_in: int = 0
     bytes_out: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_nano: int | None = None
+    currency: str = ""
+    unread: int = 0
+    """1 where the reply was to say what it consumed, and did not."""
 
 
 class Approval(msgspec.Struct, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 Record = Mapping[str, Any]
@@ -216,9 +217,20 @@ def _ending(end: Record) -> tuple[str, ...]:
         lines.append(f"Predicted `{end['prediction']}`{score}.")
     if usage:
         lines.append(f"{usage.get('rows')} rows, {usage.get('bytes_in')} bytes in, {usage.get('bytes_out')} bytes out.")
+        lines += _consumed(usage)
     for name, commitment in sorted(_map(end, "payload").items()):
         lines.append(f"Commitment to the payload {name}: `{commitment}`.")
     return tuple(lines)
+
+
+def _consumed(usage: Record) -> list[str]:
+    """Return what the reply said of tokens, and what they cost; nothing for a model whose file does not ask."""
+    if usage.get("unread"):
+        return ["The reply did not say what it consumed."]
+    told = [f"{usage[kind]} {kind.replace('_', ' ')}" for kind in ("input_tokens", "output_tokens") if kind in usage]
+    if "cost_nano" in usage:
+        told.append(f"cost {Decimal(usage['cost_nano']).scaleb(-9):f} {usage.get('currency')}")
+    return [f"Consumed: {', '.join(told)}."] if told else []
 
 
 def _later(related: Sequence[Record]) -> tuple[str, ...]:

@@ -86,6 +86,12 @@ def _predicted(route: Route, document: Any, record: CallRecord) -> None:
             record.score_ppm = round(value * 1_000_000)
 
 
+def metered_refused(route: Route, status: int, model_body: bytes, record: CallRecord) -> None:
+    """Read usage from a reply that policies withhold from the caller: the model has answered, and is paid for it."""
+    if route.meter is not None and status == 200:
+        record.metered = route.meter.of_body(model_body, price_of(record))
+
+
 def metered_tail(route: Route, tail: Tail, record: CallRecord) -> None:
     """Read usage from a reply that was passed on as it came."""
     if route.meter is not None:

@@ -19,7 +19,7 @@ from audit.vault.entry import SEED_BYTES
 from gateway import context, service, variants
 from gateway.answers import FAULT_CODES, answer, of_fault
 from gateway.authenticate import Authenticator, Principal
-from gateway.bodies import REPLY_LIMIT_BYTES, Salts, capture, metered_tail, sent
+from gateway.bodies import REPLY_LIMIT_BYTES, Salts, capture, metered_refused, metered_tail, sent
 from gateway.counters import Counters
 from gateway.decide import Call, Decision, decide
 from gateway.endpoints import Replicas
@@ -282,6 +282,7 @@ class Lane:
                 record.committed_from_model = commitment(salts.inner_salts(record.id)[1], model_body)
                 headers = without_old_body(headers)
             if governed.refusal is not None:
+                metered_refused(route, reply.status, model_body, record)
                 raise governed.refusal
         record.status = reply.status
         record.bytes_out = len(body)

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from audit.entry import Usage
 from audit.evaluation.histogram import Histogram
 
 SCORE_BINS = 1000
@@ -94,6 +95,9 @@ class Cell:
     score_bins: Counter[tuple[str, int]] = field(default_factory=Counter)  # (label, bin)
     scores: dict[str, ScoreSums] = field(default_factory=dict)  # by label
     rewards: dict[str, RewardSums] = field(default_factory=dict)  # by metric
+    usage: Counter[str] = field(default_factory=Counter)  # calls that said and did not say what they consumed, tokens by kind
+    cost_nano: Counter[str] = field(default_factory=Counter)  # by currency
+    priced: Counter[str] = field(default_factory=Counter)  # calls, by currency
 
     def merge(self, other: Cell) -> None:
         """Add another cell's counts."""
@@ -108,6 +112,18 @@ class Cell:
         for metric, rewards in other.rewards.items():
             self.rewards.setdefault(metric, RewardSums()).merge(rewards)
 
+    def add_usage(self, usage: Usage) -> None:
+        """Count what one call consumed; a model whose file says nothing of it counts as neither."""
+        tokens = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+        for kind, count in tokens.items():
+            if count is not None:
+                self.usage[kind] += count
+        if usage.cost_nano is not None:
+            self.cost_nano[usage.currency] += usage.cost_nano
+            self.priced[usage.currency] += 1
+        self.usage["said"] += usage.cost_nano is not None or any(count is not None for count in tokens.values())
+        self.usage["unread"] += bool(usage.unread)
+
     def add_label(self, prediction: str, label: str, score_ppm: int | None) -> None:
         """Count one labelled row."""
         self.confusion[prediction, label] += 1
@@ -117,5 +133,5 @@ class Cell:
 
 
 _NUMBERS = ("calls", "answered", "refused", "failed", "unfinished", "moved", "rows")
-_COUNTERS = ("status", "codes", "rules", "warnings", "ineligible", "predictions", "confusion", "score_bins")
+_COUNTERS = ("status", "codes", "rules", "warnings", "ineligible", "predictions", "confusion", "score_bins", "usage", "cost_nano", "priced")
 _HISTOGRAMS = ("latency_us", "added_us", "delay_s")

@@ -95,7 +95,30 @@ def _group(cell: Cell, classes: Classes, observed_when: str | None) -> Document:
         "predictions": _counts(cell.predictions),
         "confusion": [{"prediction": prediction, "label": label, "rows": rows} for (prediction, label), rows in sorted(cell.confusion.items())],
         "quality": quality(cell, classes, observed_when),
+        "usage": _usage(cell),
         "rewards": [{"metric": metric, **reward_mean(sums.n, sums.total, sums.squares)} for metric, sums in sorted(cell.rewards.items())],
+    }
+
+
+def _usage(cell: Cell) -> Document | None:
+    """What calls consumed, whatever became of them; None where no call was to say it."""
+    said, unread = cell.usage["said"], cell.usage["unread"]
+    if not said and not unread:
+        return None
+    return {
+        "calls": said,
+        "unread": unread,
+        "input_tokens": cell.usage["input_tokens"],
+        "output_tokens": cell.usage["output_tokens"],
+        "cost": [
+            {
+                "currency": currency,
+                "calls": calls,
+                "total_micro": (cell.cost_nano[currency] + 500) // 1000,
+                "per_call_nano": (2 * cell.cost_nano[currency] + calls) // (2 * calls),
+            }
+            for currency, calls in sorted(cell.priced.items())
+        ],
     }
 
 
@@ -169,6 +192,8 @@ def _limits(evaluation: Evaluation, total: Cell, conditions: Mapping[str, str] |
             f"{len(evaluation.erased)} erasures took {sum(evaluation.erased.values())} entries out of the vault. "
             "Every number here is made from the log alone and is the same as before."
         )
+    if total.usage["unread"]:
+        said.append(f"{total.usage['unread']} replies did not say what they consumed: totals of tokens and cost are of the others.")
     if total.unfinished:
         said.append(f"{total.unfinished} decisions have no outcome in the log.")
     if evaluation.unreadable:

@@ -154,6 +154,8 @@ def _close(fold: _Fold, decision: Entry, end: Entry | None) -> None:
     cell.status[outcome.status] += 1
     if outcome.code is not None:
         cell.codes[outcome.code] += 1
+    if end.usage is not None:
+        cell.add_usage(end.usage)
     if 400 <= outcome.status < 500:
         cell.refused += 1
         hour.refused += 1

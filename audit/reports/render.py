@@ -66,6 +66,7 @@ def _environment(*, is_html: bool) -> Environment:
         code=_code,
         rate=figures.rate,
         gap=figures.gap,
+        decimal=figures.decimal,
         milli=figures.milli,
         trail_of=_trail_of,
     )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from experiments.changes import change_kind
 from experiments.checks import ModelFacts, check
 from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
@@ -48,9 +49,23 @@ METRICS = {
     "rows_tail": {"type": "quantile", "from": "rows", "quantile": "90%", "better": "lower"},
     "sent_tail": {"type": "quantile", "from": "bytes_in", "quantile": "90%", "better": "lower"},
     "got_tail": {"type": "quantile", "from": "bytes_out", "quantile": "90%", "better": "lower"},
+    "words": {"type": "mean", "from": "tokens", "better": "lower"},
+    "words_per_row": {"type": "ratio", "from": "tokens", "per": "row_count", "better": "lower"},
+    "words_tail": {"type": "quantile", "from": "tokens", "quantile": "90%", "better": "lower"},
+    "asked": {"type": "mean", "from": "input_tokens", "better": "lower"},
+    "asked_per_row": {"type": "ratio", "from": "input_tokens", "per": "row_count", "better": "lower"},
+    "asked_tail": {"type": "quantile", "from": "input_tokens", "quantile": "90%", "better": "lower"},
+    "said": {"type": "mean", "from": "output_tokens", "better": "higher"},
+    "said_per_row": {"type": "ratio", "from": "output_tokens", "per": "row_count", "better": "lower"},
+    "said_tail": {"type": "quantile", "from": "output_tokens", "quantile": "90%", "better": "lower"},
+    "call_cost": {"type": "mean", "from": "cost", "better": "lower"},
+    "token_cost": {"type": "ratio", "from": "cost", "per": "words", "better": "lower"},
+    "cost_tail": {"type": "quantile", "from": "cost", "quantile": "90%", "better": "lower"},
+    "words_for_money": {"type": "ratio", "from": "tokens", "per": "call_cost", "better": "higher"},
 }
 FILE = MetricsFile.model_validate({"metrics": METRICS})
-MODELS = {"m": ModelFacts(frozenset({"1", "2"}), "1")}
+USAGE = frozenset({"tokens", "input_tokens", "output_tokens", "cost"})
+MODELS = {"m": ModelFacts(frozenset({"1", "2"}), "1", usage=USAGE, currency="EUR")}
 
 
 def canary(goal, margin="10%", **more: object):
@@ -66,7 +81,7 @@ def canary(goal, margin="10%", **more: object):
     }
     file = parse_experiment(keys)
     assert check(file, models=MODELS, metrics=FILE) == []
-    return compile_experiment(file, LayersFile(), FILE)
+    return compile_experiment(file, LayersFile(), FILE, "EUR")
 
 
 def at(minute):
@@ -113,7 +128,11 @@ def drawn(document, name, challenger, *, units=3000, seed=1):
         scale = challenger if arm_of(number) == "challenger" else 0.2 if kind == "proportion" else 1.0
         size = round(1000 * scale * float(rng.lognormal(0, 0.4)))
         is_bad = kind == "proportion" and bool(rng.random() < scale)
-        usage = {source: size} if source in ("rows", "bytes_in", "bytes_out") else {}
+        usage = {source: size} if source in ("rows", "bytes_in", "bytes_out", "input_tokens", "output_tokens") else {}
+        if source == "tokens":
+            usage = {"input_tokens": size // 2, "output_tokens": size - size // 2, "cost_nano": int(rng.integers(900, 1100))}
+        elif source == "cost":
+            usage = {"cost_nano": size, "input_tokens": int(rng.integers(40, 60))}
         usage |= {"rows": int(rng.integers(1, 9))} if source != "rows" else {}
         records.append(
             call(
@@ -287,6 +306,90 @@ def test_a_metric_that_never_arrives_is_a_stated_hold_in_the_verdict_and_in_the_
     assert (action.verb, action.reason) == ("hold", "evidence is missing: thumb")
 
 
+# --- tokens and cost --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("call_cost", "EUR per 1,000 calls"),
+        ("token_cost", "EUR per 1,000 tokens"),
+        ("cost_tail", "EUR per 1,000 calls"),
+        ("words", "tokens"),
+        ("asked_per_row", "input tokens per row"),
+        ("words_for_money", "tokens per 0.001 EUR"),
+        ("mean_ms", "ms"),
+        ("ms_per_row", "ms per row"),
+        ("got", "bytes"),
+        ("rows_per_click", "rows per `clicks`"),
+        ("spent", ""),
+    ],
+)
+def test_values_are_told_in_their_unit(name, unit):
+    (metric,) = canary(name).guardrails
+    assert metric.unit == unit
+
+
+def test_a_cost_is_judged_and_told_to_its_billionths():
+    document = canary("call_cost")
+    records = [call(document, number, arm_of(number), cost_nano=(150, 151)[number % 2], currency="EUR") for number in range(1200)]
+    found = folded(document, [*records, later(document)])
+    (effect,) = effects(document, found)
+    assert (effect.value_ppm, effect.control_ppm, effect.difference_ppm, effect.of) == (151, 150, 1, "EUR per 1,000 calls")
+    assert judge(document, found).evidence["call_cost"]["mean_ppm"] == {"challenger": 151, "champion": 150}
+    assert "(EUR per 1,000 calls)" in judge(document, found).metrics[0].reason
+
+
+def test_an_arm_whose_replies_do_not_say_it_is_not_judged_by_those_that_do():
+    """The challenger's dear calls leave their usage out: what is left looks half as dear, and proves nothing."""
+    document = canary("call_cost")
+    records = []
+    for number in range(4000):
+        is_silent = number % 2 == 1 and number % 4 == 1
+        usage = {"unread": 1} if is_silent else {"cost_nano": (1000, 500)[number % 2]}
+        records.append(call(document, number, arm_of(number), **usage))
+    verdict = judge(document, folded(document, records))
+    assert verdict.outcome == "hold"
+    assert "how many replies say it differs by arm: `challenger` 1000 of 2000, `champion` 2000 of 2000" in verdict.metrics[0].reason
+    assert not verdict.may_advance
+
+
+def test_replies_that_never_say_it_are_a_stated_hold():
+    document = canary("words")
+    verdict = judge(document, folded(document, [call(document, number, arm_of(number), unread=1) for number in range(400)]))
+    assert "no reply of 400 calls says it; do `capture.usage` and `cost` in the model's file fit what it answers?" in verdict.metrics[0].reason
+    assert (verdict.outcome, verdict.may_advance) == ("hold", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "words"),
+    [
+        ("call_cost", "cost", "has no `cost`"),
+        ("token_cost", "tokens", "has no `capture.usage`"),
+        ("words_for_money", "cost", "has no `cost`"),
+        ("said", "output_tokens", "has no `capture.usage.output_tokens`"),
+    ],
+)
+def test_a_metric_of_what_the_models_file_does_not_say_how_to_read_is_refused(name, missing, words):
+    models = {"m": ModelFacts(frozenset({"1", "2"}), "1", usage=USAGE - {missing}, currency="EUR")}
+    for keys in ({"goal": {"metric": name, "margin": "5%"}}, {"guardrails": {name: {"max_harm": "5%"}}}):
+        (fault,) = check(parse_experiment({**_KEYS, **keys}), models=models, metrics=FILE)
+        assert words in fault.message
+
+
+def test_a_metric_without_cost_compiles_to_what_it_was_before_there_were_costs():
+    (metric,) = canary("mean_ms").guardrails
+    assert b"currency" not in msgspec.json.encode(metric)
+
+
+def test_another_currency_is_another_metric():
+    one, two = (
+        compile_experiment(parse_experiment({**_KEYS, "goal": {"metric": "call_cost", "margin": "5%"}}), LayersFile(), FILE, c)
+        for c in ("EUR", "USD")
+    )
+    assert change_kind(one, two) == "exploratory"
+
+
 def test_numbers_are_left_out_of_forecasts_and_refused_by_simulations_not_taken_for_rates():
     for name in ("spent", "basket", "mean_ms"):
         assert forecast(canary(name), units_per_day=1000, rates={}).metrics == ()
@@ -302,7 +405,10 @@ def test_numbers_are_left_out_of_forecasts_and_refused_by_simulations_not_taken_
     [
         ({"type": "count", "from": "latency", "better": "lower"}, "gives no `count`; it gives `mean`, `quantile`, `ratio`"),
         ({"type": "mean", "from": "latency", "better": "higher"}, "better when lower"),
-        ({"type": "mean", "from": "tokens", "better": "lower"}, "Input should be"),
+        ({"type": "mean", "from": "seconds", "better": "lower"}, "Input should be"),
+        ({"type": "mean", "from": "cost", "better": "higher"}, "better when lower"),
+        ({"type": "count", "from": "cost", "better": "lower"}, "gives no `count`; it gives `mean`, `quantile`, `ratio`"),
+        ({"type": "mean", "from": "tokens", "window": "1h", "better": "lower"}, "comes with the call"),
         ({"type": "quantile", "from": "latency", "better": "lower"}, "says which"),
         ({"type": "mean", "quantile": "90%", "better": "lower"}, "says which"),
         ({"type": "quantile", "from": "latency", "quantile": "20%", "better": "lower"}, "at least 50%"),

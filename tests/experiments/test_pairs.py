@@ -173,3 +173,102 @@ def test_a_proven_shadow_stops_after_its_pairs_and_its_hold_and_a_broken_one_is_
     broken = verdict_of(document, (pair(number, agrees=False) for number in range(200)))
     after, actions = step(document, state, broken, 1)
     assert (after.phase, [action.verb for action in actions]) == ("rolled_back", ["rollback"])
+
+
+# --- tokens and cost --------------------------------------------------------------------------------------------------
+
+COST = MetricDocument(
+    metric="call_cost", kind="measured", better="lower", margin=100_000, margin_unit="%", type="mean", source="cost", currency="EUR", on_harm="hold"
+)
+
+
+def priced(number: int, shadow_nano: int | None, champion_nano: int | None = 1000, **more: object) -> dict:
+    """A pair whose replies cost so much; None says nothing."""
+    record = pair(number, **more)
+    for place, cost in ((record, shadow_nano), (record["champion"], champion_nano)):
+        place["usage"] = {"unread": 1} if cost is None else {"cost_nano": cost, "currency": "EUR", "input_tokens": cost // 10}
+    return record
+
+
+def cost_verdict(records, guardrail: MetricDocument = COST):
+    found = verdict_of(shadow_of(guardrails=(guardrail,)), records)
+    return next(one for one in found.metrics if one.metric == guardrail.metric)
+
+
+def costs(factor: float, count: int = 2000, seed: int = 1) -> list[tuple[int, int]]:
+    """Heavy-tailed costs of one call under both versions."""
+    rng = np.random.default_rng(seed)
+    call = rng.lognormal(0, 1, count) * 1000
+    own = rng.lognormal(0, 0.3, (2, count)) / np.exp(0.045)
+    return [(round(shadow * factor), round(champion)) for shadow, champion in zip(call * own[0], call * own[1], strict=True)]
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(0.9, "fine"), (1.0, "fine"), (1.3, "harm"), (1.1, "hold")])
+def test_the_mean_cost_of_pairs_is_proven_below_or_above_its_margin(factor: float, outcome: str):
+    found = cost_verdict([priced(number, *both) for number, both in enumerate(costs(factor))])
+    assert found.outcome == outcome
+    assert "(EUR per 1,000 calls) in 2000 pairs" in found.reason
+
+
+def test_tokens_of_pairs_are_compared_as_costs_are():
+    words = MetricDocument(metric="words", kind="measured", better="lower", margin=100_000, margin_unit="%", type="mean", source="tokens")
+    assert cost_verdict([priced(number, *both) for number, both in enumerate(costs(1.5))], words).outcome == "harm"
+
+
+def test_nothing_is_proven_of_costs_before_five_hundred_pairs():
+    found = cost_verdict([priced(number, 10) for number in range(499)])
+    assert (found.outcome, found.has_data) == ("hold", True)
+    assert "499 pairs; an asymptotic confidence sequence needs 500" in found.reason
+    assert cost_verdict([priced(number, 10) for number in range(500)]).outcome == "fine"
+
+
+@pytest.mark.parametrize(("every", "outcome"), [(50, "hold"), (200, "fine")])
+def test_pairs_that_do_not_say_it_may_be_the_dear_ones(every: int, outcome: str):
+    found = cost_verdict([priced(number, None if number % every == 0 else 10) for number in range(2000)])
+    assert found.outcome == outcome
+
+
+def test_what_is_dearer_in_what_is_said_is_harm_whatever_is_not_said():
+    assert cost_verdict([priced(number, None if number % 4 == 0 else 5000 + number % 7) for number in range(2000)]).outcome == "harm"
+
+
+@pytest.mark.parametrize("both", [(None, 1000), (1000, None), (None, None)])
+def test_a_shadow_or_champion_that_never_says_it_is_a_stated_hold(both: tuple[int | None, int | None]):
+    found = cost_verdict([priced(number, *both) for number in range(600)])
+    assert (found.outcome, found.has_data) == ("hold", False)
+    assert "600 pairs do not say it" in found.reason
+
+
+def test_a_failed_shadow_costs_nothing_that_is_compared():
+    records = [priced(number, 10) for number in range(600)] + [priced(1000 + number, 10**9, status=504) for number in range(50)]
+    assert cost_verdict(records).outcome == "fine"
+
+
+@settings(max_examples=10)
+@given(st.randoms(use_true_random=False))
+def test_costs_of_pairs_do_not_depend_on_order_or_repeats(rng):
+    document = shadow_of(guardrails=(COST,))
+    records = [priced(number, *both) for number, both in enumerate(costs(1.0, 300))]
+    mixed = [*records, *records[:20]]
+    rng.shuffle(mixed)
+    assert folded(document, mixed).evidence() == folded(document, records).evidence()
+
+
+@pytest.mark.parametrize("wrong", ["fine", "harm"])
+def test_looking_at_costs_after_every_pair_proves_nothing_false_more_often_than_alpha(wrong: str):
+    """At the margin itself the mean difference is 0; costs have heavy tails. 1,000 runs, every look from the burn-in to 4,000 pairs."""
+    runs, pairs, n_star = 1000, 4000, 1000
+    rng = np.random.default_rng(7)
+    alpha = 0.05 if wrong == "fine" else 0.025
+    rho = stats.asymptotic_rho(n_star, 2 * alpha)
+    n = np.arange(1, pairs + 1)
+    false = 0
+    for _ in range(runs):
+        call = rng.lognormal(0, 1, pairs)
+        excess = call * (1.1 * rng.lognormal(0, 0.3, pairs) - 1.1 * rng.lognormal(0, 0.3, pairs))
+        mean = np.cumsum(excess) / n
+        sd = np.sqrt(np.maximum(np.cumsum(excess**2) / n - mean**2, 0))
+        half = stats.asymptotic_half_width(n, sd, 2 * alpha, rho)
+        crossed = mean + half < 0 if wrong == "fine" else mean - half > 0
+        false += bool(crossed[stats.BURN_IN_UNITS - 1 :].any())
+    assert false / runs <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / runs)

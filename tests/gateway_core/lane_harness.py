@@ -305,6 +305,8 @@ class Answer:
     sent: bool = True
     stage: str = "send"  # where the fault happens: `send`, `read`, or `chunk` (after the first)
     pieces: int = 3
+    streamed: tuple[bytes, ...] = ()
+    """What comes piece by piece, instead of that many of ten bytes each."""
 
     def head(self) -> tuple[tuple[bytes, bytes], ...]:
         return ((b"content-length", b"%d" % len(self.body)),) if self.headers is None else self.headers
@@ -326,11 +328,12 @@ class FakeReply:
         return self._answer.body
 
     async def chunks(self):
-        for number in range(self._answer.pieces):
+        pieces = self._answer.streamed or (b"x" * 10,) * self._answer.pieces
+        for number, piece in enumerate(pieces):
             await self._points.pass_("chunk")
             if self._answer.stage == "chunk" and self._answer.fault is not None and number:
                 raise UpstreamError(self._answer.fault, "broke off", sent=True)
-            yield b"x" * 10
+            yield piece
 
     def close(self) -> None:
         return None
