@@ -160,6 +160,29 @@ class Model:
         return False
 
 
+class Wordy(Model):
+    """Counts the tokens of its replies, as a language model does; version 2 is the talkative one. Asked to stream it tells events, the count last."""
+
+    def usage(self, asked: Asked) -> dict[str, int]:
+        said = 40 + len(asked.body) % 7
+        return {"prompt_tokens": len(asked.body), "completion_tokens": said if self.label == "1" else 5 * said}
+
+    def reply(self, asked: Asked) -> bytes:
+        return json.dumps({"model_version": self.label, "text": "so be it", "usage": self.usage(asked)}).encode()
+
+    async def _answer(self, writer: asyncio.StreamWriter, asked: Asked) -> bool:
+        if b'"stream": true' not in asked.body:
+            return await Model._answer(self, writer, asked)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        for event in ({"text": "so", "usage": None}, {"text": " be it", "usage": None}, {"usage": self.usage(asked)}):
+            said = json.dumps(event).encode()
+            writer.write(chunk(b"data: " + said[:7]))
+            await writer.drain()
+            writer.write(chunk(said[7:] + b"\n\n"))
+        writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        return True
+
+
 def head(status: int, length: int) -> bytes:
     return b"HTTP/1.1 %d Said\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, length)
 
@@ -189,9 +212,9 @@ class Models:
         self._thread.start()
         return self
 
-    def add(self, label: str) -> Model:
+    def add(self, label: str, kind: type[Model] = Model) -> Model:
         """Start one more server."""
-        model = Model(label)
+        model = kind(label)
         asyncio.run_coroutine_threadsafe(self._start(model), self._loop).result(5)
         return model
 

@@ -7,12 +7,13 @@ import json
 from typing import Any
 
 import pytest
-from lane_harness import MODEL, REPLY, Answer, FakeUpstream, Harness, Points, approval, experiment, live_of, snapshot_of
+from lane_harness import MODEL, REPLY, Answer, FakeUpstream, Harness, Points, approval, experiment, live_of, route, snapshot_of, version
 
 from experiments.bucketing import encode_parts
 from experiments.document import LiveExperiment, PartDocument, ShadowDocument, StepDocument
 from experiments.shares import WHOLE
 from gateway import shadows as module
+from gateway.documents import CaptureDocument, PriceDocument
 from gateway.exchange import Fault
 from gateway.shadows import Shadows
 
@@ -25,7 +26,7 @@ PARTS = (
 class Mirror(Harness):
     """A lane with a running shadow: version 3 serves, version 4 gets copies."""
 
-    def __init__(self, *answers: Answer, share: int = WHOLE, phase: str = "running", approvals=None, champion=(), **limits: Any) -> None:
+    def __init__(self, *answers: Answer, share: int = WHOLE, phase: str = "running", approvals=None, champion=(), routes=None, **limits: Any) -> None:
         step = StepDocument(exposure=share, shares={"champion": WHOLE, "shadow": 0}, hold_us=0, min_units=1)
         document = experiment(
             "mirror",
@@ -36,13 +37,15 @@ class Mirror(Harness):
             shadow=ShadowDocument(compare=PARTS, **{"timeout_us": 1_000_000, "per_second": 10_000, "per_day": 0, **limits}),
         )
         state = LiveExperiment(experiment="mirror", epoch=2, phase=phase, step=0, exposure=share if phase == "running" else 0, shares=step.shares)
-        snapshot = snapshot_of(experiments=(document,))
+        snapshot = snapshot_of(routes, experiments=(document,))
         live = live_of(snapshot, approvals, {"mirror": state})
         super().__init__(snapshot, live, champion)
         self.copies = FakeUpstream(Points(), *answers)
         lane = self.lane
-        self.now_s = 100.0
-        lane.shadows = self.shadows = Shadows(self.copies, self.journal, lane.source, lane.ids, workers=1, clock_s=lambda: self.now_s)
+        self.now_s, self.unix_s = 100.0, 1_800_000_000
+        lane.shadows = self.shadows = Shadows(
+            self.copies, self.journal, lane.source, lane.ids, workers=1, clock_s=lambda: self.now_s, unix_ns=lambda: self.unix_s * 10**9
+        )
         lane.install(snapshot, live)
 
     def serve(self, calls: int = 1, **more: Any) -> list[Any]:
@@ -163,6 +166,80 @@ def test_the_pace_and_the_day_bound_what_a_shadow_costs():
     daily = Mirror(per_day=5)
     daily.serve(10)
     assert len(daily.copies.calls) == 5
+
+
+# --- cost
+
+
+def priced(**capture: str) -> list[Any]:
+    """A route whose version 4 costs a thousandth of the currency a token."""
+    prices = {"3": PriceDocument(per_call_nano=7), "4": PriceDocument(per_1000_output_tokens_nano=10**9)}
+    versions = {name: version(name, price=price) for name, price in prices.items()}
+    return [route(versions=versions, currency="EUR", capture=CaptureDocument(**{"output_tokens": "/n", **capture}))]
+
+
+def wordy(tokens: Any) -> Answer:
+    return Answer(body=json.dumps({"n": tokens}).encode())
+
+
+def test_what_both_replies_cost_stands_in_the_pair():
+    mirror = Mirror(wordy(2000), champion=[wordy(3)], routes=priced())
+    mirror.serve()
+    (record,) = mirror.compared()
+    assert record["usage"] == {"output_tokens": 2000, "cost_nano": 2 * 10**9, "currency": "EUR"}
+    assert record["champion"]["usage"] == {"output_tokens": 3, "cost_nano": 7, "currency": "EUR"}
+
+
+def test_where_nothing_is_configured_a_pair_says_nothing_of_cost():
+    mirror = Mirror()
+    mirror.serve()
+    (record,) = mirror.compared()
+    assert "usage" not in record
+    assert "usage" not in record["champion"]
+
+
+def test_a_day_ends_when_its_copies_have_cost_the_budget_and_the_next_begins_anew():
+    mirror = Mirror(wordy(1000), champion=[wordy(1)], routes=priced(), cost_per_day_nano=3 * 10**9)
+    for _ in range(10):
+        mirror.serve()
+    assert len(mirror.copies.calls) == 3
+    assert mirror.shadows.counts["mirror"] == {"compared": 3, "over_budget": 7}
+    mirror.unix_s += 86_400
+    mirror.serve()
+    assert len(mirror.copies.calls) == 4
+
+
+def test_copies_under_way_may_overdraw_a_day_by_no_more_than_are_in_flight_at_once():
+    mirror = Mirror(wordy(1000), champion=[wordy(1)], routes=priced(), cost_per_day_nano=10**9)
+    mirror.serve(10)
+    assert 1 <= len(mirror.copies.calls) <= module.IN_FLIGHT
+    mirror.serve(5)
+    assert mirror.shadows.counts["mirror"]["over_budget"] == 5
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(body=b"{}"), Answer(body=b"<html>"), wordy(-1), Answer(fault=Fault.TIMEOUT)], ids=["nothing", "html", "less", "cut"]
+)
+def test_a_shadow_that_never_says_what_it_costs_is_bounded_all_the_same(answer: Answer):
+    mirror = Mirror(answer, champion=[wordy(1)], routes=priced(), cost_per_day_nano=10**9)
+    for _ in range(110):
+        mirror.serve()
+    assert len(mirror.copies.calls) == 100
+
+
+def test_a_copy_whose_cost_is_not_known_counts_as_the_dearest_so_far():
+    mirror = Mirror(wordy(400), Answer(body=b"{}"), champion=[wordy(1)], routes=priced(), cost_per_day_nano=10**9)
+    for _ in range(10):
+        mirror.serve()
+    assert len(mirror.copies.calls) == 3  # 0.4, then twice as much as that
+
+
+@pytest.mark.parametrize("answer", [Answer(status=422), Answer(fault=Fault.CONNECT, sent=False)], ids=["refused", "unsent"])
+def test_what_nobody_is_paid_for_is_not_taken_from_the_budget(answer: Answer):
+    mirror = Mirror(answer, champion=[wordy(1)], routes=priced(), cost_per_day_nano=10**9)
+    for _ in range(120):
+        mirror.serve()
+    assert len(mirror.copies.calls) == 120
 
 
 def test_a_shadow_that_hangs_costs_a_bounded_queue_and_no_caller_waits():
