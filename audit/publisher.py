@@ -23,13 +23,13 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from audit import note, tiles
+from audit.edge import LEAVES_AT_ONCE, check_head, prune_partial, reader_of, recover
 from audit.follow import Follower
 from audit.merkle import HashReader, consistency_proof, leaf_hashes, node_hash, root
 from audit.signer import Signer
@@ -39,9 +39,8 @@ from audit.store.copies import SignedMark, require_no_backup
 from audit.store.durable import read_or_none, replace_file, write_files
 from audit.store.errors import StoreBehind, StoreDamaged
 from audit.store.layout import RANGE_LEAVES
-from audit.store.place import postgres_place
 
-LEAVES_PER_PUBLICATION = 1 << 17
+LEAVES_PER_PUBLICATION = LEAVES_AT_ONCE
 """A larger backlog is published in several checkpoints, so that memory stays bounded and something is signed every few seconds."""
 _BUNDLES = RANGE_LEAVES // tiles.WIDTH
 
@@ -117,8 +116,8 @@ class Publisher:
             raise StoreBehind(str(mark.path), head.size if head else 0, mark.size)
         _check_store(data_dir, head)
         if head:
-            _check_head(head, keys)
-        edge = _recover(data_dir, head) if head else tiles.HashTiles()
+            check_head(head, keys)
+        edge = recover(data_dir, head) if head else tiles.HashTiles()
         publisher = cls(data_dir, control, keys, edge, cosign, mark)
         if head is not None:
             publisher._publish_again(head)
@@ -160,7 +159,7 @@ class Publisher:
             self._mark.raise_to(checkpoint.size)
         self._unpublished = cosigned = self._with_cosignatures(signed, old.size)
         self._put_checkpoint()  # 3.
-        self._prune_partial(old.size, grown.size)
+        prune_partial(self._log_dir, old.size, grown.size)
         self._control.flush_wal()
         return Publication(old.size, checkpoint.size, checkpoint.root, cosigned)
 
@@ -237,7 +236,7 @@ class Publisher:
 
     def _check_range_root(self, number: int, node: bytes) -> None:
         """Check the root of a range against the peaks of the signed tree, climbing with siblings read from the tiles."""
-        hashes, size = self._hash_reader(), self._edge.size
+        hashes, size = self._hashreader_of(), self._edge.size
         level, index = RANGE_LEAVES.bit_length() - 1, number
         while ((index | 1) + 1) << level <= size:
             sibling = hashes(level, index ^ 1)
@@ -261,14 +260,14 @@ class Publisher:
     def _with_cosignatures(self, signed: bytes, old_size: int) -> bytes:
         if self._cosign is None:
             return signed
-        hashes = self._hash_reader()
+        hashes = self._hashreader_of()
         proof = consistency_proof(old_size, self._edge.size, hashes) if old_size else []
         cosignatures = self._cosign(CosignRequest(signed, old_size, proof))
         parsed = note.parse(signed)
         return note.Note(parsed.text, (*parsed.signatures, *cosignatures)).encode()
 
-    def _hash_reader(self) -> HashReader:
-        return tiles.TileReader(_reader(self._log_dir), self._edge.size).hash_at
+    def _hashreader_of(self) -> HashReader:
+        return tiles.TileReader(reader_of(self._log_dir), self._edge.size).hash_at
 
     def _put_checkpoint(self) -> None:
         if self._unpublished is not None:
@@ -291,15 +290,6 @@ class Publisher:
                     )
         replace_file(path, head.note)
 
-    def _prune_partial(self, old_size: int, new_size: int) -> None:
-        """Remove the partial tiles of tiles that became full (tlog-tiles allows it once the full tile is there)."""
-        level = 0
-        while old_size:
-            if old_size % tiles.WIDTH and old_size // tiles.WIDTH < new_size // tiles.WIDTH:
-                folder = self._log_dir / (tiles.tile_path(level, old_size // tiles.WIDTH) + ".p")
-                shutil.rmtree(folder, ignore_errors=True)  # left-overs cost space, never truth
-            old_size, new_size, level = old_size // tiles.WIDTH, new_size // tiles.WIDTH, level + 1
-
 
 def verify_bundle(log_dir: Path, bundle: int) -> list[bytes]:
     """Check one full entry bundle on disk against the hash tile on disk; return its leaf hashes.
@@ -307,7 +297,7 @@ def verify_bundle(log_dir: Path, bundle: int) -> list[bytes]:
     Raises:
         StoreDamaged: One is missing, or they disagree.
     """
-    read = _reader(log_dir)
+    read = reader_of(log_dir)
     path = tiles.entries_path(bundle)
     try:
         data = read(path)
@@ -324,10 +314,6 @@ def verify_bundle(log_dir: Path, bundle: int) -> list[bytes]:
     return hashes
 
 
-def _reader(log_dir: Path) -> tiles.Read:
-    return lambda path: read_or_none(log_dir / path)
-
-
 def _check_store(data_dir: Path, head: Head | None) -> None:
     signed, where = signed_size(data_dir)
     with Follower(data_dir) as follower:
@@ -339,49 +325,3 @@ def _check_store(data_dir: Path, head: Head | None) -> None:
             f"`{where}` has size `{signed}`, but the largest stored is `{head.size if head else 0}`: an older `control.sqlite` was restored\n"
             "hint: put back the newest copy of `control.sqlite`; nothing is signed until then"
         )
-
-
-def _check_head(head: Head, keys: Sequence[Signer]) -> None:
-    try:
-        signed = note.open_checkpoint(head.note, [key.verifier for key in keys]).checkpoint
-    except note.NoteError as error:
-        raise _unfit(head, error) from error
-    if (signed.size, signed.root, signed.origin) != (head.size, head.root, keys[0].name):
-        raise StoreDamaged(
-            f"the stored checkpoint of size `{head.size}` carries a note of `{signed.origin}`, size `{signed.size}`; expected `{keys[0].name}`\n"
-            "hint: the control store was altered, or another key is configured"
-        )
-
-
-def _unfit(head: Head, error: Exception) -> StoreDamaged:
-    return StoreDamaged(
-        f"the signed head of size `{head.size}` does not fit the log: {error}\n"
-        "hint: nothing is signed until the tiles of that size and the key that signed it are back"
-    )
-
-
-def _recover(data_dir: Path, head: Head) -> tiles.HashTiles:
-    """Return the right edge of the signed size."""
-    try:
-        return tiles.HashTiles.recover(_reader(layout.log_dir(data_dir)), head.size, head.root)
-    except tiles.TileError as error:
-        if postgres_place(data_dir) is None:
-            raise _unfit(head, error) from error
-    return _rebuild(data_dir, head)
-
-
-def _rebuild(data_dir: Path, head: Head) -> tiles.HashTiles:
-    """Make the tiles of the signed size from the leaves of a shared log. They are what was signed, or nothing is signed here."""
-    edge = tiles.HashTiles()
-    with Follower(data_dir) as follower:
-        while edge.size < head.size:
-            rows = follower.read(edge.size, min(head.size - edge.size, LEAVES_PER_PUBLICATION))
-            if not rows:
-                raise StoreBehind("the database", edge.size, head.size)
-            edge, files = edge.append(leaf_hashes([leaf for _, leaf in rows]))
-            write_files(layout.log_dir(data_dir), files)
-    if edge.root() != head.root:
-        raise StoreDamaged(
-            f"the leaves of the database do not give the root signed for size `{head.size}`\nhint: they were altered; restore a copy that verifies"
-        )
-    return edge

@@ -110,6 +110,11 @@ class ControlStore(abc.ABC):
     def current_bundle(self) -> str | None:
         """Return the digest of the configuration in force, None before the first."""
 
+    def installed_elsewhere(self, node: str) -> str | None:
+        """Return whose controller put the configuration in force, where that was another than `node`; there is no other where one node leads."""
+        del node
+        return None
+
     @abc.abstractmethod
     def keep_objects(self, objects: Mapping[str, bytes]) -> None:
         """Keep documents, digest -> bytes, where every node of a shared log finds them; nothing to do where there is one node.

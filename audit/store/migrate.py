@@ -34,7 +34,7 @@ class Schema(msgspec.Struct, frozen=True):
 RANGES: Final = Schema("ranges", "r0001")
 CONTROL: Final = Schema("control", "c0001")
 VAULT: Final = Schema("vault", "v0001")
-POSTGRES: Final = Schema("postgres", "p0002")
+POSTGRES: Final = Schema("postgres", "p0003")
 
 
 def revision(connection: sqlite3.Connection) -> str | None:

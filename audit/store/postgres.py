@@ -24,6 +24,8 @@ from audit.store.errors import SchemaError, StoreBroken, StoreError, StoreFull
 if TYPE_CHECKING:
     import psycopg
 
+    from audit.store.place import PostgresPlace
+
 RETRY_S: Final = 0.2
 _CLIENT: Final[dict[str, Any]] = {
     "connect_timeout": 5,
@@ -126,6 +128,39 @@ def translated() -> Iterator[None]:
         raise StoreBroken(
             f"PostgreSQL failed with `{name}`: {_first_line(error)}\nhint: see the server's log; the next start reads what is there"
         ) from error
+
+
+class Reached:
+    """A connection made when it is first needed, and again after anything went wrong on it. Owned by one thread at a time."""
+
+    def __init__(self, place: PostgresPlace, application: str, *, wait_s: float) -> None:
+        """Reach the database that `place` names; nothing is opened yet."""
+        self._place = place
+        self._application = application
+        self._wait_s = wait_s
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None  # made by `connection`, dropped by `close`
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """Give the connection; errors in the block are translated, and drop it.
+
+        Raises:
+            StoreBroken, StoreFull, ServerUnusable, SchemaError: As `connect` and `translated`.
+        """
+        try:
+            if self._connection is None:
+                self._connection = connect(self._place.connection_string(), self._application, wait_s=self._wait_s)
+            with translated():
+                yield self._connection
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drop the connection; the next use makes another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def ensure_schema(connection: psycopg.Connection[tuple[Any, ...]], connection_string: str) -> None:

@@ -142,6 +142,12 @@ class PostgresControlStore(ControlStore):
             row = self._connection.execute("SELECT digest FROM bundle ORDER BY serial DESC LIMIT 1").fetchone()
         return None if row is None else str(row[0])
 
+    def installed_elsewhere(self, node: str) -> str | None:
+        """Return whose controller put the configuration in force, if not `node`; see `ControlStore`."""
+        with self._one_at_a_time, postgres.translated():
+            row = self._connection.execute("SELECT term.node FROM bundle JOIN term USING (term) ORDER BY serial DESC LIMIT 1").fetchone()
+        return None if row is None or row[0] == node else str(row[0])
+
     def keep_objects(self, objects: Mapping[str, bytes]) -> None:
         """Keep documents for every node; see `ControlStore`."""
         values = (list(objects), list(objects.values()))

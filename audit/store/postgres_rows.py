@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from audit.store import postgres
 from audit.store.place import PostgresPlace
-
-if TYPE_CHECKING:
-    import psycopg
 
 WAIT_S: Final = 2.0
 """How long one read waits for a server that is away; the caller comes back."""
@@ -19,8 +16,7 @@ class PostgresRows:
 
     def __init__(self, place: PostgresPlace) -> None:
         """Read from the database that `place` names; nothing is opened yet."""
-        self._place = place
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None  # made by `_ask`, dropped by `close`
+        self._reached = postgres.Reached(place, "assay reader", wait_s=WAIT_S)
         self._has_tables = False  # set by `_ask`
 
     def read(self, from_index: int, limit: int) -> list[tuple[int, bytes]]:
@@ -39,21 +35,13 @@ class PostgresRows:
 
     def close(self) -> None:
         """Drop the connection; the next read makes another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._reached.close()
 
     def _ask(self, question: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         """Return the rows of a question; none where no recorder has made the tables yet."""
-        try:
-            if self._connection is None:
-                self._connection = postgres.connect(self._place.connection_string(), "assay reader", wait_s=WAIT_S)
-            with postgres.translated():
-                if not self._has_tables:
-                    self._has_tables = self._connection.execute("SELECT to_regclass('leaf') IS NOT NULL").fetchone() == (True,)
-                if not self._has_tables:
-                    return []
-                return self._connection.execute(question, values, binary=True).fetchall()
-        except BaseException:
-            self.close()
-            raise
+        with self._reached.connection() as connection:
+            if not self._has_tables:
+                self._has_tables = connection.execute("SELECT to_regclass('leaf') IS NOT NULL").fetchone() == (True,)
+            if not self._has_tables:
+                return []
+            return connection.execute(question, values, binary=True).fetchall()

@@ -137,7 +137,7 @@ class SharedCheckpointRow(SharedTable, table=True):
 
 
 class SharedLeaderRow(SharedTable, table=True):
-    """One row: who leads, and when it last said so by the server's clock; NULL when the lease was given back."""
+    """One row: who leads, when it last said so by the server's clock (NULL when the lease was given back), and what it says is in force."""
 
     __tablename__ = "leader"
     __table_args__ = (CheckConstraint("id = 1"),)
@@ -146,6 +146,33 @@ class SharedLeaderRow(SharedTable, table=True):
     term: int = Field(sa_column=Column(BigInteger, nullable=False))
     instance: str = Field(sa_column=Column(Text, nullable=False))
     renewed_at: dt.datetime | None = Field(sa_column=Column(DateTime(timezone=True), nullable=True))
+    node: str = Field(sa_column=Column(Text, nullable=False, server_default=""))
+    manifest: str | None = Field(sa_column=Column(Text, nullable=True))
+    live: str | None = Field(sa_column=Column(Text, nullable=True))
+    stated_at: dt.datetime | None = Field(sa_column=Column(DateTime(timezone=True), nullable=True))
+    shown: bytes | None = Field(sa_column=Column(LargeBinary, nullable=True))
+
+
+class SharedLiveRow(SharedTable, table=True):
+    """A live state by its digest; those that are over are removed by the leader."""
+
+    __tablename__ = "live"
+
+    digest: str = Field(sa_column=Column(Text, primary_key=True))
+    data: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    put_at: dt.datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
+class SharedPseudonymRow(SharedTable, table=True):
+    """One row at most: the pseudonym keys of every tenant, sealed under a key that the nodes share and that is not here."""
+
+    __tablename__ = "pseudonym"
+    __table_args__ = (CheckConstraint("id = 1"),)
+
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    key_id: str = Field(sa_column=Column(Text, nullable=False))
+    version: int = Field(sa_column=Column(BigInteger, nullable=False))
+    sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
 class SharedTermRow(SharedTable, table=True):

@@ -1,4 +1,4 @@
-"""`assay audit vault-key` and `assay audit erase`: the vault's master key, and the erasure of a subject through the admin port.
+"""`assay audit vault-key`, `nodes-key` and `erase`: the vault's master key, the nodes' key, and the erasure of a subject through the admin port.
 
 The subject is the unit as callers send it (`Assay-Unit`, or what the model's file points to). Give it as `-` and write it to standard input: what
 stands on a command line is seen by everyone on the machine and stays in the shell's history.
@@ -28,6 +28,7 @@ _CONSENT_US: Final = 86_400_000_000
 def register(app: typer.Typer) -> None:
     """Add the commands to the `audit` group."""
     app.command("vault-key")(vault_key)
+    app.command("nodes-key")(nodes_key)
     app.command("erase")(erase)
 
 
@@ -43,14 +44,38 @@ def vault_key(
     from audit.vault.crypto import KEY_BYTES, MasterKey  # noqa: PLC0415 - only this command needs it
 
     key = MasterKey(os.urandom(KEY_BYTES))
+    _write_key(path, key.secret_text(), "what it wrapped opens with it alone")
+    _tell_key(path, key.id, "master key", "vault", is_json=json_flag)
+
+
+def nodes_key(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; never overwritten.")],
+    *,
+    json_flag: JsonFlag = False,
+) -> None:
+    """Make the key that the nodes of a log in PostgreSQL share, a file of mode 0600; give every node a copy. With it every node serves.
+
+    Example: assay audit nodes-key keys/nodes.key
+    """
+    from gateway.control.sharedkeys import NodesKey  # noqa: PLC0415 - only this command needs it
+
+    key = NodesKey(os.urandom(32))
+    _write_key(path, key.secret_text(), "the pseudonym keys in the database open with it alone")
+    _tell_key(path, key.id, "key of the nodes", "postgres", is_json=json_flag)
+
+
+def _write_key(path: Path, text: str, why: str) -> None:
     try:
-        write_durably(path, f"{key.secret_text()}\n".encode(), mode=0o600)
+        write_durably(path, f"{text}\n".encode(), mode=0o600)
     except FileExistsError:
-        fail(f"`{path}` is there and is not overwritten", hint="move it away first: what it wrapped opens with it alone")
-    if json_flag:
-        emit_json({"path": str(path), "id": key.id})
+        fail(f"`{path}` is there and is not overwritten", hint=f"move it away first: {why}")
+
+
+def _tell_key(path: Path, name: str, what: str, section: str, *, is_json: bool) -> None:
+    if is_json:
+        emit_json({"path": str(path), "id": name})
     else:
-        out.print(f"Written: {path}, master key `{key.id}`. In gateway.yaml: vault: {{key: file:{path}}}", markup=False, soft_wrap=True)
+        out.print(f"Written: {path}, {what} `{name}`. In gateway.yaml: {section}: {{key: file:{path}}}", markup=False, soft_wrap=True)
 
 
 def erase(

@@ -144,6 +144,11 @@ class Postgres(FileModel):
     connection: SecretReference = Field(
         description="libpq connection string (`postgresql://user:password@host/db`), by reference; a file must be mode 0600. Changed by a restart."
     )
+    key: SecretReference | None = Field(
+        default=None,
+        description="The key the nodes share, by reference; a file must be mode 0600. With it every node serves, and a unit has one pseudonym on all; "
+        "without it one node serves and the others stand by. Changed by a restart.",
+    )
 
 
 class Vault(FileModel):
