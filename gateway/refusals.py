@@ -38,6 +38,7 @@ CODES: Final[dict[str, Code]] = {
     "unknown_model": Code(404, "caller", "`assay check` lists the configured models"),
     "unknown_experiment": Code(404, "caller", "`assay experiment list` names those that are configured"),
     "illegal_step": Code(409, "caller", "`assay experiment status NAME` says where it is and what can be done from there"),
+    "led_elsewhere": Code(409, "caller", "ask the admin port of the node that leads; any node tells which: `GET /api/status`"),
     "method_not_allowed": Code(405, "caller", "use the method the protocol names"),
     "body_too_large": Code(413, "caller", "send less, or raise `front.body_limit`"),
     "unsupported_media": Code(415, "caller", "send `Content-Type: application/json` without Content-Encoding"),

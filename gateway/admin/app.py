@@ -59,7 +59,7 @@ def create_app(state: AdminState, act: Act) -> Starlette:
     pages = Pages(state)
     records = RecordsApi(state.reading, pages.reads, pages.access, pages.render)
     receipts = ReceiptsApi(state.reading, state.authenticator, state.registry.receipt_keys, time.monotonic)
-    vault = VaultApi(state.erasures, records, pages.reads, pages.access)
+    vault = VaultApi(state.erasures, records, pages.reads, pages.access, state.require_leader)
     parts = (ExperimentsApi(state, pages.access, act, pages.board), vault, records, receipts, pages)
     routes = [route for part in parts for route in part.routes()]
     return Starlette(routes=routes, exception_handlers={Refusal: _refused})
@@ -235,10 +235,11 @@ class Pages:
 
     async def _api_status(self, _request: Request) -> Response:
         state = self._state
-        head = state.head()
+        head, leader = state.head(), state.leader()
         return JSONResponse(
             {
                 "environment": state.environment,
+                "node": {"name": state.node, "role": "leads" if leader is None else "follows", "leader": leader or state.node},
                 "config_digest": state.configuration.digest,
                 "issues": list(state.configuration.issues),
                 "refused_approvals": state.inbox.refused,
@@ -265,7 +266,7 @@ class Pages:
         if match[1] == "entries" and "audit:read" not in principal.scopes:
             raise Refusal("missing_scope", "the log's entries need the scope `audit:read`")
         if match[1] == "entries":
-            await self.reads.entries(principal, self._state.publisher.size)
+            await self.reads.entries(principal, self._state.tree.size)
         path = root / name
         if path.is_file():
             return FileResponse(path, media_type="application/octet-stream")
@@ -275,7 +276,7 @@ class Pages:
 
     def _bundle(self, number: int, width: int) -> Response:
         first = number * tiles.WIDTH
-        if first + width > self._state.publisher.size:
+        if first + width > self._state.tree.size:
             raise Refusal("not_found", "the log's signed head does not reach this bundle")
         with Follower(self._state.data_dir) as follower:
             rows = follower.read(first, width)

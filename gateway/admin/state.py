@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from audit.keys import VerifierKey
 from audit.note import open_checkpoint
-from audit.publisher import Publisher
 from audit.store.layout import checkpoint_path
 from experiments.document import ExperimentDocument, LiveExperiment
 from experiments.lifecycle import STAGE, may_be_asked
@@ -21,13 +20,30 @@ from gateway.admin.reading import Reading
 from gateway.admin.traffic import Traffic
 from gateway.authenticate import Authenticator
 from gateway.control.clerk import Clerk
-from gateway.control.configuration import Configuration
 from gateway.control.erasures import Erasures
 from gateway.control.inbox import Inbox
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
 from gateway.control.running import Running
 from gateway.control.witnesses import Standing, Witnesses
+from gateway.refusals import Refusal
+
+
+class InForce(Protocol):
+    """The configuration in force, whoever put it there."""
+
+    digest: str | None
+    issues: tuple[str, ...]
+    in_force_since_s: float
+
+
+class Tree(Protocol):
+    """The log's tree as it lies here."""
+
+    @property
+    def size(self) -> int:
+        """Leaves covered by the last head."""
+        ...
 
 
 @dataclass(slots=True)
@@ -36,20 +52,29 @@ class AdminState:
 
     environment: str
     data_dir: Path
+    node: str
     vkey: str
     traffic: Traffic
-    configuration: Configuration
+    configuration: InForce
     rollouts: Rollouts
     registry: Registry
     inbox: Inbox
-    publisher: Publisher
+    tree: Tree
     witnesses: Witnesses
     reading: Reading
     clerk: Clerk
     authenticator: Callable[[], Authenticator]
     tenants_ever: Callable[[], frozenset[str]]
+    leader: Callable[[], str | None]
+    """The node that leads, None where this one does."""
     erasures: Erasures | None = None
     """The vault, where there is one."""
+
+    def require_leader(self, what: str) -> None:
+        """Refuse what only the node that leads may do. Raises Refusal."""
+        leader = self.leader()
+        if leader is not None:
+            raise Refusal("led_elsewhere", f"this node follows `{leader}`, which leads: {what} there")
 
     def head(self) -> LogHead | None:
         """Return the log's latest published head and who cosigned it, None before the first."""

@@ -6,6 +6,7 @@ an erasure is its own record. The body of an erasure names the subject; nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -49,12 +50,13 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class VaultApi:
     """The routes. Holds no state."""
 
-    def __init__(self, erasures: Erasures | None, records: RecordsApi, reads: Reads, access: Access) -> None:
-        """Answer from `erasures`; None where there is no vault."""
+    def __init__(self, erasures: Erasures | None, records: RecordsApi, reads: Reads, access: Access, require_leader: Callable[[str], None]) -> None:
+        """Answer from `erasures`; None where there is no vault. `require_leader` refuses what is left to another node."""
         self._erasures = erasures
         self._records = records
         self._reads = reads
         self._access = access
+        self._require_leader = require_leader
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -96,6 +98,7 @@ class VaultApi:
     async def _erase(self, request: Request) -> Response:
         principal = self._require(request, "subject:erase")
         erasures = self._vault()
+        self._require_leader("a consent serves one erasure, so subjects are erased")
         asked = _asked(await read_body(request), principal)
         try:
             done = await erasures.erase(asked, principal)

@@ -2,7 +2,7 @@
 
 A command that reads a data directory writes through the gateway that owns it, as the writer `cli`: opened, one record, closed. Where no gateway runs
 nothing can be written, and the command says so: whoever may read the files could read them without it anyway. Where one runs and does not commit,
-the command shows nothing.
+the command shows nothing. On a log that several gateways share the writer is `NODE.cli`: a writer's name is one gateway's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from audit.highwater import HighWater, HighWaterError
 from audit.journal import Journal, JournalError
 from audit.statements import Clock, machine_boot_id, statement
 from audit.store.layout import run_dir
+from audit.store.place import postgres_place
 from gateway.cli.terminal import Exit, err, fail
+from gateway.processes.parent import NODE_FILE
 
 WRITER: Final = "cli"
 _DEADLINE_S: Final = 5.0
@@ -70,8 +72,9 @@ def person() -> dict[str, str]:
 
 async def _append(data: Path, socket_path: Path, kind: str, carries: dict[str, Any]) -> None:
     clock = Clock(machine_boot_id())
-    highwater = await _claim(data, clock)
-    journal = Journal(WRITER, highwater.epoch, socket_path, highwater, clock=clock)
+    writer = _writer(data)
+    highwater = await _claim(data, writer, clock)
+    journal = Journal(writer, highwater.epoch, socket_path, highwater, clock=clock)
     await journal.open(deadline_s=_DEADLINE_S)
     try:
         seq = journal.append({**statement(kind, clock.moment(), actor_id=WRITER, **carries), "actor": person()})
@@ -82,12 +85,19 @@ async def _append(data: Path, socket_path: Path, kind: str, carries: dict[str, A
         await journal.close(deadline_s=_DEADLINE_S)
 
 
-async def _claim(data: Path, clock: Clock) -> HighWater:
+def _writer(data: Path) -> str:
+    """Return the name under which commands write."""
+    if postgres_place(data) is None:
+        return WRITER
+    return f"{(run_dir(data) / NODE_FILE).read_text(encoding='utf-8')}.{WRITER}"
+
+
+async def _claim(data: Path, writer: str, clock: Clock) -> HighWater:
     """Take the writer's name; another command may hold it for a moment."""
     ends_s = time.monotonic() + _DEADLINE_S
     while True:
         try:
-            return HighWater.claim(run_dir(data), WRITER, clock.wall_ms(), clock.boot_id)
+            return HighWater.claim(run_dir(data), writer, clock.wall_ms(), clock.boot_id)
         except HighWaterError:
             if time.monotonic() >= ends_s:
                 raise

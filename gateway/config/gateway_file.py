@@ -146,8 +146,8 @@ class Postgres(FileModel):
     )
     key: SecretReference | None = Field(
         default=None,
-        description="The key the nodes share, by reference; a file must be mode 0600. With it every node serves, and a unit has one pseudonym on all; "
-        "without it one node serves and the others stand by. Changed by a restart.",
+        description="The key the nodes share, by reference; a file must be mode 0600. With it every node serves, and a unit has one pseudonym on "
+        "all; without it one node serves and the others stand by. Changed by a restart.",
     )
 
 

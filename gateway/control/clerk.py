@@ -20,6 +20,16 @@ class Clerk:
         self._journal = journal
         self._clock = clock
 
+    @property
+    def writer(self) -> str:
+        """Its name as a writer."""
+        return self._journal.node
+
+    @property
+    def writer_key(self) -> tuple[str, int]:
+        """Name and epoch of its records."""
+        return self._journal.node, self._journal.epoch
+
     async def record(self, kind: str, **carries: Any) -> int:
         """Commit one record and return its index in the log.
 

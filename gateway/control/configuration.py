@@ -2,6 +2,9 @@
 
 A folder with any issue changes nothing: what was in force stays in force, and the issues are told everywhere (log, console, metrics,
 `/readyz` of the admin port).
+
+On a shared log the configuration in force may be what another node's leader put in force. A node that leads after it keeps that (`inherit`): its own
+folder, if it is another one, is told and takes force with its next change, not before.
 """
 
 from __future__ import annotations
@@ -52,6 +55,14 @@ class Configuration:
         self.is_waiting = False
         """Whether the folder holds and waits for a policy server: then it is to be read again though nothing in it has changed."""
         self.in_force_since_s = time.monotonic()
+        self._inherited = (
+            ""  # whose configuration is in force, while this node's folder has not been changed since; changed by `inherit` and `_declines`
+        )
+        self._declined: str | None = None  # digest of the folder that was another one when this node began to lead; changed by `_declines`
+
+    def inherit(self, node: str) -> None:
+        """Keep what was restored: the controller of `node` put it in force, and this node's folder may be older."""
+        self._inherited = node
 
     def restore(self) -> bool:
         """Put what was in force before this process started in force again; False when there is nothing."""
@@ -77,16 +88,28 @@ class Configuration:
         if compiled.manifest is None:
             return self._refuse(str(issue) for issue in compiled.issues)
         if compiled.digest == self.digest:
-            self.issues = ()
+            self.issues, self._inherited = (), ""
             await self._tell_policies(compiled.bundle)  # others after an upgrade that brought its own
             if self._servers is not None:
                 self._servers.settle(_server_of(compiled), await self._bundle(compiled.bundle))
             return False
+        if self._inherited and self._declines(compiled.digest):
+            changed = ", ".join(_changed(self.manifest, compiled.manifest)[:8])
+            told = f"this node's folder is another one than what `{self._inherited}` put in force ({changed})"
+            return self._refuse([f"{told}; what is in force stays, and the folder takes force with its next change"])
         if self._servers is None:
             self.issues = ()
             await self._put_in_force(compiled, compiled.manifest, compiled.verdicts)
             return True
         return await self._put_in_force_with(self._servers, compiled, compiled.manifest)
+
+    def _declines(self, digest: str) -> bool:
+        """Say whether the folder is as it was when this node began to lead."""
+        if self._declined is None:
+            self._declined = digest
+        if digest != self._declined:
+            self._inherited = ""
+        return digest == self._declined
 
     def _refuse(self, issues: Iterable[str]) -> bool:
         found = tuple(issues)

@@ -80,7 +80,8 @@ class Erasures:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vault")
         self._vault: VaultStore | None = None  # set by `_open`, in the thread
         self._stones: Tombstones | None = None  # as above
-        self._served: dict[str, str] = {}  # consent -> the erasure it was for; changed by `_open` and `_remember`
+        self._served: dict[str, str] = {}  # consent -> the erasure it was for; changed by `_open`, `_take_in` and `_remember`
+        self._heard: set[str] = set()  # erasures of the log that are remembered; changed by `_take_in`
         self._signed_since_us = 0  # what was signed earlier counts for nothing; set by `_open`
         self._one_by_one = asyncio.Lock()
 
@@ -116,6 +117,11 @@ class Erasures:
             erasure = await self._run(lambda: self._begun(signed) or self._remember(asked, principal, signed, now_us))
             return await self._finish(erasure, asked)
 
+    async def remember(self, recorded: Mapping[str, Erased]) -> None:
+        """Remember beside this node's data what other nodes have erased since it started. Raises StoreError."""
+        if not recorded.keys() <= self._heard:
+            await self._run(lambda: self._take_in(recorded))
+
     async def expire(self, now_us: int) -> None:
         """Delete entries whose time is over, as a record. Raises as `erase`."""
         gone = await self._run(lambda: self._opened().expire(now_us))
@@ -129,20 +135,30 @@ class Erasures:
     # --- in the thread --------------------------------------------------------------------------------------------------------------------
 
     def _open(self, recorded: Mapping[str, Erased]) -> list[Erasure]:
-        self._stones = Tombstones.open(self._marks)
-        known = {erasure.erasure for erasure in self._stones.all()}
-        forgotten = [Erasure(name, 0, one.keys, told=True) for name, one in recorded.items() if name not in known]
-        if forgotten:
-            _log.warning("erasures that only the log remembers: are the marks beside the data directory the newest?", extra={"count": len(forgotten)})
-            self._stones.begin(*forgotten)
-        self._vault = VaultStore.open(self._data_dir, self._master)
+        if self._stones is None:
+            self._stones = Tombstones.open(self._marks)
+        forgotten = self._take_in(recorded)
+        if forgotten and self._vault is None:
+            _log.warning("erasures that only the log remembers: are the marks beside the data directory the newest?", extra={"count": forgotten})
+        if self._vault is None:
+            self._vault = VaultStore.open(self._data_dir, self._master)
         destroy_again(self._vault, self._stones)
-        self._served = {consent: name for name, one in recorded.items() for consent in one.consents}
         for erasure in self._stones.all():
             self._served |= dict.fromkeys(statements_of(erasure.record.get("signed", ())), erasure.erasure)
             if not erasure.record and erasure.erasure not in recorded:  # another node's: what was signed for it is not known here
                 self._signed_since_us = time.time_ns() // 1000
         return self._stones.pending()
+
+    def _take_in(self, recorded: Mapping[str, Erased]) -> int:
+        """Remember erasures that the log has and this node's marks lack; return how many."""
+        stones = self._known()
+        known = {erasure.erasure for erasure in stones.all()}
+        forgotten = [Erasure(name, 0, one.keys, told=True) for name, one in recorded.items() if name not in known]
+        if forgotten:
+            stones.begin(*forgotten)
+        self._served |= {consent: name for name, one in recorded.items() for consent in one.consents}
+        self._heard |= recorded.keys()
+        return len(forgotten)
 
     def _opened(self) -> VaultStore:
         assert self._vault is not None  # noqa: S101 - `prepare` opens it before anything else is asked

@@ -1,6 +1,9 @@
 """What the log says is in force beside the configuration: a fold over its `approval.*`, `experiment.*`, `rollout.step` and `key.*` records.
 
 The log is the source of truth (design.md 1.2): the controller keeps nothing else, and after a restart folds the same records to the same state.
+
+Where several nodes write one log, each controller that begins to lead says so (`log.led`, with its term). What only a leader may say counts from the
+one that said so last: a step of a leader that was stalled, and whose record was committed after another had begun, changes nothing, for anybody.
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ from policies.approvals import Approval, InvalidApproval, Revocation, load, reco
 from policies.erasure import statements_of
 from policies.trust import TrustRoot
 
-CONCERNING: Final = re.compile(rb'"type":"(?:approval\.|rollout\.step"|experiment\.|trust\.pinned"|policy\.change"|key\.|log\.open"|erasure")')
+CONCERNING: Final = re.compile(
+    rb'"type":"(?:approval\.|rollout\.step"|experiment\.|trust\.pinned"|policy\.change"|key\.|log\.open"|log\.led"|erasure")'
+)
 """Found in every leaf that can change the registry, and in few others: what is found is parsed. A start searches the whole log for it."""
+
+_OF_EVERY_NODE: Final = frozenset({"approval.granted", "approval.revoked", "key.certified", "key.withdrawn", "erasure", "log.led"})
+"""What any node of a shared log may say. The rest is its leader's to say."""
 
 
 class Erased(msgspec.Struct, frozen=True):
@@ -57,6 +65,7 @@ class Registry:
         """Experiment -> index of the record its latest epoch began with: evidence is not older."""
         self.history: dict[str, list[dict[str, Any]]] = {}
         """Steps of each experiment as told on its page, oldest first."""
+        self._led: tuple[int, tuple[str, int] | None] = (0, None)  # term of the latest leader of a shared log, and its writer; changed by `fold`
         self._beginning: dict[str, tuple[int, str, int]] = {}  # experiment -> (epoch, document, index) that no step has confirmed
         self.unreadable: list[str] = []
         """Approvals in the log that do not verify under the pinned root: they count for nothing, and are shown."""
@@ -64,8 +73,12 @@ class Registry:
     def fold(self, index: int, record: dict[str, Any]) -> None:
         """Take one record in."""
         kind = record["type"]
+        if not self._may_say(kind, record):
+            return
         if kind in ("approval.granted", "approval.revoked"):
             self._fold_approval(record)
+        elif kind.startswith(("experiment.", "rollout.")):
+            self._fold_experiment(index, kind, record)
         elif kind == "trust.pinned":
             self.pinned = record
         elif kind == "policy.change":
@@ -74,7 +87,9 @@ class Registry:
             self.log_keys.fold(record)
         elif kind in ("key.certified", "key.withdrawn", "log.open", "erasure"):
             self._fold_log(index, record)
-        elif kind == "experiment.registered":
+
+    def _fold_experiment(self, index: int, kind: str, record: dict[str, Any]) -> None:
+        if kind == "experiment.registered":
             self.registered(index, record)
         elif kind == "experiment.start":
             self.begun(record["experiment"], record["document_digest"], record["epoch"], index)
@@ -88,6 +103,20 @@ class Registry:
         return ApprovalsInForce(
             trust_root=self._root.encode().decode(), approvals=tuple(self.approvals.values()), revocations=tuple(self.revocations.values())
         )
+
+    def lead(self, term: int, writer: tuple[str, int]) -> None:
+        """Take in who leads from now on: a writer by node and epoch."""
+        self._led = (term, writer)
+
+    def _may_say(self, kind: str, record: dict[str, Any]) -> bool:
+        """Say whether a record is its writer's to write; take in who leads."""
+        term, leader = self._led
+        if leader is None and kind != "log.led":  # one node, or a log of an earlier release
+            return True
+        writer = (record["writer"]["node"], record["writer"]["epoch"])
+        if kind == "log.led" and record["term"] > term:
+            self.lead(record["term"], writer)
+        return kind in _OF_EVERY_NODE or writer == leader
 
     def _fold_log(self, index: int, record: dict[str, Any]) -> None:
         """Take in what the log says of itself."""

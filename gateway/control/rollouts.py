@@ -1,4 +1,4 @@
-"""Judges running experiments and moves them. The only writer of `experiment.*` and `rollout.step` records.
+"""Judges running experiments and moves them, or follows another node's controller that does. The only writer of their records.
 
 A step takes force in this order: judged from committed records, recorded and committed, then published to workers. Killed anywhere in
 between, the controller that follows folds the log and judges again. While the evidence is still being read after a start, nothing is
@@ -55,7 +55,7 @@ class Rollouts:
         self._registry = registry
         self._clerk = clerk
         self._load = load
-        self._fence = fence
+        self._fence = fence  # replaced by `lead`
         self.running: dict[str, Running] = {}
         # A step is computed from a state and committed in an await: `align` and `judge` must not interleave, or one would undo the other's.
         self._moving = asyncio.Lock()
@@ -63,6 +63,34 @@ class Rollouts:
         # Whose evidence an answer belongs to: decision -> experiment, oldest first; and answers read before their decision. Changed by `feed`.
         self._experiment_of: dict[str, str] = {}
         self._early: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
+
+    def lead(self, fence: Callable[[], None]) -> None:
+        """Move from now on what was followed; `fence` as at the beginning."""
+        self._fence = fence
+
+    def follow(self, configured: Mapping[str, str]) -> None:
+        """Show what another node's controller moves: the states are the log's, evidence is read here too, and nothing is committed.
+
+        Args:
+            configured: experiment -> digest of its document.
+        """
+        for name in set(self.running) - set(configured):
+            del self.running[name]
+        for name, digest in configured.items():
+            state, held = self._registry.rollouts.get(name), self.running.get(name)
+            if state is None or state.phase == "archived":  # configured a moment ago: its leader is about to begin it
+                continue
+            if held is None or held.digest != digest or held.state.epoch != state.epoch:
+                self._go_on(self._document(digest), digest)
+            else:
+                held.state = state
+
+    async def consider(self) -> None:
+        """Judge what was fed, for whoever looks; nothing moves."""
+        for found in list(self.running.values()):
+            if found.fed:
+                found.judge()
+                await asyncio.sleep(0)
 
     async def align(self, configured: Mapping[str, str], now_us: int) -> bool:
         """Follow a configuration: start what is new, restart what changed, stop what is gone.

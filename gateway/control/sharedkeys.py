@@ -43,6 +43,13 @@ class CannotShare(StoreError):  # noqa: N818 - says what happened
     """This node cannot read the pseudonym keys of the others: it must serve nobody."""
 
 
+def _cannot_share(why: str) -> CannotShare:
+    return CannotShare(
+        f"postgres.key: the pseudonym keys in the database cannot be opened: {why}\n"
+        "hint: every node of a log has the same `postgres.key`; with another one the same person would be another one here"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class NodesKey:
     """The key the nodes share. Its `repr` shows the name alone."""
@@ -77,15 +84,12 @@ class NodesKey:
 
     def unseal(self, sealed: Sealed) -> Keys:
         """Return stored pseudonym keys. Raises CannotShare."""
+        if sealed.key_id != self.id:
+            raise _cannot_share(f"they are sealed under key `{sealed.key_id}`, this node has `{self.id}`")
         try:
-            if sealed.key_id != self.id:
-                raise CannotOpen(f"they are sealed under key `{sealed.key_id}`, this node has `{self.id}`")
             return msgspec.json.decode(unseal(self.secret, self._bound(), sealed.data), type=Keys)
         except (CannotOpen, msgspec.DecodeError) as error:
-            raise CannotShare(
-                f"postgres.key: the pseudonym keys in the database cannot be opened: {error}\n"
-                "hint: every node of a log has the same `postgres.key`; with another one the same person would be another one here"
-            ) from error
+            raise _cannot_share(str(error)) from error
 
     def _bound(self) -> bytes:
         return _PURPOSE + b"\0" + self.id.encode()

@@ -1,4 +1,4 @@
-"""Reads what was committed, in order, and hands it on: to the index, and to the evidence of running experiments.
+"""Reads what was committed, in order, and hands it on: to the index, to the evidence of experiments, and where other nodes write, to the registry.
 
 Each `step` is bounded, so that the controller's clock (what workers call staleness) is never held up for long.
 
@@ -9,7 +9,7 @@ evidence nor the controller: it is told once, and the index is opened again at t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +34,45 @@ def _concerns_evidence(leaf: bytes) -> bool:
     return any(find(mark) >= 0 for mark in _CONCERNS_EVIDENCE)
 
 
-def fold_registry(data_dir: Path, registry: Registry) -> None:
-    """Fold every record that concerns the registry, from the beginning of the log."""
-    for index, leaf in search(data_dir, CONCERNING):
+def fold_registry(data_dir: Path, registry: Registry) -> int:
+    """Fold every record that concerns the registry, from the beginning of the log; return how many leaves that were."""
+    with Follower(data_dir) as follower:
+        end = follower.end()
+    for index, leaf in search(data_dir, CONCERNING, end):
         registry.fold(index, msgspec.json.decode(leaf))
+    return end
+
+
+class Others:
+    """What other nodes of a shared log commit, folded into this node's registry. Owned by the controller's loop.
+
+    What this process commits itself it folds where it commits it, and passes over here.
+    """
+
+    def __init__(self, registry: Registry, at: int, own: tuple[str, int], hear: Callable[[str], None]) -> None:
+        """Go on at a leaf.
+
+        Args:
+            registry: folded up to `at`.
+            at: the next leaf.
+            own: node and epoch of this process's writer.
+            hear: told the type of each record that was folded.
+        """
+        self.at = at
+        """The next leaf; moved on by `take`."""
+        self._registry = registry
+        self._own = own
+        self._hear = hear
+
+    def take(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Take leaves in, in order from `at` on."""
+        for index, leaf in rows:
+            if CONCERNING.search(leaf) is not None:
+                record = msgspec.json.decode(leaf)
+                if (record["writer"]["node"], record["writer"]["epoch"]) != self._own:
+                    self._registry.fold(index, record)
+                    self._hear(record["type"])
+        self.at += len(rows)
 
 
 class Tail:
@@ -58,12 +93,26 @@ class Tail:
         self._evidence_at: int | None = None  # next leaf for the evidence; set by `read_evidence_from`, moved by `step`
         self._is_behind = True  # changed by `step`
         self._reopen = reopen
+        self._others: Others | None = None  # where other nodes write too; set by `hear_others`
         self._index_fault: str | None = None  # why the index is to be opened anew; changed by `open_index` and `_tell_index_fault`
 
     def read_evidence_from(self, index: int) -> None:
         """Read evidence from a leaf on, if it has not been read from before it already."""
         if self._evidence_at is None:
             self._evidence_at = index
+
+    def hear_others(self, others: Others) -> None:
+        """Fold what other nodes commit from now on."""
+        self._others = others
+
+    def catch_up(self, until: int) -> None:
+        """Fold what other nodes have committed before a leaf that is committed. May run in another thread while `step` does not.
+
+        Raises:
+            StoreError: the log cannot be read.
+        """
+        while self._others is not None and self._others.at < until:
+            self._others.take(self._follower.read(self._others.at, ROWS_PER_STEP))
 
     def open_index(self) -> None:
         """Open the index if it is not: with many records that takes a moment. May run in another thread, before the first step."""
@@ -83,7 +132,18 @@ class Tail:
             self._evidence_at = again if self._evidence_at is None else min(again, self._evidence_at)
             self._is_behind = True
         index_at, rows = self._index_some()
-        return max(0 if rows is None else len(rows), self._feed_some(index_at, rows))
+        heard = self._hear_some(index_at, rows)
+        return max(0 if rows is None else len(rows), heard, self._feed_some(index_at, rows))
+
+    def _hear_some(self, index_at: int, indexed: list[tuple[int, bytes]] | None) -> int:
+        """Fold what other nodes have committed; returns how many leaves that were among."""
+        if self._others is None:
+            return 0
+        rows = indexed if self._others.at == index_at else self._read(self._others.at)
+        if not rows:
+            return 0
+        self._others.take(rows)
+        return len(rows)
 
     def _index_some(self) -> tuple[int, list[tuple[int, bytes]] | None]:
         """Index the leaves of a step; return where they begin (-1 while there is no index) and the leaves."""

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from gateway.processes import parting
 from gateway.processes.control import ControlDirectory
@@ -34,6 +35,10 @@ _STEADY_S = 10.0
 _STOP_S = 15.0
 _UNIX_PATH_BYTES = 100
 _DESCRIPTORS = 65_536
+
+
+NODE_FILE: Final = "node"
+"""File in `data/run/` that names the node: commands write records under a name of their own there."""
 
 
 class Status(enum.IntEnum):
@@ -198,6 +203,7 @@ class Parent:
         self._lock = hold(self._run_dir)
         (self._run_dir / "ready").unlink(missing_ok=True)  # of a gateway that was killed
         parting.withdraw(self._run_dir)
+        (self._run_dir / NODE_FILE).write_text(plan.node, encoding="utf-8")
         self._front = listen_tcp(plan.front, "front.bind")
         self._admin = listen_tcp(plan.admin, "admin.bind")
         self._recorder, self._recorder_path = listen_unix(self._run_dir)

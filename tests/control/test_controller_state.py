@@ -18,63 +18,68 @@ from control_fakes import PEOPLE, ROOT, STRANGER, Documents, MemoryClerk, experi
 from audit.keys import SigningKey
 from gateway import apikeys, pseudonyms
 from gateway import live as live_state
+from gateway.control import leading as leading_module
 from gateway.control import rollouts as module
 from gateway.control import running
 from gateway.control.deployment import CannotStart, read_root, require_follows
+from gateway.control.leading import Leading
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
-from gateway.processes import controller as controller_process
 from gateway.processes import worker as worker_process
 from gateway.processes.control import ControlDirectory, Current
-from gateway.processes.controller import Controller
 from gateway.processes.worker import InForce
 from gateway.promises import RECEIPT_KEY, FollowedKey
 from policies.trust import Person, TrustRoot, ceremony
 
 
 @pytest.fixture
-def controller(tmp_path: Path) -> Controller:
-    """A controller that has opened nothing but its control directory; the log is in memory."""
-    made: Controller = Controller.__new__(Controller)
-    made._root = ROOT
-    made._layout = SimpleNamespace(trust_root=tmp_path / "trust" / "root.json")
-    made._registry = Registry(ROOT)
-    made._control = ControlDirectory(tmp_path)
-    made._control.create()
-    made._documents = Documents()
-    made._rollouts = Rollouts(made._registry, MemoryClerk(), made._documents.get)
-    made._tail = SimpleNamespace(read_evidence_from=lambda _: None)
-    made._configuration = SimpleNamespace(manifest=None, digest=None)
+def controller(tmp_path: Path) -> Leading:
+    """A leading controller that has opened nothing but its control directory; the log is in memory."""
+    made: Leading = Leading.__new__(Leading)
+    registry, documents = Registry(ROOT), Documents()
+    control = ControlDirectory(tmp_path)
+    control.create()
+    made._parts = SimpleNamespace(
+        root=ROOT,
+        layout=SimpleNamespace(trust_root=tmp_path / "trust" / "root.json"),
+        registry=registry,
+        control=control,
+        documents=documents,
+        rollouts=Rollouts(registry, MemoryClerk(), documents.get),
+        tail=SimpleNamespace(read_evidence_from=lambda _: None),
+    )
+    made._lease = None
+    made.configuration = SimpleNamespace(manifest=None, digest=None)
     return made
 
 
 # --- one trust root after another
 
 
-def pin(controller: Controller, root: TrustRoot) -> None:
-    controller._registry.fold(0, {"type": "trust.pinned", "digest": root.digest, "version": root.version, "root": root.encode().decode()})
+def pin(controller: Leading, root: TrustRoot) -> None:
+    controller._parts.registry.fold(0, {"type": "trust.pinned", "digest": root.digest, "version": root.version, "root": root.encode().decode()})
 
 
 ALONE = {**ROOT.thresholds, "approve.high": 1}
 SECOND = ROOT.next(people=[person for person in ROOT.people if person.name == "ann"], thresholds=ALONE).signed(PEOPLE["ann"])
 
 
-def test_the_first_root_and_the_same_again_are_taken(controller: Controller):
-    assert controller._registry.pinned is None
-    require_follows(controller._root, controller._registry.pinned, controller._layout)
+def test_the_first_root_and_the_same_again_are_taken(controller: Leading):
+    assert controller._parts.registry.pinned is None
+    require_follows(controller._parts.root, controller._parts.registry.pinned, controller._parts.layout)
     pin(controller, ROOT)
-    require_follows(controller._root, controller._registry.pinned, controller._layout)
-    assert controller._registry.pinned["digest"] == controller._root.digest
+    require_follows(controller._parts.root, controller._parts.registry.pinned, controller._parts.layout)
+    assert controller._parts.registry.pinned["digest"] == controller._parts.root.digest
 
 
-def test_a_successor_that_the_people_of_the_root_in_force_signed_is_taken(controller: Controller):
+def test_a_successor_that_the_people_of_the_root_in_force_signed_is_taken(controller: Leading):
     pin(controller, ROOT)
-    controller._root = SECOND
-    require_follows(controller._root, controller._registry.pinned, controller._layout)
-    controller._root = ROOT
+    controller._parts.root = SECOND
+    require_follows(controller._parts.root, controller._parts.registry.pinned, controller._parts.layout)
+    controller._parts.root = ROOT
     pin(controller, SECOND)
     with pytest.raises(CannotStart):
-        require_follows(controller._root, controller._registry.pinned, controller._layout)
+        require_follows(controller._parts.root, controller._parts.registry.pinned, controller._parts.layout)
 
 
 @pytest.mark.parametrize(
@@ -87,33 +92,33 @@ def test_a_successor_that_the_people_of_the_root_in_force_signed_is_taken(contro
     ],
     ids=["a root of strangers", "an older root", "a successor only strangers signed", "a version left out"],
 )
-def test_a_root_that_does_not_follow_the_one_in_force_is_refused_and_says_what_to_do(controller: Controller, pinned, found, words: str):
+def test_a_root_that_does_not_follow_the_one_in_force_is_refused_and_says_what_to_do(controller: Leading, pinned, found, words: str):
     pin(controller, pinned)
-    controller._root = found
+    controller._parts.root = found
     with pytest.raises(CannotStart) as refused:
-        require_follows(controller._root, controller._registry.pinned, controller._layout)
+        require_follows(controller._parts.root, controller._parts.registry.pinned, controller._parts.layout)
     assert words in str(refused.value)
     assert "trust/root.json" in str(refused.value)
     assert "hint: " in str(refused.value)
 
 
-def test_a_log_that_kept_no_text_of_the_root_is_followed_by_the_same_root_alone(controller: Controller):
-    controller._registry.fold(0, {"type": "trust.pinned", "digest": ROOT.digest, "version": ROOT.version})
-    require_follows(controller._root, controller._registry.pinned, controller._layout)
-    controller._root = SECOND
+def test_a_log_that_kept_no_text_of_the_root_is_followed_by_the_same_root_alone(controller: Leading):
+    controller._parts.registry.fold(0, {"type": "trust.pinned", "digest": ROOT.digest, "version": ROOT.version})
+    require_follows(controller._parts.root, controller._parts.registry.pinned, controller._parts.layout)
+    controller._parts.root = SECOND
     with pytest.raises(CannotStart, match="does not follow"):
-        require_follows(controller._root, controller._registry.pinned, controller._layout)
+        require_follows(controller._parts.root, controller._parts.registry.pinned, controller._parts.layout)
 
 
-def test_a_root_that_no_record_can_hold_is_refused_at_the_start_in_words(controller: Controller):
+def test_a_root_that_no_record_can_hold_is_refused_at_the_start_in_words(controller: Leading):
     keys = [type(STRANGER).from_seed(number.to_bytes(32, "big")) for number in range(400)]
     many = [Person(f"person-{number}", (key.public,), ("approver",)) for number, key in enumerate(keys)]
     text = ROOT.next(people=(*ROOT.people, *many)).signed(PEOPLE["ann"]).encode()
     assert len(text) > 60_000
-    controller._layout.trust_root.parent.mkdir()
-    controller._layout.trust_root.write_bytes(text)
+    controller._parts.layout.trust_root.parent.mkdir()
+    controller._parts.layout.trust_root.write_bytes(text)
     with pytest.raises(CannotStart) as refused:
-        read_root(controller._layout)
+        read_root(controller._parts.layout)
     assert "KiB" in str(refused.value)
     assert "hint: " in str(refused.value)
 
@@ -121,18 +126,18 @@ def test_a_root_that_no_record_can_hold_is_refused_at_the_start_in_words(control
 # --- a configuration and its rollouts
 
 
-def configure(controller: Controller, digest: str, **documents: Any) -> None:
-    experiments = {name: controller._documents.put(document) for name, document in documents.items()}
-    controller._configuration.manifest, controller._configuration.digest = SimpleNamespace(experiments=experiments), digest
+def configure(controller: Leading, digest: str, **documents: Any) -> None:
+    experiments = {name: controller._parts.documents.put(document) for name, document in documents.items()}
+    controller.configuration.manifest, controller.configuration.digest = SimpleNamespace(experiments=experiments), digest
 
 
-def in_force(controller: Controller) -> Current:
-    found = controller._control.current()
+def in_force(controller: Leading) -> Current:
+    found = controller._parts.control.current()
     assert found is not None
     return found
 
 
-def test_a_new_configuration_is_told_only_together_with_rollouts_that_follow_it(controller: Controller):
+def test_a_new_configuration_is_told_only_together_with_rollouts_that_follow_it(controller: Leading):
     configure(controller, "first", x=experiment())
     asyncio.run(controller._align())
     controller._publish_live()
@@ -151,7 +156,7 @@ def test_a_new_configuration_is_told_only_together_with_rollouts_that_follow_it(
     controller._publish_live()
     after = in_force(controller)
     assert after.manifest == "second"
-    told = msgspec.json.decode(controller._control.get_live(after.live))["experiments"]["x"]
+    told = msgspec.json.decode(controller._parts.control.get_live(after.live))["experiments"]["x"]
     assert told["epoch"] == 2
 
 
@@ -211,7 +216,7 @@ class Changes:
         return changes()
 
 
-def watching(controller: Controller, monkeypatch: pytest.MonkeyPatch, *told: str) -> list[str]:
+def watching(controller: Leading, monkeypatch: pytest.MonkeyPatch, *told: str) -> list[str]:
     """A controller whose watch says this; returns the list of what it will do, in order."""
     done: list[str] = []
 
@@ -226,29 +231,33 @@ def watching(controller: Controller, monkeypatch: pytest.MonkeyPatch, *told: str
     async def align() -> None:
         done.append("align")
 
-    controller._chosen = argparse.Namespace(keys=Path("keys") / "api-keys.json")
-    controller._layout.approvals, controller._layout.config = controller._layout.trust_root.parent, Path("config")
-    controller._inbox = SimpleNamespace(take_in=take_in, has_unread=False)
-    controller._configuration = SimpleNamespace(reload=reload, is_waiting=False)
+    controller._parts.chosen = argparse.Namespace(keys=Path("keys") / "api-keys.json")
+    controller._parts.layout.approvals, controller._parts.layout.config = controller._parts.layout.trust_root.parent, Path("config")
+    controller._parts.inbox = SimpleNamespace(take_in=take_in, has_unread=False)
+    controller.configuration = SimpleNamespace(reload=reload, is_waiting=False)
     controller._align = align
     controller._publish_live = lambda: done.append("publish")
-    controller._keys = SimpleNamespace(read=lambda _: done.append("keys"))
-    monkeypatch.setattr(controller_process, "watchfiles", Changes(*told))
+
+    async def look(_: int) -> None:
+        done.append("keys")
+
+    controller._parts.keys = SimpleNamespace(look=look)
+    monkeypatch.setattr(leading_module, "watchfiles", Changes(*told))
     return done
 
 
-def test_a_revocation_does_not_wait_for_the_compiler(controller: Controller, monkeypatch: pytest.MonkeyPatch):
+def test_a_revocation_does_not_wait_for_the_compiler(controller: Leading, monkeypatch: pytest.MonkeyPatch):
     done = watching(controller, monkeypatch, "approvals/r.json and config/models/m.yaml")
     asyncio.run(controller._watch())
     assert done == ["keys", "take in", "publish", "reload", "align", "publish"]
 
 
-def test_a_quiet_folder_is_read_once_and_again_only_while_an_envelope_could_not_be_read(controller: Controller, monkeypatch: pytest.MonkeyPatch):
+def test_a_quiet_folder_is_read_once_and_again_only_while_an_envelope_could_not_be_read(controller: Leading, monkeypatch: pytest.MonkeyPatch):
     done = watching(controller, monkeypatch, "quiet", "quiet", "quiet")
     asyncio.run(controller._watch())
     assert done.count("take in") == 1
     done = watching(controller, monkeypatch, "quiet", "quiet", "quiet")
-    controller._inbox.has_unread = True
+    controller._parts.inbox.has_unread = True
     asyncio.run(controller._watch())
     assert (done.count("take in"), done.count("reload")) == (3, 1)
 

@@ -115,8 +115,8 @@ class Log:
 class Deployment:
     """One deployment and, between `start` and `stop`, its processes. Owned by the fixture that made it."""
 
-    def __init__(self, directory: Path, *, workers: int = 1, settings: str = "", postgres: str = "", node: str = "t") -> None:
-        """`postgres` is the connection string of a shared log."""
+    def __init__(self, directory: Path, *, workers: int = 1, settings: str = "", postgres: str = "", node: str = "t", nodes_key: str = "") -> None:
+        """`postgres` is the connection string of a shared log, `nodes_key` the text of the key its nodes share."""
         self.directory = directory
         self.node = node
         self.front_port, self.admin_port = free_port(), free_port()
@@ -128,7 +128,10 @@ class Deployment:
             secret.touch(mode=0o600)
             secret.write_text(postgres)
             settle_place(directory / "data", PostgresPlace(f"file:{secret.absolute()}"))
-            text = text.replace("store: sqlite:data/\n", 'store: "postgres:data/"\npostgres: {connection: "file:keys/postgres.url"}\n')
+            shared = ', key: "file:keys/nodes.key"' if nodes_key else ""
+            text = text.replace("store: sqlite:data/\n", f'store: "postgres:data/"\npostgres: {{connection: "file:keys/postgres.url"{shared}}}\n')
+            if nodes_key:
+                write_durably(directory / "keys" / "nodes.key", nodes_key.encode(), mode=0o600)
         (directory / "config" / "gateway.yaml").write_text(text)
         self.layout = Layout.of(directory)
         self.data = directory / "data"
