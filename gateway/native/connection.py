@@ -216,7 +216,6 @@ class Connection(asyncio.Protocol):
 
     # Owner of all fields: the loop's thread; `begin` starts a call, the protocol callbacks move it on, `_end` closes it.
     __slots__ = (
-        "_chunk_bytes",
         "_deadline_at",
         "_head_bytes",
         "_headers",
@@ -265,6 +264,11 @@ class Connection(asyncio.Protocol):
     def __repr__(self) -> str:
         """Tell the state."""
         return f"<Connection {self.state.value}{' reused' if self.is_reused else ''}>"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it carries nothing any more."""
+        return self.state is _DEAD
 
     def begin(self, method: str, request: bytes, deadline_at: float) -> Wait[AnyReply]:
         """Send a request; the wait gives its reply once the head is there, or fails with UpstreamError."""

@@ -40,7 +40,6 @@ _render: Final = FieldLines(frozenset((b"host",))).__getitem__
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _TARGET: Final = re.compile(rb"/[\x21-\x7e]*")
-_JOIN_UP_TO_BYTES: Final = 1 << 20
 _KNOWN_LIMIT: Final = 4096  # endpoint objects remembered by identity; a reload makes new ones
 
 
@@ -137,6 +136,9 @@ class Pool:
         except (OSError, ssl.SSLError) as error:
             self._fail_first(f"{endpoint} cannot be reached: {error}")
         else:
+            if connection.is_dead:  # it spoke or hung up before anybody could ask; kept, it would hold its place in the pool for good
+                self._fail_first(f"{endpoint} ended the connection before it was asked anything")
+                return
             self.open.add(connection)
             self.release(connection)
 

@@ -3,7 +3,9 @@
 import asyncio
 import datetime as dt
 import ipaddress
+import socket
 import ssl
+import threading
 
 import pytest
 import uvloop
@@ -93,3 +95,52 @@ def test_an_https_upstream_nobody_vouches_for_is_a_connect_fault_and_not_sent(co
     with pytest.raises(UpstreamError) as error:
         against(contexts[0], MAKERS[kind](ssl.create_default_context()))
     assert (error.value.fault, error.value.sent) == (Fault.CONNECT, False)
+
+
+def busy_at_once(context, listener, count):
+    """Accept `count` callers; say that all places are taken in the very packet that ends the handshake, and hang up."""
+    for _ in range(count):
+        caller, _ = listener.accept()
+        with caller:
+            received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = context.wrap_bio(received, sent, server_side=True)
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    caller.sendall(sent.read())
+                    received.write(caller.recv(65536))
+            tls.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+            caller.sendall(sent.read())
+            caller.recv(65536)
+
+
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run])
+def test_a_server_that_speaks_before_it_is_asked_leaves_no_connection_behind(contexts, run):
+    server_context, client_context = contexts
+    server_context.maximum_version = ssl.TLSVersion.TLSv1_2  # there the server has the last word of the handshake
+    calls = 3
+
+    async def main(port):
+        upstream = NativeUpstream(asyncio.get_running_loop(), UpstreamLimits(connection_limit=2, connect_timeout_s=0.2), tls=client_context)
+        found = []
+        for _ in range(calls):
+            with pytest.raises(UpstreamError) as failed:
+                await call(upstream, port)
+            found.append((failed.value.fault, failed.value.sent))
+        (pool,) = upstream._pools.values()
+        state = repr(pool)
+        await upstream.close()
+        return found, state
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=busy_at_once, args=(server_context, listener, calls), daemon=True)
+        server.start()
+        try:
+            found, state = run(main(listener.getsockname()[1]))
+        finally:
+            server_context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+    server.join(5)
+    assert found == [(Fault.CONNECT, False)] * calls, "the model has seen nothing: another replica may be asked"
+    assert "0 open, 0 idle" in state
