@@ -4,9 +4,10 @@ The order of a backup is the argument for it. What claims is copied before what 
 1. `control.sqlite` (SQLite's own online backup): the largest signed size, H.
 2. `log/`: its tiles are those of H or later; the checkpoint that is written is H's own.
 3. `ranges/`: at least H leaves, because they were committed before H was signed.
-4. `control/`, `instance` and the rest that records refer to; `vault/` only when asked for: what is in it is destroyed on schedule or on request, and
+4. The entry files in `log/` once more: a range whose database went meanwhile has them, because they were whole before it went.
+5. `control/`, `instance` and the rest that records refer to; `vault/` only when asked for: what is in it is destroyed on schedule or on request, and
    a copy undoes that but for what `marks/` remembers, which lies outside the data directory and is never restored from a copy.
-5. `backup.json`, which says what this is. It was written first as unfinished: a copy that was cut off is never taken for a whole one.
+6. `backup.json`, which says what this is. It was written first as unfinished: a copy that was cut off is never taken for a whole one.
 
 A directory with `backup.json` in it is not opened for writing: the log has gone on since, and signing from here would be a second history under one
 key. It can be read, verified and kept. A copy taken by other means is caught by the key's mark (`audit/store/copies.py`), or by a witness.
@@ -30,7 +31,7 @@ from audit.store import layout
 from audit.store.control import latest_head
 from audit.store.copies import Backup
 from audit.store.durable import replace_file
-from audit.store.errors import StoreBehind, StoreError
+from audit.store.errors import StoreBehind, StoreBroken, StoreError
 from audit.store.place import postgres_place
 from audit.store.sqlite import open_reader, sync_directory, translated
 
@@ -67,7 +68,8 @@ def back_up(data_dir: Path, target: Path, *, with_vault: bool = False) -> Backup
         _copy_tree(layout.log_dir(data_dir), layout.log_dir(target), skip="checkpoint")
         layout.ranges_dir(target).mkdir()
         for number in layout.range_numbers(data_dir):
-            _copy_database(layout.range_path(data_dir, number), layout.range_path(target, number))
+            _copy_range(layout.range_path(data_dir, number), layout.range_path(target, number))
+        _copy_tree(layout.entries_dir(data_dir), layout.entries_dir(target))
         _copy_plain(data_dir, target)
         if with_vault:
             _copy_vault(data_dir, target)
@@ -90,6 +92,17 @@ def _copy_database(source: Path, target: Path) -> None:
     with contextlib.closing(open_reader(source)) as reader, contextlib.closing(sqlite3.connect(target)) as writer:
         reader.backup(writer, pages=4096)
     _flush(target)
+
+
+def _copy_range(source: Path, target: Path) -> None:
+    """Copy a range's database unless it goes meanwhile: its leaves are entry files then."""
+    try:
+        _copy_database(source, target)
+    except (FileNotFoundError, StoreBroken):
+        if source.exists():
+            raise
+    if not source.exists():
+        target.unlink(missing_ok=True)
 
 
 def _copy_plain(data_dir: Path, target: Path) -> None:
@@ -123,8 +136,8 @@ def _copy_tree(source: Path, target: Path, skip: str = "") -> None:
 def _copy_missing(source: Path, target: Path, skip: str) -> bool:
     """Copy what is not there yet; return whether something that was listed had gone."""
     target.mkdir(parents=True, exist_ok=True)
-    has_gone = False
-    for path in sorted(source.rglob("*")):
+    found, has_gone = _listed(source)
+    for path in found:
         if path.is_symlink() or path.name.startswith(".") or path.name.endswith(".tmp"):
             continue
         if skip and path.parent == source and path.name.startswith(skip):
@@ -138,6 +151,16 @@ def _copy_missing(source: Path, target: Path, skip: str) -> bool:
             except FileNotFoundError:
                 has_gone = True
     return has_gone
+
+
+def _listed(folder: Path) -> tuple[list[Path], bool]:
+    """Return what is below a folder, and whether a part of it went while it was listed."""
+    faults: list[OSError] = []
+    found = [Path(inner, name) for inner, folders, files in os.walk(folder, onerror=faults.append) for name in (*folders, *files)]
+    for fault in faults:
+        if not isinstance(fault, FileNotFoundError):
+            raise fault
+    return found, any(Path(fault.filename) != folder for fault in faults)  # a folder that never was has nothing to copy
 
 
 def _copy_file(source: Path, target: Path) -> None:

@@ -63,6 +63,11 @@ def checkpoint_path(data_dir: Path) -> Path:
     return data_dir / "log" / "checkpoint"
 
 
+def entries_dir(data_dir: Path) -> Path:
+    """Return the folder of entry files, which hold the leaves of sealed ranges."""
+    return data_dir / "log" / "tile" / "entries"
+
+
 def run_dir(data_dir: Path) -> Path:
     """Return the folder of sockets, status files and high-water marks."""
     return data_dir / "run"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from audit import backup
 from audit.archive import ArchiveRefused, archive, check_parquet, parquet_path
 from audit.backup import BackupRefused, back_up
 from audit.follow import follow, search
@@ -240,6 +241,32 @@ def test_a_backup_taken_while_the_log_grows_is_whole_and_verifies(tmp_path):
         assert verified(folder) == said.signed_size <= said.leaves
         assert backup_of(folder) == said
         assert said.finished
+
+
+@pytest.mark.parametrize("moment", ["_copy_tree", "_copy_database"])
+def test_a_range_whose_database_goes_while_the_backup_runs_is_in_it_all_the_same(grown, tmp_path, monkeypatch, moment):
+    """It is sealed after the log's files were copied, or after the databases were listed; then its entry files are what is left of it."""
+    shutil.copytree(grown, tmp_path / "log")
+    shutil.rmtree(tmp_path / "log" / "log" / "tile" / "entries")
+    log = Log(tmp_path / "log")
+    done, proper = [], getattr(backup, moment)
+
+    def then_the_range_goes(source: Path, *others: object, **more: object) -> object:
+        if moment == "_copy_database" and "ranges" in source.parts and not done:
+            log.seal()
+            done.append(log.publisher.remove_old_databases(keep=0))
+        found = proper(source, *others, **more)
+        if moment == "_copy_tree" and not done:
+            log.seal()
+            done.append(log.publisher.remove_old_databases(keep=0))
+        return found
+
+    monkeypatch.setattr(backup, moment, then_the_range_goes)
+    made = back_up(log.folder, tmp_path / "copy")
+    log.close()
+    assert done == [1]
+    assert (made.leaves, verified(tmp_path / "copy")) == (RANGE_LEAVES + 500, RANGE_LEAVES + 500)
+    assert sum(1 for _ in follow(tmp_path / "copy", 0)) == made.leaves
 
 
 def test_a_backup_is_not_gone_on_with_until_somebody_takes_that_upon_themselves(tmp_path):
