@@ -52,7 +52,7 @@ _PROGRAMS: Final = ("README.txt", "verify.sh", "verify.go", "go.mod.txt", "go.su
 _SINGLE: Final = frozenset({*_PROGRAMS, "manifest.json", "checkpoint", "keys", "known-checkpoint", "consistency"})
 _NUMBERED: Final = re.compile(r"(?:records/([0-9]{8,19})\.leaf|proofs/([0-9]{8,19})\.tlog-proof)", re.ASCII)
 _CLAIMS: Final = {
-    "selection": "each record is in the log; others that answer the question may have been left out",
+    "selection": "each record is in the log; others may have been left out",
     "range": "every record from `first` up to `end`, none left out",
 }
 _CONSTANT_TIME: Final = (1980, 1, 1, 0, 0, 0)
@@ -150,9 +150,7 @@ def _manifest(head: Checkpoint, indices: Sequence[int], question: Mapping[str, A
     document = {
         "format": FORMAT,
         "kind": kind,
-        "claim": "each record is in the log; others may have been left out"
-        if span is None
-        else "every record from `first` up to `end`, none left out",
+        "claim": _CLAIMS[kind],
         "first": first,
         "end": end,
         "origin": head.origin,
@@ -306,7 +304,7 @@ def _read_manifest(members: Mapping[str, bytes]) -> dict[str, Any]:
     kinds = {"format": str, "kind": str, "first": int, "end": int, "origin": str, "size": int, "question": dict, "records": int}
     if type(document) is not dict or any(type(document.get(key)) is not kind for key, kind in kinds.items()):
         raise BundleError(f"the manifest must have {', '.join(kinds)}")
-    if document["format"] != FORMAT or document["kind"] not in {"selection", "range"}:
+    if document["format"] != FORMAT or document["kind"] not in _CLAIMS:
         raise BundleError(f"this is `{document['format'][:40]}`, kind `{document['kind'][:40]}`; known is `{FORMAT}`, kinds `selection` and `range`")
     if not all(0 <= document[key] < SIZE_LIMIT for key in ("first", "end", "size", "records")):
         raise BundleError("a number of the manifest is out of range")

@@ -11,7 +11,7 @@ Rules:
 
 Example:
     outlet = Outlet(Path("/mnt/worm/assay"), keep=True)
-    fault = outlet.push(note, size)
+    fault = outlet.push(note)
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class _Seen:
 
     def _latest_of(self, entries: Sequence[bytes]) -> str:
         """Return the latest time the log has told, these entries included."""
-        return max((heading.time for heading in map(read_heading, entries) if heading is not None), default=self.latest)
+        return max((self.latest, *(heading.time for heading in map(read_heading, entries) if heading is not None)))
 
     def _number(self, index: int, entry: bytes) -> None:
         writer = _decoded(entry).get("writer")
@@ -218,7 +218,8 @@ def _other_numbers(receipt: Receipt, record: dict[str, Any]) -> str | None:
     writer = {"node": receipt.node, "epoch": receipt.epoch, "seq": receipt.seq}
     if record.get("writer") != writer:
         return "carries another writer or number than the receipt"
-    if receipt.decision not in (record.get("id"), *record.get("parents", ())):
+    parents = record.get("parents")
+    if receipt.decision != record.get("id") and not (isinstance(parents, list) and receipt.decision in parents):
         return "is of another call than the receipt"
     return None
 

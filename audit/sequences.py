@@ -30,6 +30,8 @@ OUTCOME_LIMIT_S: Final = 300.0
 BACKWARDS_LIMIT_S: Final = 5.0
 ENDED_REMEMBERED: Final = 65_536
 """Decisions that ended are remembered so far back, only to word a finding: a second `outcome` is found however late it comes."""
+MISSING_REMEMBERED: Final = 65_536
+"""Missing numbers of one writer that are remembered one by one."""
 
 _STATEMENTS: Final = frozenset({"log.lost", "log.recover"})
 
@@ -58,6 +60,7 @@ class _Epoch:
     is_ended: bool = False
     last_index: int = 0
     missing: set[int] = field(default_factory=set)
+    """One by one, so that a late one is found; at most `MISSING_REMEMBERED`."""
     wide_gaps: list[tuple[int, int]] = field(default_factory=list)
     silences: list[_Silence] = field(default_factory=list)
 
@@ -69,7 +72,6 @@ class Account:
         """Start before the first leaf."""
         self.counted = 0
         self.lost = 0
-        self.has_unknown_loss = False
         self.clock_steps: list[int] = []
         self._epochs: dict[tuple[str, int], _Epoch] = {}
         self._newest: dict[str, int] = {}
@@ -178,9 +180,9 @@ class Account:
         if seq == epoch.next_seq:
             epoch.next_seq = seq + 1
         elif seq > epoch.next_seq:
-            if seq - epoch.next_seq <= 4096:
+            if len(epoch.missing) + seq - epoch.next_seq <= MISSING_REMEMBERED:
                 epoch.missing.update(range(epoch.next_seq, seq))
-            else:  # an absurd jump is remembered as a span, not as a million numbers
+            else:  # what no honest log lacks is remembered as a span, not as a million numbers
                 epoch.wide_gaps.append((epoch.next_seq, seq - 1))
             epoch.next_seq = seq + 1
         elif seq in epoch.missing:
@@ -219,7 +221,6 @@ class Account:
             self.lost += count
             text = f"{count} records lost, stated: writer `{node}` epoch `{number}` numbers `{first}` to `{last}`"
         else:
-            self.has_unknown_loss = True
             text = f"an unknown number of records may be lost, stated: writer `{node}` epoch `{number}` from number `{first}`"
         self._stated.append(Finding(text, index))
 

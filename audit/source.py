@@ -27,10 +27,11 @@ from urllib.parse import quote
 import httpx
 
 from audit.store.errors import StoreError
+from audit.store.layout import RANGE_LEAVES
 from audit.store.place import PostgresPlace, postgres_place
+from audit.store.sqlite import read_only_uri
 from audit.tiles import ENTRY_LIMIT_BYTES, WIDTH, TileError, decode_bundle, entries_path, limit_bytes, parse_path
 
-RANGE_LEAVES: Final = 65_536
 CHECKPOINT: Final = "checkpoint"
 
 
@@ -201,9 +202,7 @@ class RangeRows:
 
 def _open_rows(path: Path) -> sqlite3.Connection:
     """Open a range file read-only; beside a running recorder, and also where the folder is not writable and no WAL is left."""
-    has_wal = path.with_name(path.name + "-wal").exists()
-    mode = "mode=ro" if has_wal or os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
-    connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?{mode}", uri=True, timeout=5.0)
+    connection = sqlite3.connect(read_only_uri(path), uri=True, timeout=5.0)
     connection.execute("PRAGMA trusted_schema=OFF")
     return connection
 

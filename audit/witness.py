@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import httpx
 from starlette.applications import Starlette
@@ -39,6 +39,8 @@ from audit.note import Checkpoint, Note, NoteError, parse_decimal, parse_hash
 
 REQUEST_LIMIT_BYTES: Final = note.NOTE_LIMIT_BYTES + 64 * 64
 PROOF_LIMIT: Final = 63
+ANSWER_LIMIT_BYTES: Final = 64 * 1024
+"""Most that is read of what a witness answers: signature lines, a size, or a sentence."""
 SIZE_MEDIA_TYPE: Final = "text/x.tlog.size"
 
 
@@ -159,7 +161,7 @@ class StateFile:
 
 
 class Witness:
-    """Keeps the heads of the logs it knows and cosigns. `_heads` is read and replaced under `_lock` alone."""
+    """Keeps the heads of the logs it knows and cosigns. `_heads` is replaced under `_lock` alone, never changed."""
 
     def __init__(self, key: SigningKey, logs: Mapping[str, Sequence[VerifierKey]], state: State, now_s: Callable[[], int]) -> None:
         """Witness the logs given as {origin: keys}, signing with `key` (a `COSIGNATURE_V1` key) at times `now_s()`."""
@@ -266,32 +268,48 @@ def request_cosignature(
     Raises:
         Refused: The witness said no, could not be reached (status 503), or answered with something that is no cosignature (status 502).
     """
-    reply = _submit(client, url, Submission(old_size, tuple(prove(old_size)), checkpoint_note))
-    if reply.status_code == 409 and reply.headers.get("content-type", "").startswith(SIZE_MEDIA_TYPE):
-        known_size = _conflict_size(reply, old_size, checkpoint_note)
-        reply = _submit(client, url, Submission(known_size, tuple(prove(known_size)), checkpoint_note))
-    if reply.status_code != 200:
-        raise Refused(reply.status_code, f"witness `{witness_key.name}` answered {reply.status_code}: {reply.text[:200]}")
+    answer = _submit(client, url, Submission(old_size, tuple(prove(old_size)), checkpoint_note))
+    if answer.status == 409 and answer.media_type.startswith(SIZE_MEDIA_TYPE):
+        known_size = _conflict_size(answer.body, old_size, checkpoint_note)
+        answer = _submit(client, url, Submission(known_size, tuple(prove(known_size)), checkpoint_note))
+    if answer.status != 200:
+        raise Refused(answer.status, f"witness `{witness_key.name}` answered {answer.status}: {answer.body[:200].decode(errors='replace')}")
     parsed = note.parse(checkpoint_note)
     try:
-        lines = reply.content.decode().removesuffix("\n").split("\n")
+        lines = answer.body.decode().removesuffix("\n").split("\n")
         offered = tuple(note.parse_signature_line(line) for line in lines[: note.SIGNATURE_LIMIT])
         return note.verify(Note(parsed.text, offered), [witness_key])[0].signature
     except (UnicodeDecodeError, NoteError) as error:
         raise Refused(502, f"witness `{witness_key.name}` did not answer with its cosignature: {error}") from error
 
 
-def _submit(client: httpx.Client, url: str, submission: Submission) -> httpx.Response:
+class _Answer(NamedTuple):
+    status: int
+    media_type: str
+    body: bytes
+
+
+def _submit(client: httpx.Client, url: str, submission: Submission) -> _Answer:
+    """Send a request; what is read of the answer is bounded."""
+    asked = f"{url.rstrip('/')}/add-checkpoint"
     try:
-        return client.post(f"{url.rstrip('/')}/add-checkpoint", content=submission.encode(), follow_redirects=False)
+        with client.stream("POST", asked, content=submission.encode(), headers={"accept-encoding": "identity"}, follow_redirects=False) as reply:
+            if reply.headers.get("content-encoding", "identity").lower() != "identity":
+                raise Refused(502, f"witness at `{url}` answers in a coding that was not asked for, which could stand for any number of bytes")
+            body = b""
+            for piece in reply.iter_bytes(ANSWER_LIMIT_BYTES):
+                body += piece
+                if len(body) > ANSWER_LIMIT_BYTES:
+                    raise Refused(502, f"witness at `{url}` answered more than {ANSWER_LIMIT_BYTES} bytes")
+            return _Answer(reply.status_code, reply.headers.get("content-type", ""), body)
     except httpx.HTTPError as error:
         raise Refused(503, f"witness at `{url}` cannot be reached: {type(error).__name__}: {error}") from error
 
 
-def _conflict_size(reply: httpx.Response, old_size: int, checkpoint_note: bytes) -> int:
+def _conflict_size(told: bytes, old_size: int, checkpoint_note: bytes) -> int:
     """Return the size a witness says it has, if a proof from there can exist."""
     try:
-        known_size = parse_decimal(reply.text.removesuffix("\n"))
+        known_size = parse_decimal(told.decode("ascii", "replace").removesuffix("\n"))
     except NoteError as error:
         raise Refused(502, f"the witness answered 409 without a size: {error}") from error
     size = Checkpoint.parse(note.parse(checkpoint_note).text).size

@@ -50,12 +50,21 @@ def open_reader(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise FileNotFoundError(path)
     with translated(path):
-        # Without write access to the folder SQLite cannot make its shared index; a file nobody may write is read as it stands.
-        mode = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+        connection = sqlite3.connect(read_only_uri(path), uri=True, isolation_level=None)
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA query_only=ON")
         return connection
+
+
+def read_only_uri(path: Path) -> str:
+    """Return the URI by which SQLite reads a file beside its writer, or where nothing can be written and nothing is left to be moved into it.
+
+    Without write access to the folder SQLite cannot make the index of a write-ahead log. Where there is such a log a writer has made the index too;
+    where there is none the file is read as it stands. Taken so while somebody writes, it would lack what was committed last, or be half a page old.
+    """
+    has_wal = path.with_name(path.name + "-wal").exists()
+    is_settled = not has_wal and not os.access(path.parent, os.W_OK)
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if is_settled else ''}"
 
 
 @contextlib.contextmanager

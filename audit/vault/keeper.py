@@ -59,7 +59,7 @@ class Keeper:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def serve(self, listener: socket.socket, stop: asyncio.Event) -> int:
-        """Serve until `stop` is set; returns the exit status."""
+        """Serve until `stop` is set; returns the exit status. Raises whatever a defect raised while entries were committed."""
         server = await asyncio.start_unix_server(self._connection, sock=listener)
         committing = asyncio.create_task(self._commit_all(), name="commit")
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -67,7 +67,9 @@ class Keeper:
         server.close()
         for task in (committing, stopping, *self._connections):
             task.cancel()
-        await asyncio.gather(committing, stopping, *self._connections, return_exceptions=True)
+        ended, *_ = await asyncio.gather(committing, stopping, *self._connections, return_exceptions=True)
+        if isinstance(ended, Exception):
+            raise ended
         return EXIT_IO if self._broken else EXIT_OK
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

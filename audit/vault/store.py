@@ -186,16 +186,8 @@ class VaultStore:
         asked = select(*columns).where(_in(_KEY.subject, {subject for _, subject in subjects}))
         for key_id, tenant, subject, master, wrapped in connection.execute(asked):
             if (tenant, subject) in subjects:
-                found[tenant, subject] = (key_id, self._unwrapped(key_id, master, wrapped))
+                found[tenant, subject] = (key_id, _unwrapped(self._master, key_id, master, wrapped))
         return found
-
-    def _unwrapped(self, key_id: bytes, master: str, wrapped: bytes) -> bytes:
-        if master != self._master.id:
-            raise WrongMasterKey(f"a data key is wrapped by master key `{master}`, the vault was opened with `{self._master.id}`")
-        try:
-            return self._master.unwrap(key_id, wrapped)
-        except CannotOpen as error:
-            raise WrongMasterKey(f"a data key of the vault is damaged: {error}") from error
 
     def _new_key(self, tenant: str, subject: str, unit: str, now_us: int) -> dict[str, Any]:
         key_id = self._random(KEY_ID_BYTES)
@@ -228,7 +220,7 @@ class VaultStore:
         if tenant is None:
             return Found("sealed")
         try:
-            content = unseal(self._unwrapped(key_id, master, wrapped), bound_to(tenant, record, key_id), box)
+            content = unseal(_unwrapped(self._master, key_id, master, wrapped), bound_to(tenant, record, key_id), box)
         except (CannotOpen, WrongMasterKey):
             return Found("sealed")
         return Found("kept", content, until_us=expires_us)
@@ -308,7 +300,7 @@ class VaultStore:
         """Wrap anew what the master key before wrapped; return how many data keys that were.
 
         Raises:
-            WrongMasterKey: some are wrapped by neither.
+            WrongMasterKey: some are wrapped by neither, or damaged.
         """
         with self._alone() as connection:
             rows = connection.execute(select(_KEY.id, _KEY.master, _KEY.wrapped).where(_KEY.master != self._master.id)).all()
@@ -318,7 +310,7 @@ class VaultStore:
                         f"the vault was written under master key `{master}`; `vault.key` is `{self._master.id}`\n"
                         "hint: put that key back, or name it as `vault.previous` so that its data keys are wrapped anew"
                     )
-                again = self._master.wrap(key_id, previous.unwrap(key_id, wrapped), self._random(NONCE_BYTES))
+                again = self._master.wrap(key_id, _unwrapped(previous, key_id, master, wrapped), self._random(NONCE_BYTES))
                 connection.execute(update(_KEYS).where(_KEY.id == key_id).values(master=self._master.id, wrapped=again))
         if rows:
             self._scrub()
@@ -404,6 +396,16 @@ def _postgres_engine(place: PostgresPlace, wait_s: float) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
+
+
+def _unwrapped(key: MasterKey, key_id: bytes, master: str, wrapped: bytes) -> bytes:
+    """Return a data key that says it is wrapped by `master`. Raises WrongMasterKey."""
+    if master != key.id:
+        raise WrongMasterKey(f"a data key is wrapped by master key `{master}`, the vault was opened with `{key.id}`")
+    try:
+        return key.unwrap(key_id, wrapped)
+    except CannotOpen as error:
+        raise WrongMasterKey(f"a data key of the vault is damaged: {error}") from error
 
 
 def _in(attribute: Any, values: set[Any]) -> Any:

@@ -98,7 +98,10 @@ class Tombstones:
         self._held[name] = msgspec.structs.replace(self._held[name], told=True)
 
     def _append(self, *lines: bytes) -> None:
-        with translated(self._path), self._path.open("ab") as file:
+        with translated(self._path), self._path.open("r+b") as file:
+            # What a full disk left of a line that could not be written must not become one line with the next.
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
             file.write(b"".join(line + b"\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())

@@ -156,6 +156,24 @@ def test_a_log_that_contradicts_the_promise_breaks_it(tmp_path, more, said):
     assert said in verdict.evidence
 
 
+def test_a_last_record_of_an_earlier_time_takes_back_nothing_of_what_the_log_has_told(tmp_path):
+    def beat(seq: int, second: int) -> dict:
+        return record(seq, kind="log.heartbeat", node="n1.controller") | {"time": f"2026-11-20T10:00:{second}.000000Z"}
+
+    whole_bundle = [*(beat(seq, 40) for seq in range(1, 215)), beat(215, 46)]  # with the certificate and 40 calls, 256 entries
+    source, _ = log_of(tmp_path, calls(40), *whole_bundle, beat(216, 41))
+    verdict = judged(source, promise_of(render(record(40))))
+    assert (verdict.promise, "has gone on to 2026-11-20T10:00:46" in verdict.said) == (Promise.BROKEN, True)
+
+
+@pytest.mark.parametrize("parents", [7, {"a": 1}, "01a1fbcc"])
+def test_a_promised_leaf_of_no_shape_breaks_the_promise_too(tmp_path, parents):
+    odd = render(record(40, parents=parents))
+    source, _ = log_of(tmp_path, [*calls(40), odd])
+    verdict = judged(source, promise_of(odd, decision="01a1fbcc-5e01-7403-96da-84370087a0ca"))
+    assert (verdict.promise, "another call" in verdict.said) == (Promise.BROKEN, True)
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -15,6 +15,7 @@ from audit.keys import SigningKey
 from audit.leaf import render
 from audit.merkle import leaf_hashes
 from audit.note import Checkpoint, sign
+from audit.sequences import MISSING_REMEMBERED, Account
 from audit.source import DirectorySource, HttpSource, LogSource, RangeRows, SourceError, open_directory
 from audit.tiles import HashTiles, encode_bundle, parse_path
 from audit.verdict import Grade
@@ -301,6 +302,15 @@ def test_a_missing_number_is_incomplete():
     verdict = ours([record(0, kind="writer.open"), record(1), record(4)])
     assert verdict.exit_code == 3
     assert faults(verdict, "completeness") == ["writer `n1.w0` epoch `1`: numbers `2` to `3` are missing"]
+
+
+def test_what_a_log_of_gaps_costs_its_verifier_is_bounded_and_every_gap_is_told():
+    account, step, gaps = Account(), 4096, 40
+    for index in range(gaps + 1):
+        account.add(index, record(index * step))
+    assert sum(len(epoch.missing) for epoch in account._epochs.values()) <= MISSING_REMEMBERED
+    told = sorted(finding.message for finding in account.findings() if finding.message.endswith("missing"))
+    assert told == sorted(f"writer `n1.w0` epoch `1`: numbers `{at * step + 1}` to `{(at + 1) * step - 1}` are missing" for at in range(gaps))
 
 
 def test_numbers_that_arrive_late_are_not_missing():

@@ -222,6 +222,23 @@ def test_a_witness_that_is_down_is_a_503():
     assert caught.value.status == 503
 
 
+@pytest.mark.parametrize("status", [200, 409, 500])
+def test_of_a_witness_that_never_stops_answering_little_is_read(status):
+    sent = []
+
+    def endless():
+        while True:
+            sent.append(len(sent))
+            yield b"x" * 65536
+
+    def answer(_request):
+        return httpx.Response(status, headers={"content-type": "text/x.tlog.size"}, content=endless())
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client, pytest.raises(Refused, match="more than") as caught:
+        cosign(client, 5)
+    assert (caught.value.status, len(sent)) == (502, 2)
+
+
 def test_the_example_request_of_the_specification_reads():
     body = (
         "old 20852014\n"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 
 import pytest
 
 from audit.follow import Follower, follow
+from audit.source import open_directory
 from audit.store import layout
 from audit.store.errors import StoreBroken, StoreDamaged, StoreFull, StoreInUse
 from audit.store.layout import RANGE_LEAVES
@@ -33,6 +35,17 @@ def store(tmp_path):
     opened = LeafStore.open(tmp_path)
     yield opened
     opened.close()
+
+
+def test_a_reader_who_may_write_nothing_sees_what_is_committed_and_not_moved_yet(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    store.stage(A, 0, leaves(0, 3))
+    store.commit()
+    with Follower(tmp_path) as follower:
+        assert follower.read(0) == list(enumerate(leaves(0, 3)))
+    assert open_directory(tmp_path).bundle(0, 3) is None  # without `log/` it is no data directory
+    layout.log_dir(tmp_path).mkdir()
+    assert open_directory(tmp_path).bundle(0, 3) == leaves(0, 3)
 
 
 def test_a_commit_across_a_range_boundary_fills_one_file_and_opens_the_next(tmp_path):

@@ -131,6 +131,20 @@ def test_another_master_key_opens_nothing_and_is_told_until_the_old_one_is_named
     assert vault.read(kept.record, NOW_US).state == "sealed", "the old key opens nothing any more"
 
 
+def test_a_key_that_was_damaged_under_the_old_master_key_is_told_and_nothing_is_wrapped_anew(folder):
+    fresh = MasterKey(os.urandom(32))
+    with VaultStore.open(folder, MASTER) as vault:
+        vault.keep([entry("ann"), entry("bob")], NOW_US)
+    with sqlite3.connect(layout.vault_path(folder)) as connection:
+        connection.execute("UPDATE vault_key SET wrapped = zeroblob(60) WHERE rowid = (SELECT max(rowid) FROM vault_key)")
+    connection.close()
+    with VaultStore.open(folder, fresh) as vault:
+        with pytest.raises(WrongMasterKey, match="damaged"):
+            vault.take_over_keys(MASTER)
+        with pytest.raises(WrongMasterKey, match=r"vault\.previous"):
+            vault.take_over_keys(None)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "plain"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from audit.backup import back_up
 from audit.store import layout
 from audit.store.control import ControlStore
-from audit.store.errors import StoreDamaged
+from audit.store.errors import StoreBroken, StoreDamaged
 from audit.vault.crypto import MasterKey
 from audit.vault.entry import Entry, encode_content
 from audit.vault.store import VaultStore
@@ -52,6 +54,23 @@ def test_a_line_that_was_cut_off_never_began_and_the_next_one_is_whole(tmp_path,
     assert (tmp_path / FILE_NAME).read_bytes() == whole
     again.begin(erasure("e3"))
     assert [each.erasure for each in Tombstones.open(tmp_path).all()] == ["e1", "e3"]
+
+
+def test_a_line_that_a_full_disk_cut_short_does_not_spoil_the_next_one(tmp_path):
+    stones = Tombstones.open(tmp_path)
+    stones.begin(erasure("e1", b"a" * 16))
+    bound = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / FILE_NAME).stat().st_size + 20, bound[1]))
+    try:
+        with pytest.raises(StoreBroken):
+            stones.begin(erasure("e2", b"b" * 16))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bound)
+        signal.signal(signal.SIGXFSZ, before)
+    assert [each.erasure for each in stones.all()] == ["e1"]
+    stones.begin(erasure("e2", b"b" * 16))
+    assert [each.erasure for each in Tombstones.open(tmp_path).all()] == ["e1", "e2"]
 
 
 def test_a_line_that_is_no_tombstone_opens_nothing(tmp_path):

@@ -243,6 +243,20 @@ def test_entries_are_held_while_no_keeper_answers_and_sent_again_to_the_next(tmp
     asyncio.run(run())
 
 
+def test_a_defect_ends_the_keeper_loudly_and_what_was_sent_is_held(tmp_path):
+    async def run() -> None:
+        line = Line("n1.w0", 1, tmp_path / "s")
+        line.open()
+        line.offer(item("r"))
+        with pytest.raises(ZeroDivisionError):
+            async with keeping(Unsteady(ZeroDivisionError()), tmp_path / "s") as task:
+                await until(task.done)
+        assert (line.acked_through, line.unacked_count) == (-1, 1)
+        await line.close(deadline_s=0)
+
+    asyncio.run(run())
+
+
 def test_a_stopped_keeper_ends_well_and_a_stranger_who_sends_garbage_holds_up_nobody(tmp_path):
     async def run() -> None:
         vault = Unsteady()
