@@ -177,7 +177,7 @@ def follow(data_dir: Path, from_index: int, *, until: int | None = None, batch_r
             from_index += len(rows)
 
 
-def search(data_dir: Path, pattern: re.Pattern[bytes], until: int | None = None) -> Iterator[tuple[int, bytes]]:
+def search(data_dir: Path, pattern: re.Pattern[bytes], until: int | None = None, *, from_index: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yield (index, leaf) of every committed leaf in which `pattern` is found, in order; with `until`, of those before it.
 
     Well under a microsecond a leaf where ranges are sealed and their databases removed, one and a half elsewhere.
@@ -186,12 +186,13 @@ def search(data_dir: Path, pattern: re.Pattern[bytes], until: int | None = None)
         data_dir: The data directory.
         pattern: Must not match across the end of a leaf, such as something within a JSON string.
         until: Where to end, at most the number of leaves.
+        from_index: Where to begin.
 
     Raises:
         StoreDamaged, StoreBroken: As `Follower.read`.
         TileError: An entry bundle is cut short or goes on.
     """
-    at, is_found = 0, pattern.search
+    at, is_found = from_index, pattern.search
     with Follower(data_dir) as follower:
         while until is None or at < until:
             data = follower.bundle_at(at) if until is None or at + WIDTH <= until else None

@@ -226,16 +226,18 @@ class Publisher:
         hashes: list[bytes] = []
         for at in range(_BUNDLES):
             hashes += verify_bundle(self._log_dir, number * _BUNDLES + at)
-        self._check_range_root(number, root(hashes))
+        self.require_range(number, root(hashes))
         self._follower.close()
         path = layout.range_path(self._data_dir, number)
         for suffix in ("-wal", "-shm", ""):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
-    # -- steps ------------------------------------------------------------------------------------------------------------------
+    def require_range(self, number: int, node: bytes) -> None:
+        """Check the root over a full range's leaves against the peaks of the signed tree, climbing with siblings read from the tiles.
 
-    def _check_range_root(self, number: int, node: bytes) -> None:
-        """Check the root of a range against the peaks of the signed tree, climbing with siblings read from the tiles."""
+        Raises:
+            StoreDamaged: It is another.
+        """
         hashes, size = self._hashreader_of(), self._edge.size
         level, index = RANGE_LEAVES.bit_length() - 1, number
         while ((index | 1) + 1) << level <= size:
@@ -244,9 +246,9 @@ class Publisher:
             level, index = level + 1, index >> 1
         peaks = dict(zip([at for at in reversed(range(size.bit_length())) if size >> at & 1], self._edge.frontier().peaks, strict=True))
         if peaks[level] != node:
-            raise StoreDamaged(
-                f"the entry bundles of range `{number}` do not give the signed tree\nhint: its database stays; restore the log's files"
-            )
+            raise StoreDamaged(f"the leaves of range `{number}` do not give the signed tree\nhint: its database stays; restore the log's files")
+
+    # -- steps ------------------------------------------------------------------------------------------------------------------
 
     def _new_leaves(self) -> list[bytes]:
         leaves: list[bytes] = []

@@ -86,7 +86,7 @@ def start(command: Sequence[str], log: Path, cores: str | None, environment: Map
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
     """Stop a process we started and everything below it; returns when all of it is gone."""
-    below = [(pid, _started(pid)) for pid in tree(process.pid)[1:]]
+    below = [(pid, started(pid)) for pid in tree(process.pid)[1:]]
     process.terminate()
     try:
         process.wait(grace_s)
@@ -102,14 +102,14 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
 def _gone_within(pid: int, started: str | None, seconds: float) -> bool:
     """Wait for a process to end. A pid used again has another start time and is none of ours."""
     deadline_at = time.monotonic() + seconds
-    while started is not None and _started(pid) == started:
+    while started is not None and started(pid) == started:
         if time.monotonic() > deadline_at:
             return False
         time.sleep(0.02)
     return True
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """Return a process's start time in ticks, or None if it has ended (a zombie has)."""
     stat = _stat(pid)
     return None if stat is None or stat[0] == "Z" else stat[19]

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import watchfiles
 
+from audit.excerpts import Excerpting
 from audit.publisher import Publication
 from audit.signer import SignerUnavailable
 from audit.store import layout
@@ -41,6 +42,7 @@ from gateway.control.parts import Parts
 from gateway.control.policy_changes import PolicyChanges
 from gateway.control.policy_servers import PolicyServers
 from gateway.control.publishing import Publishing
+from gateway.control.registry import CONCERNING
 from gateway.control.steps import Steps
 from gateway.policy_server import Place
 from gateway.processes.control import TICK_S, Current
@@ -107,6 +109,7 @@ class Leading:
                 parts.witnesses,
                 mark=parts.mark,
                 hot_ranges=parts.gateway.audit.hot_ranges,
+                excerpting=Excerpting(parts.data, CONCERNING, parts.signers[0], done=parts.excerpts.believed),
             )
         except StoreDamaged as fault:
             raise CannotStart(str(fault)) from fault

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audit.excerpts import Excerpts
 from audit.signer import Signer
 from audit.store.copies import SignedMark
 from gateway.admin.traffic import Traffic
@@ -44,6 +45,8 @@ class Parts:
     control: ControlDirectory
     clerk: Clerk
     registry: Registry
+    excerpts: Excerpts
+    """What the registry was folded with."""
     rollouts: Rollouts
     inbox: Inbox
     witnesses: Witnesses

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from audit.excerpts import Excerpting
 from audit.publisher import Publication, Publisher
 from audit.signer import Signer, SignerUnavailable
 from audit.store.control import ControlStore
@@ -37,17 +38,28 @@ _log = logging.getLogger(__name__)
 class Publishing:
     """Owned by the controller's loop; `publisher`, `_store` and `_witnesses.cosign` are used in the thread alone but for reading sizes."""
 
-    def __init__(self, thread: ThreadPoolExecutor, store: ControlStore, publisher: Publisher, witnesses: Witnesses, hot_ranges: int) -> None:
+    def __init__(
+        self, thread: ThreadPoolExecutor, store: ControlStore, publisher: Publisher, witnesses: Witnesses, hot_ranges: int, excerpting: Excerpting
+    ) -> None:
         """Take over what was opened in the thread; use `start`."""
         self._thread = thread
         self._store = store
         self.publisher = publisher
         self._witnesses = witnesses
         self._hot_ranges = hot_ranges
+        self._excerpting = excerpting
 
     @classmethod
     async def start(
-        cls, data_dir: Path, term: int, keys: Sequence[Signer], witnesses: Witnesses, *, mark: SignedMark | None, hot_ranges: int
+        cls,
+        data_dir: Path,
+        term: int,
+        keys: Sequence[Signer],
+        witnesses: Witnesses,
+        *,
+        mark: SignedMark | None,
+        hot_ranges: int,
+        excerpting: Excerpting,
     ) -> Publishing:
         """Open the publisher in a new thread.
 
@@ -58,6 +70,7 @@ class Publishing:
             witnesses: who is asked; may be none.
             mark: what the key has signed, kept outside the data directory; None where it cannot be kept.
             hot_ranges: newest full ranges that stay in their databases.
+            excerpting: makes the excerpts that are missing; used in the thread alone from here on.
 
         Raises:
             audit.store.errors.StoreError: as `Publisher.open`.
@@ -78,10 +91,10 @@ class Publishing:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(thread, store, publisher, witnesses, hot_ranges)
+        return cls(thread, store, publisher, witnesses, hot_ranges, excerpting)
 
     async def publish(self) -> Publication | None:
-        """Publish what was committed since, and seal some of what is full; None when nothing was new.
+        """Publish what was committed since, seal some of what is full and take some into excerpts; None when nothing was new.
 
         Raises:
             audit.store.errors.StoreError: as `Publisher.publish_once` and `Publisher.seal_some`.
@@ -92,6 +105,7 @@ class Publishing:
         publication = self.publisher.publish_once()
         if self.publisher.seal_some(hot=self._hot_ranges) == 0:
             self.publisher.remove_old_databases(0)
+        self._excerpting.step(self.publisher)
         return publication
 
     async def close(self) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from audit.follow import Follower, search
+from audit.excerpts import Excerpts
+from audit.follow import Follower
 from audit.store.errors import StoreError
 from audit.store.layout import RANGE_LEAVES
 from gateway.control.registry import CONCERNING, Registry
@@ -34,11 +35,11 @@ def _concerns_evidence(leaf: bytes) -> bool:
     return any(find(mark) >= 0 for mark in _CONCERNS_EVIDENCE)
 
 
-def fold_registry(data_dir: Path, registry: Registry) -> int:
+def fold_registry(data_dir: Path, registry: Registry, excerpts: Excerpts) -> int:
     """Fold every record that concerns the registry, from the beginning of the log; return how many leaves that were."""
     with Follower(data_dir) as follower:
         end = follower.end()
-    for index, leaf in search(data_dir, CONCERNING, end):
+    for index, leaf in excerpts.search(end):
         registry.fold(index, msgspec.json.decode(leaf))
     return end
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
+from audit.excerpts import Excerpts
 from audit.follow import follow
 from audit.highwater import HighWater
 from audit.journal import Journal
@@ -51,7 +52,7 @@ from gateway.control.leading import Leading, every
 from gateway.control.orders import Asked
 from gateway.control.parts import Parts
 from gateway.control.receiptkey import ReceiptKey
-from gateway.control.registry import Registry
+from gateway.control.registry import CONCERNING, Registry
 from gateway.control.rollouts import Rollouts
 from gateway.control.tail import ROWS_PER_STEP, Others, Tail, fold_registry
 from gateway.control.vaultclock import VaultClock
@@ -274,8 +275,9 @@ class Controller:
 
     async def _open_parts(self) -> Parts:
         registry = Registry(self._root)
+        excerpts = Excerpts(self._data, CONCERNING, [signer.verifier for signer in self._signers])
         try:
-            folded = await asyncio.to_thread(fold_registry, self._data, registry)
+            folded = await asyncio.to_thread(fold_registry, self._data, registry, excerpts)
         except (StoreDamaged, TileError) as fault:
             raise CannotStart(
                 f"what is in force cannot be read from the log: {fault}\nhint: `assay audit verify` says what else is damaged"
@@ -300,6 +302,7 @@ class Controller:
             control=self._control,
             clerk=self._clerk,
             registry=registry,
+            excerpts=excerpts,
             rollouts=rollouts,
             inbox=Inbox(self._layout.approvals, self._root, self._clerk, registry),
             witnesses=Witnesses([Known(one.url, VerifierKey.parse(one.key)) for one in self._gateway.audit.witnesses], self._data),
