@@ -67,6 +67,7 @@ def explain(record: Record, related: Sequence[Record], recompute: Recompute, cap
     arm = check_arm(record, recompute, salt)
     sections = (
         Section("Who", _who(record)),
+        Section("Erasure", _erasure(record)),
         Section("Which version, and why", _route(record)),
         Section("The draw", _draw(record, arm)),
         Section("Policy", _policy(record, end)),
@@ -97,7 +98,7 @@ def check_arm(record: Record, recompute: Recompute, salt: str | None = None) -> 
 def _headline(record: Record, end: Record) -> str:
     kind = record.get("type", "record")
     if kind not in ("call", "decision"):
-        return f"A `{kind}` record of {record.get('time', 'an unstated time')}."
+        return _other_headline(record, kind)
     outcome, model = _map(end, "outcome"), _map(record, "model")
     version = f"{model.get('name', 'unknown model')} version {model.get('version', '?')}"
     status = outcome.get("status")
@@ -109,6 +110,24 @@ def _headline(record: Record, end: Record) -> str:
     word = "Refused" if 400 <= status < 500 else "Failed"
     code = f" `{outcome['code']}`" if outcome.get("code") else ""
     return f"{word} with {status}{code}; {version} was asked for{latency}."
+
+
+def _other_headline(record: Record, kind: Any) -> str:
+    if kind == "erasure":
+        entries, keys = record.get("entries", "?"), len(_list(record, "keys"))
+        return f"A subject was erased: {entries} {'entry' if entries == 1 else 'entries'} under {keys} data {'key' if keys == 1 else 'keys'}."
+    return f"Record of type `{kind}`, {record.get('time', 'time unstated')}."
+
+
+def _erasure(record: Record) -> tuple[str, ...]:
+    if record.get("type") != "erasure":
+        return ()
+    people = [f"`{one.get('person', '?')}`" for one in _list(record, "signed") if isinstance(one, Mapping)]
+    signed = f"signed by {' and '.join(people)}" if people else "which nobody had to sign"
+    return (
+        f"Erasure `{record.get('erasure', '?')}`, ground `{record.get('ground', '?')}`, {signed}.",
+        "Whom it was about is recorded nowhere.",
+    )
 
 
 def _who(record: Record) -> tuple[str, ...]:

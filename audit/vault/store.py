@@ -78,6 +78,18 @@ class Destroyed:
     entries: int
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the vault holds at a moment, in numbers."""
+
+    entries: int
+    """That a living key opens."""
+    subjects: int
+    """Living keys: one a subject and pseudonym."""
+    next_end_us: int | None
+    """When the time of the first of these entries is over; None where there is none."""
+
+
 class WrongMasterKey(StoreBroken):
     """The vault was written under a master key that was not given."""
 
@@ -241,6 +253,14 @@ class VaultStore:
         counted = select(func.count()).where(_in(_ENTRY.key_id, set(keys)), _ENTRY.box.is_not(None))
         with self._transaction() as connection:
             return int(connection.execute(counted).scalar_one())
+
+    def holds(self) -> Held:
+        """Return how much is held. Costs a walk through an index: tens of milliseconds for 10^5 entries."""
+        opened = select(func.count()).select_from(_ENTRIES.join(_KEYS, _KEY.id == _ENTRY.key_id))
+        first = select(_ENTRY.expires_us).where(_ENTRY.box.is_not(None)).order_by(_ENTRY.expires_us).limit(1)
+        with self._transaction() as connection:
+            entries, subjects = connection.execute(opened).scalar_one(), connection.execute(select(func.count()).select_from(_KEYS)).scalar_one()
+            return Held(int(entries), int(subjects), connection.execute(first).scalar())
 
     # --- destroying ------------------------------------------------------------------------------------------------------------------------
 

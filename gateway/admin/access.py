@@ -39,9 +39,17 @@ SEES_TRAFFIC: Final = frozenset({"admin:read"})
 SEES_EXPERIMENTS: Final = frozenset({"admin:read", "admin:write", *ASKED_BY.values()})
 """Whoever may act on experiments may see them."""
 SEES_RECORDS: Final = frozenset({"audit:read"})
+SEES_THE_VAULT: Final = frozenset({"audit:read", "vault:read", "subject:erase"})
+"""How much it holds and who was erased when; of what it holds nothing."""
 SEES_THE_HEAD: Final = frozenset(ROLES)
 """The log's head tells of nobody."""
-PAGES: Final = {"/": SEES_TRAFFIC, "/experiments": SEES_EXPERIMENTS, "/records": SEES_RECORDS, "/audit-log": SEES_THE_HEAD}
+PAGES: Final = {
+    "/": SEES_TRAFFIC,
+    "/experiments": SEES_EXPERIMENTS,
+    "/records": SEES_RECORDS,
+    "/vault": SEES_THE_VAULT,
+    "/audit-log": SEES_THE_HEAD,
+}
 """First page of each part of the console -> scopes, one of which opens it; the same as of what machines read there."""
 _MOST_SESSIONS_OF_A_KEY: Final = 20
 """The oldest ends when one more is signed in: a key must not push out the sessions of others. Their number is bounded by that of the keys."""

@@ -37,6 +37,7 @@ from gateway.admin.records import RecordsApi
 from gateway.admin.state import AdminState
 from gateway.admin.traffic import HISTORY_S
 from gateway.admin.vault_api import VaultApi
+from gateway.admin.vault_page import VaultPage
 from gateway.authenticate import Principal
 from gateway.protocols.problem import problem_body
 from gateway.refusals import CODES, Refusal
@@ -59,8 +60,9 @@ def create_app(state: AdminState, act: Act) -> Starlette:
     pages = Pages(state)
     records = RecordsApi(state.reading, pages.reads, pages.access, pages.render)
     receipts = ReceiptsApi(state.reading, state.authenticator, state.registry.receipt_keys, time.monotonic)
-    vault = VaultApi(state.erasures, records, pages.reads, pages.access, state.require_leader)
-    parts = (ExperimentsApi(state, pages.access, act, pages.board), vault, records, receipts, pages)
+    vault = VaultApi(state.erasures, records, pages.reads, pages.access, pages.render, state.require_leader)
+    erased = VaultPage(state.erasures, state.reading, pages.reads, pages.access, pages.render)
+    parts = (ExperimentsApi(state, pages.access, act, pages.board), vault, erased, records, receipts, pages)
     routes = [route for part in parts for route in part.routes()]
     return Starlette(routes=routes, exception_handlers={Refusal: _refused})
 

@@ -75,6 +75,15 @@ class Reading:
         """Answer a question; from the leaves themselves with `full`, or where there is no index. Raises `audit.query.QueryError`."""
         return await self._run(lambda: self._ask(question, limit, cursor, full=full))
 
+    async def records(self, question: Query, limit: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+        """Return the size of the log that is answered for, and the newest records that answer, whole. Raises as `page`."""
+
+        def read() -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+            page = self._ask(question, limit, None)
+            return page.size, [(row.idx, _decoded(self._leaf(row.idx) or b"{}")) for row in page.rows]
+
+        return await self._run(read)
+
     async def show(self, index: int) -> Shown | None:
         """Return one record, proven where the signed head covers it; None when there is no such record."""
         return await self._run(lambda: self._show(index))

@@ -25,6 +25,7 @@ from audit.query import CONDITIONS, Page, Query, QueryError, question
 from audit.source import SourceError
 from audit.store.errors import StoreError
 from audit.tiles import TileError
+from audit.vault.standing import captured_of
 from gateway.admin.access import SEES_RECORDS, Access, require_one_of
 from gateway.admin.reading import Reading, Shown
 from gateway.admin.reads import Reads
@@ -157,7 +158,10 @@ class RecordsApi:
         shown = await self._shown(request)
         head = self._reading.head()
         text = msgspec.json.format(shown.leaf, indent=2).decode("utf-8", "replace") if shown.record.get("type") != "unreadable" else repr(shown.leaf)
-        return self._render("record.html", principal=self._reader(request), here="records", shown=shown, text=text, head=head)
+        principal = self._reader(request)
+        captured = "vault" in captured_of(shown.record, list(shown.related.values()))[1]
+        about = {"shown": shown, "text": text, "head": head, "captured": captured, "may_open": "vault:read" in principal.scopes}
+        return self._render("record.html", principal=principal, here="records", **about)
 
     # --- what both share ------------------------------------------------------------------------------------------------------------------
 

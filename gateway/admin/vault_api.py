@@ -1,4 +1,4 @@
-"""The vault on the admin port: what was captured of one call, and the erasure of a subject.
+"""The vault on the admin port: what was captured of one call, for programs and as a page, and the erasure of a subject.
 
 Both need a scope of their own (`vault:read`, `subject:erase`), which no other one implies. A read is committed as a `query` before anything is shown;
 an erasure is its own record. The body of an erasure names the subject; nothing of it is logged, recorded or repeated in an answer.
@@ -7,22 +7,22 @@ an erasure is its own record. The body of an erasure names the subject; nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from audit import wire
 from audit.journal import JournalError
 from audit.store.errors import StoreError
-from audit.vault.entry import committed, decode_content
 from audit.vault.standing import captured_of
 from gateway.admin.access import Access
+from gateway.admin.captured import Captured, captured_document, in_words
 from gateway.admin.experiments_api import read_body
 from gateway.admin.reads import Reads
-from gateway.admin.records import RecordsApi
+from gateway.admin.records import RecordsApi, Render
 from gateway.authenticate import Principal
 from gateway.control.erasures import Asked, Erasures
 from gateway.refusals import Refusal
@@ -50,23 +50,37 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class VaultApi:
     """The routes. Holds no state."""
 
-    def __init__(self, erasures: Erasures | None, records: RecordsApi, reads: Reads, access: Access, require_leader: Callable[[str], None]) -> None:
-        """Answer from `erasures`; None where there is no vault. `require_leader` refuses what is left to another node."""
+    def __init__(
+        self, erasures: Erasures | None, records: RecordsApi, reads: Reads, access: Access, render: Render, require_leader: Callable[[str], None]
+    ) -> None:
+        """Answer from `erasures`, None where there is no vault; show pages by `render`. `require_leader` refuses what is left to another node."""
         self._erasures = erasures
         self._records = records
         self._reads = reads
         self._access = access
         self._require_leader = require_leader
+        self._render = render
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
         return [
             Route("/api/records/{index}/payload", self._payload),
+            Route("/records/{index}/payload", self._payload_page),
             Route("/api/erasures", self._erase, methods=["POST"]),
         ]
 
     async def _payload(self, request: Request) -> Response:
+        return JSONResponse(captured_document(await self._captured(request, self._require(request, READ))))
+
+    async def _payload_page(self, request: Request) -> Response:
+        if self._access.who(request) is None:
+            return RedirectResponse("/login", status_code=303)
         principal = self._require(request, READ)
+        captured = await self._captured(request, principal)
+        return self._render("payload.html", principal=principal, here="vault", captured=captured, **in_words(captured))
+
+    async def _captured(self, request: Request, principal: Principal) -> Captured:
+        """Return what the vault has of the call a record belongs to, after it is committed that `principal` is shown it."""
         erasures = self._vault()
         shown = await self._records.shown(request, principal)
         decision, payload = captured_of(shown.record, list(shown.related.values()))
@@ -79,21 +93,7 @@ class VaultApi:
             found = await erasures.read(decision)
         except StoreError as error:
             raise Refusal("vault_unavailable", f"the vault cannot be read: {error}") from None
-        answer: dict[str, Any] = {"decision": decision, "state": found.state, "committed": payload["vault"]}
-        if found.erasure:
-            answer["erasure"] = found.erasure
-        if found.state == "kept":
-            salts, said = decode_content(found.content)
-            into, out = salts.salts(decision)
-            to_model, from_model = salts.inner_salts(decision)
-            named = {"in": into, "out": out, "to_model": to_model, "from_model": from_model}
-            answer |= {
-                "matches": committed(found.content) == payload["vault"],
-                "until_us": found.until_us,
-                **said,
-                "salts": {name: salt.hex() for name, salt in named.items() if name in payload},
-            }
-        return JSONResponse(answer)
+        return Captured(shown.index, decision, payload, found)
 
     async def _erase(self, request: Request) -> Response:
         principal = self._require(request, "subject:erase")

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from audit.vault.crypto import MasterKey
-from audit.vault.store import Found, VaultStore
+from audit.vault.store import Found, Held, VaultStore
 from audit.vault.tombstones import Erasure, Tombstones, destroy_again
 from gateway import pseudonyms
 from gateway.authenticate import Principal
@@ -76,7 +76,8 @@ class Erasures:
     def __init__(self, data_dir: Path, master: MasterKey, marks: Path, clerk: Clerk, root: TrustRoot, origin: str, *, people: int) -> None:
         """Prepare for the log of this origin; nothing is opened before `prepare`."""
         self._data_dir, self._master, self._marks = data_dir, master, marks
-        self._clerk, self._root, self._origin, self._people = clerk, root, origin, people
+        self._clerk, self._root = clerk, root
+        self.origin, self.people = origin, people
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vault")
         self._vault: VaultStore | None = None  # set by `_open`, in the thread
         self._stones: Tombstones | None = None  # as above
@@ -112,7 +113,7 @@ class Erasures:
             JournalError: it is destroyed and not recorded yet; the next start records it.
         """
         now_us = time.time_ns() // 1000
-        signed = admit(asked, principal, self._root, self._people, now_us, origin=self._origin, since_us=self._signed_since_us)
+        signed = admit(asked, principal, self._root, self.people, now_us, origin=self.origin, since_us=self._signed_since_us)
         async with self._one_by_one:
             erasure = await self._run(lambda: self._begun(signed) or self._remember(asked, principal, signed, now_us))
             return await self._finish(erasure, asked)
@@ -131,6 +132,10 @@ class Erasures:
     async def read(self, record: str) -> Found:
         """Return what was kept of a call; the caller has recorded that it is read."""
         return await self._run(lambda: self._opened().read(record, time.time_ns() // 1000))
+
+    async def holds(self) -> tuple[Held, int]:
+        """Return what the vault holds, and how many erasures are begun and not recorded."""
+        return await self._run(lambda: (self._opened().holds(), len(self._known().pending())))
 
     # --- in the thread --------------------------------------------------------------------------------------------------------------------
 

@@ -206,3 +206,12 @@ def test_an_erasure_is_not_called_done_while_a_reader_holds_the_old_pages(folder
         reader.execute("COMMIT")
         reader.close()
         assert erase(vault, "ann").keys == 0
+
+
+def test_what_is_held_is_counted_and_the_first_end_told_without_those_who_were_erased(vault):
+    assert (vault.holds().entries, vault.holds().subjects, vault.holds().next_end_us) == (0, 0, None)
+    kept = [entry(hours=1), entry(hours=5), entry("bob", hours=3), entry(tenant="beta", hours=9)]
+    vault.keep(kept, NOW_US)
+    assert (vault.holds().entries, vault.holds().subjects, vault.holds().next_end_us) == (4, 3, NOW_US + HOUR_US)
+    erase(vault, "ann")
+    assert (vault.holds().entries, vault.holds().subjects, vault.holds().next_end_us) == (2, 2, NOW_US + 3 * HOUR_US)

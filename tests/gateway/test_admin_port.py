@@ -141,7 +141,8 @@ def test_a_person_signs_in_with_a_key_sees_the_pages_and_signs_out(visited: Depl
         ("admin:read", "/", {"/", "/experiments", "/experiments/half", "/audit-log"}),
         ("admin:write", "/experiments", {"/experiments", "/experiments/half", "/audit-log"}),
         ("experiment:operate", "/experiments", {"/experiments", "/experiments/half", "/audit-log"}),
-        ("audit:read", "/records", {"/records", "/audit-log"}),
+        ("audit:read", "/records", {"/records", "/vault", "/audit-log"}),
+        ("vault:read", "/vault", {"/vault", "/audit-log"}),
     ],
 )
 def test_each_role_sees_its_own_pages_and_no_other(visited: Deployment, browser: httpx.Client, scope: str, first: str, seen: set[str]):
@@ -149,7 +150,7 @@ def test_each_role_sees_its_own_pages_and_no_other(visited: Deployment, browser:
     wait_until(lambda: browser.post(f"{visited.admin}/login", data={"key": visited.keys[scope]}).status_code == 200, "the new key to be known")
     assert browser.get(f"{visited.admin}/").url.path == first
     page = browser.get(f"{visited.admin}{first}").text
-    for path in ("/experiments", "/experiments/half", "/records", "/audit-log"):
+    for path in ("/experiments", "/experiments/half", "/records", "/vault", "/audit-log"):
         reply = browser.get(f"{visited.admin}{path}")
         assert reply.status_code == (200 if path in seen else 403), path
         if path.count("/") == 1:
@@ -198,6 +199,13 @@ def test_each_page_shows_what_happened(visited: Deployment, page: str, words: tu
     policy = reply.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+def test_where_there_is_no_vault_its_page_says_so_in_words(visited: Deployment):
+    text = visited.client.get(f"{visited.admin}/vault", headers=visited.bearer("auditor")).text
+    assert "This gateway has no vault" in text
+    assert "Nobody has been erased." in text
+    assert "audit erase" not in text
 
 
 def test_an_unknown_experiment_is_a_404(visited: Deployment):

@@ -20,7 +20,17 @@ def places(deployment: Deployment) -> dict[str, bytes]:
     found = {f"file {path.relative_to(deployment.data)}": path.read_bytes() for path in deployment.data.rglob("*") if path.is_file()}
     found = {name: data for name, data in found.items() if not name.startswith("file vault/")}
     found["gateway's log lines"] = deployment.output().encode()
-    for path in ("/", "/experiments", "/audit-log", "/metrics", "/api/status", "/api/experiments", "/records?limit=500", "/api/records?limit=1000"):
+    for path in (
+        "/",
+        "/experiments",
+        "/vault",
+        "/audit-log",
+        "/metrics",
+        "/api/status",
+        "/api/experiments",
+        "/records?limit=500",
+        "/api/records?limit=1000",
+    ):
         found[path] = deployment.client.get(f"{deployment.admin}{path}", headers=deployment.bearer("console")).content
     found["leaves"] = json.dumps(deployment.log.refresh()).encode()
     return found

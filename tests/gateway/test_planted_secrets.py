@@ -221,7 +221,17 @@ def everything(gateway: Deployment, told: list[str], tmp_path: Path) -> dict[str
     with zipfile.ZipFile(BytesIO(bundle)) as archive:
         found |= {f"bundle {name}": archive.read(name) for name in archive.namelist()}
     found["the processes' own words"] = gateway.output().encode()
-    for path in ("/", "/experiments", "/audit-log", "/metrics", "/api/status", "/api/experiments", "/records?limit=500", "/api/records?limit=1000"):
+    for path in (
+        "/",
+        "/experiments",
+        "/vault",
+        "/audit-log",
+        "/metrics",
+        "/api/status",
+        "/api/experiments",
+        "/records?limit=500",
+        "/api/records?limit=1000",
+    ):
         found[path] = gateway.client.get(f"{gateway.admin}{path}", headers=gateway.bearer("console")).content
     found["leaves"] = json.dumps(gateway.log.refresh(), ensure_ascii=False).encode()
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from browser import Browser
 from click.testing import Result
 from deployment import DAY_US, Deployment, wait_until
 from typer.testing import CliRunner
@@ -75,7 +78,7 @@ def call(gateway: Deployment, unit: str, *, model: str = "kept", word: str = "a-
 
 
 def index_of(gateway: Deployment, decision: str) -> int:
-    return next(index for index, record in enumerate(gateway.log.refresh()) if record["id"] == decision)
+    return gateway.log.records.index(gateway.record(decision))
 
 
 def payload(gateway: Deployment, decision: str, key: str = "reader") -> httpx.Response:
@@ -223,6 +226,109 @@ def test_an_erased_subject_is_gone_the_rest_is_there_every_proof_verifies_and_th
     assert (verdict.chain.grade, verdict.tamper.grade) == ("ok", "ok"), verdict
     shown = assay(gateway, "audit", "show", erased[0], "--data", str(gateway.data))
     assert f"have been erased (erasure `{done['erasure']}`)" in shown.stdout, shown.stdout + shown.stderr
+
+
+# --- pages --------------------------------------------------------------------------------------------------------------------------------
+
+
+def page(gateway: Deployment, path: str, key: str = "reader") -> httpx.Response:
+    return gateway.client.get(f"{gateway.admin}{path}", headers=gateway.bearer(key))
+
+
+def test_from_a_records_page_what_was_captured_is_shown_checked_and_the_reading_of_it_recorded(gateway):
+    decision = call(gateway, "customer-11")
+    kept(gateway, decision)
+    index = index_of(gateway, decision)
+    assert f'href="/records/{index}/payload"' in page(gateway, f"/records/{index}").text
+    before = len(gateway.log.of_type("query"))
+    shown = page(gateway, f"/records/{index}/payload")
+    assert shown.status_code == 200
+    assert "matches the record" in shown.text
+    assert [word for word in ("a long n", "41", "/outputs/0/data", "****-own") if word not in shown.text] == []
+    assert [word for word in ("ann@example.com", "never kept", "customer-11") if word in shown.text] == []
+    assert "default-src 'none'" in shown.headers["content-security-policy"]
+    assert shown.headers["cache-control"] == "no-store"
+    reads = [record["question"] for record in gateway.log.of_type("query")[before:]]
+    assert {"payload": decision} in reads, "it was recorded before it was shown"
+
+
+def test_a_page_with_what_was_captured_needs_the_scope_and_a_record_that_captured_something(gateway):
+    decision, plain = call(gateway, "customer-12"), call(gateway, "customer-12", model="plain")
+    index = index_of(gateway, decision)
+    text = page(gateway, f"/records/{index}", key="console").text
+    assert f"/records/{index}/payload" not in text
+    assert "A key with the scope <code>vault:read</code> shows what was captured" in text
+    refused = page(gateway, f"/records/{index}/payload", key="console")
+    assert (refused.status_code, refused.json()["code"]) == (403, "missing_scope")
+    for path in (f"/records/{index}/payload", "/vault"):
+        assert gateway.client.get(f"{gateway.admin}{path}").headers["location"] == "/login"
+    assert page(gateway, f"/records/{index_of(gateway, plain)}/payload").status_code == 404
+    assert "captured" not in page(gateway, f"/records/{index_of(gateway, plain)}").text
+    assert page(gateway, "/vault", key="product").status_code == 403
+
+
+def test_what_a_caller_sent_is_escaped_on_the_page(gateway):
+    sent = {**SENT, "note": "<script>"}
+    body = json.dumps({"parameters": sent, "inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": ["w"]}]}).encode()
+    decision = gateway.infer("kept", content=body, unit="customer-13").headers["assay-decision"]
+    kept(gateway, decision)
+    text = page(gateway, f"/records/{index_of(gateway, decision)}/payload").text
+    assert "&lt;script&gt;" in text
+    assert "<script>" not in text
+
+
+def test_who_follows_the_commands_on_the_vaults_page_erases_the_subject_and_finds_it_listed(gateway):
+    decision = call(gateway, "customer-14")
+    kept(gateway, decision)
+    commands = [html.unescape(found) for found in re.findall(r"<pre><code>(assay [^<]*)</code></pre>", page(gateway, "/vault", key="officer").text)]
+    assert len(commands) == 2, "as many as people have to sign"
+    people = iter(gateway.people)
+    for command in commands:
+        told, _, file = command.partition(" < ")
+        assert file == "subject.txt", "the subject stands on no command line"
+        name = next(people)
+        given = {"TENANT": "acme", "GROUND": "objection", "PERSON": name, "FILE": str(gateway.layout.keys / f"{name}.key"), "ADMIN": gateway.admin}
+        words = [given.get(word, word).replace("first.consent", str(gateway.directory / "first.consent")) for word in told.split()[1:]]
+        done = assay(gateway, *words, *([] if "--write" in words else ["--yes"]), given="customer-14\n")
+        assert done.exit_code == 0, done.stdout + done.stderr
+    record = gateway.log.of_type("erasure")[-1]
+    gateway.wait_signed(gateway.log.records.index(record))
+    listed = page(gateway, "/vault", key="officer").text
+    row = next(part for part in listed.split("<tr") if record["erasure"] in part)
+    assert [word for word in ("the person objected", "acme", "alice, bob", record["actor"]["id"]) if word not in row] == []
+    assert "customer-14" not in listed
+    assert {"type": "erasure"} in [each["question"] for each in gateway.log.of_type("query")], "that the list was read is a record"
+    gone = page(gateway, f"/records/{index_of(gateway, decision)}/payload").text
+    assert "nobody can open what the record commits to" in gone
+    assert f"/vault#e-{record['erasure']}" in gone
+    assert "alice</code> and <code>bob" in page(gateway, f"/records/{gateway.log.records.index(record)}").text
+
+
+def test_an_officer_is_led_to_the_vaults_page_and_to_no_page_that_would_refuse(gateway):
+    with httpx.Client(follow_redirects=True, timeout=20) as browser:
+        entered = browser.post(f"{gateway.admin}/login", data={"key": gateway.keys["officer"]})
+        assert entered.url.path == "/vault"
+        for path in set(re.findall(r'href="(/[^"#?]*)', entered.text)):
+            assert browser.get(f"{gateway.admin}{path}").status_code == 200, path
+
+
+@pytest.mark.component("chromium")
+def test_a_browser_shows_the_pages_whole_in_any_width_and_complains_of_nothing(gateway, tmp_path):
+    decision = call(gateway, "customer-15", word="word" * 40)
+    kept(gateway, decision)
+    index = index_of(gateway, decision)
+    with Browser(tmp_path) as browser:
+        browser.sign_in(gateway.admin, gateway.keys["reader"])
+        for path, words in (
+            (f"/records/{index}/payload", "matches the record"),
+            ("/vault", "It cannot be undone."),
+            (f"/records/{index}", "What was captured"),
+        ):
+            for width, dark in ((1100, False), (380, True)):
+                shown = browser.open(f"{gateway.admin}{path}", width=width, dark=dark)
+                assert (shown.status, shown.overflows, shown.complaints) == (200, False, []), (path, width)
+                assert words in shown.text
+        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)", "dark, as its reader prefers"
 
 
 @pytest.mark.slow
