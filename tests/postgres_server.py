@@ -125,9 +125,9 @@ class Server:
     def url(self, database: str) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
 
-    def execute(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
+    def execute(self, sql: str, database: str = "postgres", values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
-            cursor = connection.execute(sql)
+            cursor = connection.execute(sql, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def database(self, name: str) -> str:

@@ -257,7 +257,7 @@ class Deployment:
     def serve_expecting_refusal(self, directory: Path | None = None) -> str:
         """Run `assay serve` where it must refuse to start; return what it said."""
         done = subprocess.run(
-            [*COMMAND, "serve", str(directory or self.directory), "--node", "t"],
+            [*COMMAND, "serve", str(directory or self.directory), "--node", self.node],
             capture_output=True,
             text=True,
             cwd=CHECKOUT,

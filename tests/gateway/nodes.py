@@ -19,9 +19,13 @@ from typing import Any, Self
 from deployment import Deployment, wait_until
 from upstreams import Model
 
+from audit.vault.crypto import MasterKey
+from gateway.config.layout import write_durably
 from gateway.control.sharedkeys import NodesKey
 
-SHARED = ("keys/log.key", "keys/api-keys.json", "trust/root.json")
+VAULT = 'vault: {key: "file:keys/vault.key"}\n'
+STALE_S = 45
+SHARED = ("keys/log.key", "keys/vault.key", "keys/api-keys.json", "trust/root.json")
 
 
 @dataclass
@@ -37,10 +41,15 @@ class Pair:
         self.leader, self.follower = self.a, self.b
 
     @classmethod
-    def create(cls, folder: Path, url: str, one: Model, two: Model, *, settings: str = "", workers: int = 1) -> Self:
+    def create(cls, folder: Path, url: str, one: Model, two: Model, *, workers: int = 1) -> Self:
         """Write two deployments alike; nothing is started."""
         key = NodesKey(os.urandom(32)).secret_text()
-        a, b = (Deployment(folder / name, workers=workers, postgres=url, node=name, nodes_key=key, settings=settings) for name in ("a", "b"))
+        a, b = (Deployment(folder / name, workers=workers, postgres=url, node=name, nodes_key=key, settings=VAULT) for name in ("a", "b"))
+        write_durably(a.layout.keys / "vault.key", MasterKey(os.urandom(32)).secret_text().encode(), mode=0o600)
+        for node in (a, b):
+            path = node.layout.config / "gateway.yaml"
+            # What the survivor of a dead leader must not refuse, on a machine however slow; models of high risk have their second.
+            path.write_text(path.read_text().replace("default: 10s", f"default: {STALE_S}s"))
         pair = {"1": one.url, "2": two.url}
         capture = {"prediction": "/outputs/0/data/0"}
         a.write_model("plain", pair, expose_arm=True)
@@ -49,7 +58,9 @@ class Pair:
         a.write_model("risky", {"1": one.url}, risk="high")
         a.write_model("split", pair, expose_arm=True, capture=capture)
         a.write_experiment("half", "split", {"control": "1", "treatment": "2"})
-        for model in ("plain", "sync", "batch", "split"):
+        a.write_model("kept", {"1": one.url}, audit="sync", capture={"vault": {"retention": "30d", "request": {"/parameters": "keep"}}})
+        a.add_key("operator", "experiment:operate", "experiment:start", "admin:read", "vault:read", "audit:read", "subject:erase", "tenants:all")
+        for model in ("plain", "sync", "batch", "split", "kept"):
             a.approve(model, "1", url=one.url)
         for person in ("alice", "bob"):
             a.approve("risky", "1", url=one.url, person=person)
