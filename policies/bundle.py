@@ -91,7 +91,7 @@ class Package:
     rules: tuple[str, ...]
     """Which of `allow`, `deny`, `warn`, `obligations` it defines."""
     evaluate: Prepared
-    """Answers all of them in one evaluation, in this order."""
+    """Answers all of them in one evaluation, in this order; its deadlines are moments of `CLOCK`."""
     reads: frozenset[tuple[str, ...]] = frozenset()
     """Input paths it may read; `("now",)` does not count as one."""
     reads_clock: bool = False

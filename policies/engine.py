@@ -8,8 +8,8 @@
 
 The fail mode of a decision point is `closed` (deny) or `native` (our engine decides, with a warning); there is none that allows.
 
-`ask` returns a plain future: it needs no asyncio task around it, never raises, and ends within the server's `timeout_s`. A gateway that runs
-`native` alone calls `PointPolicies.evaluate` and none of this.
+`ask` returns a plain future: it needs no asyncio task around it, and it ends within the server's `timeout_s`, with a verdict whatever the server
+does; only a defect of ours is an exception. A gateway that runs `native` alone calls `PointPolicies.evaluate` and none of this.
 
 Example:
     engine = OpaEngine(connection, bundle.at("request"), "closed")
@@ -26,7 +26,6 @@ from typing import Any, Literal, Protocol
 from policies.bundle import Package, PointPolicies, Spender
 from policies.verdict import DIFFERENCE, MOST_MESSAGE, MOST_REASONS, UNANSWERED, Finding, Verdict
 
-EngineName = Literal["native", "opa", "both"]
 FailMode = Literal["closed", "native"]
 """What a decision point does without an answer: deny, or let our own engine answer with a warning."""
 Found = tuple[Finding, ...]
@@ -93,12 +92,17 @@ class OpaEngine:
 
         def settle(found: asyncio.Future[Found]) -> None:
             fault = "the question was given up" if found.cancelled() else found.exception()
-            if fault is not None:
-                self._note(getattr(fault, "kind", "refused"), str(fault))
-                if not verdict.done():
-                    verdict.set_result(self._without(str(fault), document, now_ns, spender))
-            elif not verdict.done():  # else the caller has gone
-                verdict.set_result(self._read(found.result(), document, now_ns, spender))
+            try:
+                if fault is not None:
+                    self._note(getattr(fault, "kind", "refused"), str(fault))
+                    if not verdict.done():
+                        verdict.set_result(self._without(str(fault), document, now_ns, spender))
+                elif not verdict.done():  # else the caller has gone
+                    verdict.set_result(self._read(found.result(), document, now_ns, spender))
+            except Exception as defect:
+                if verdict.done():
+                    raise
+                verdict.set_exception(defect)
 
         self._remote.find(self.policies.packages, document, now_ns).add_done_callback(settle)
         return verdict

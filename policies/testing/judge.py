@@ -75,11 +75,15 @@ def shown(case: Case, said: Said, path: tuple[str, ...], rules: Iterable[RuleTra
 
 
 def ask(engine: Engine, packages: Mapping[str, tuple[str, ...]], document: Any, now_ns: int) -> Said:
-    """Return what packages say of an input, each in `enforce`."""
+    """Return what packages say of an input, each in `enforce`.
+
+    They have the time that `engine`, which runs on `policies.bundle.CLOCK`, gives an evaluation, and not the gateway's: what a case says must not
+    depend on the machine. `policies/bench.py` tells what an evaluation costs.
+    """
     findings = []
     for name, rules in packages.items():
         evaluate = engine.prepare_all([f"data.{PREFIX}.{name}.{rule}" for rule in rules])
-        findings.append(Package(name, "enforce", rules, evaluate).find(document, now_ns))
+        findings.append(Package(name, "enforce", rules, evaluate, wall_s=engine.limits.wall_s).find(document, now_ns))
     verdict = combine([*findings, _CONSENT])
     return Said(verdict, frozenset(str(item.get("type")) for finding in findings for item in finding.obligations))
 

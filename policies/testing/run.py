@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from policies.bundle import PREFIX
+from policies.bundle import CLOCK, PREFIX
 from policies.rego import UNDEFINED, Engine, PolicyError, RegoError, to_json
 from policies.rego.coverage import Reached
 from policies.rego.explain import explain_rules
@@ -246,7 +246,7 @@ class Suite:
         return []
 
     def _engine(self, modules: Mapping[str, Module], data: Any = None) -> Engine:
-        return Engine(modules, self.data if data is None else data, strict_builtin_errors=not self.lenient)
+        return Engine(modules, self.data if data is None else data, strict_builtin_errors=not self.lenient, clock=CLOCK)
 
 
 def _at(value: Any, path: list[Any]) -> Any:

@@ -94,6 +94,13 @@ def test_a_package_that_fails_denies_as_in_the_gateway():
     assert result.outcome == "pass"
 
 
+def test_a_case_may_take_many_steps():
+    text = OFFICE.replace("if count(deny) == 0", "if {\n\tcount(deny) == 0\n\tevery hour in numbers.range(1, 3000) { hour > 0 }\n}")
+    assert text != OFFICE
+    (result,) = run("input: {hour: 9}\nparams: {office.closing: 18}\ncases: [{case: x, expect: {decision: allow}}]", {"office.rego": text}).values()
+    assert (result.outcome, result.message) == ("pass", "")
+
+
 def test_packages_that_only_deny_are_judged_by_what_they_say():
     text = '# METADATA\n# title: x\npackage policy.night\ndeny contains {"id": "N-1", "msg": "m"} if input.hour > 20\n'
     (result,) = run("input: {hour: 9}\ncases: [{case: x, expect: {decision: allow, deny: []}}]", {"night.rego": text}).values()

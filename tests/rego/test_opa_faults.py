@@ -194,6 +194,28 @@ def test_a_decision_ends_also_where_what_the_server_found_cannot_be_combined():
     assert asyncio.run(conversation()).decision == "deny"
 
 
+@pytest.mark.parametrize("fault", [None, OpaError("http", "status `500`")])
+def test_a_defect_of_ours_ends_the_wait_for_a_decision_too(fault):
+    class Remote:
+        def find(self, packages: Any, _document: Any, _now_ns: int) -> asyncio.Future[Any]:
+            found = asyncio.get_running_loop().create_future()
+            if fault is None:
+                found.set_result((Finding(packages[0].name, "enforce", required=True, allow=True),))
+            else:
+                found.set_exception(fault)
+            return found
+
+    def note(_result: str, _words: str) -> None:
+        raise ZeroDivisionError
+
+    async def conversation() -> Verdict:
+        async with asyncio.timeout(5):
+            return await OpaEngine(Remote(), BUNDLE.at("request"), note=note).ask({}, 0)
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(conversation())
+
+
 def test_half_a_character_in_an_answer_is_told_as_what_a_record_can_hold():
     said = {"known": True, "allow": True, "deny": [{"id": "a\ud800", "msg": "m\udfff"}], "obligations": [{"type": "redact", "path": "/\ud800"}]}
     verdict, _, _ = once({"result": {"revision": REVISION, "packages": {"office": said}}})
