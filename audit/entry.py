@@ -150,7 +150,6 @@ class Entry(msgspec.Struct, frozen=True):
     person: str | None = None
     approval_id: str | None = None
     signed: bool | None = None
-    unsigned_config: bool = False
     evidence: dict[str, Any] | None = None
     erasure: Any = None
     entries: Any = None

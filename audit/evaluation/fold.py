@@ -51,7 +51,6 @@ class HourCell:
     calls: int = 0
     refused: int = 0
     failed: int = 0
-    predicted: int = 0
     labelled: int = 0
     correct: int = 0
 
@@ -201,7 +200,6 @@ def _count_answer(fold: _Fold, cell: Cell, hour: HourCell, decision: Entry, end:
     scores = _per_row(end.score_ppm)
     cell.rows += max(end.usage.rows if end.usage is not None else 1, len(predictions))
     cell.predictions.update(str(prediction) for prediction in predictions)
-    hour.predicted += len(predictions)
     for (row, metric), feedback in sorted(fold.book.of(decision.id, decision.tenant, decision.model_name or "").items()):
         if metric != LABEL_METRIC:
             cell.rewards.setdefault(metric, RewardSums()).add(feedback.value_ppm)

@@ -356,7 +356,6 @@ class Caller(asyncio.Protocol):
     def _serve(self, exchange: NativeExchange) -> None:
         self._current = exchange
         front = self.front
-        front.request_count += 1
         front.serving_count += 1
         exchange.drive = drive = Drive(front.serve(exchange), front.trampoline, exchange.finished)
         drive.start()

@@ -60,8 +60,7 @@ class FrontLimits:
 class Front:
     """Owns the callers' connections of one worker."""
 
-    # Owner of all fields: the loop's thread. `request_count` and `serving_count` are changed by `Caller`;
-    # `now_s` and `date_line` change in `sweep` alone.
+    # Owner of all fields: the loop's thread. `serving_count` is changed by `Caller`; `now_s` and `date_line` change in `sweep` alone.
     def __init__(self, serve: Serve, *, render: Render, loop: asyncio.AbstractEventLoop, trampoline: Trampoline, limits: FrontLimits) -> None:
         """Prepare; nothing is accepted before `listen`."""
         self.serve = serve
@@ -73,7 +72,6 @@ class Front:
         self.now_s = loop.time()
         self.date_line = date_line(time.time())
         self.is_draining = False
-        self.request_count = 0
         self.serving_count = 0
         self.body_bytes = 0  # of unfinished requests at the last sweep
         self._callers: set[Caller] = set()

@@ -32,9 +32,10 @@ from typing import Any, Final, NamedTuple
 
 from gateway.exchange import Endpoint, Fault, Headers, UpstreamError, UpstreamReply
 from gateway.framing import BODY_METHODS
-from gateway.native.connection import AnyReply, Connection
+from gateway.native.connection import Connection
 from gateway.native.drive import Wait
 from gateway.native.plain import FieldLines, PlainReader
+from gateway.native.reply import AnyReply
 
 _render: Final = FieldLines(frozenset((b"host",))).__getitem__
 _IDEMPOTENT: Final = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
