@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,6 +29,7 @@ from audit.store.copies import SignedMark, backup_of
 from audit.store.errors import StoreBehind, StoreDamaged
 from audit.store.layout import RANGE_LEAVES
 from audit.store.leaves import LeafStore
+from audit.store.sqlite import open_reader
 from audit.tiles import TileError
 from audit.verify import verify_log
 
@@ -241,6 +244,35 @@ def test_a_backup_taken_while_the_log_grows_is_whole_and_verifies(tmp_path):
         assert verified(folder) == said.signed_size <= said.leaves
         assert backup_of(folder) == said
         assert said.finished
+
+
+def test_a_database_that_is_written_all_the_time_is_copied_as_of_one_moment(tmp_path, monkeypatch):
+    """SQLite begins a copy made in steps anew whenever somebody commits between two of them."""
+    steps = []
+    with closing(sqlite3.connect(tmp_path / "busy.sqlite", isolation_level=None)) as busy:
+        busy.execute("PRAGMA page_size=512")
+        busy.execute("PRAGMA journal_mode=WAL")
+        busy.execute("CREATE TABLE kept (box)")
+        busy.execute("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000) INSERT INTO kept SELECT zeroblob(500) FROM n")
+
+        class Observed:
+            def __init__(self, path: Path) -> None:
+                self.reader = open_reader(path)
+                self.close = self.reader.close
+
+            def backup(self, target: sqlite3.Connection, **how: int) -> None:
+                def commit(_status: int, left: int, _total: int) -> None:
+                    steps.append(left)
+                    assert len(steps) < 50, "it begins anew each time"
+                    busy.execute("INSERT INTO kept VALUES (zeroblob(500))")
+
+                self.reader.backup(target, progress=commit, **how)
+
+        monkeypatch.setattr(backup, "open_reader", Observed)
+        backup._copy_database(tmp_path / "busy.sqlite", tmp_path / "copy.sqlite")
+    with closing(sqlite3.connect(tmp_path / "copy.sqlite")) as copy:
+        assert copy.execute("SELECT count(*) FROM kept").fetchone() == (9000,)
+    assert steps == [0]
 
 
 @pytest.mark.parametrize("moment", ["_copy_tree", "_copy_database"])
