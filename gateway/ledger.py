@@ -101,6 +101,7 @@ class Ledger:
 
         Raises:
             Refusal: `audit_unavailable`; nothing is written.
+            LeafError: The record is no leaf; nothing is written.
         """
         if held.decided:
             return None
@@ -290,6 +291,8 @@ class Ledger:
                     self.decide(held)
                 except Refusal:
                     return
+                except LeafError:
+                    continue  # its end will be told as `unrecordable`; nobody else waits for that
 
     def record_denials(self, reason: str, count: int) -> bool:
         """Record how many requests were refused for `reason` before it was known who asked; False where the journal has no room for it."""

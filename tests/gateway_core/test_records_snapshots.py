@@ -113,6 +113,20 @@ def test_a_call_whose_record_is_too_large_is_still_told_and_said_to_be_unrecorda
     assert (end["outcome"]["status"], end["outcome"]["code"], end["model"]["version"]) == (200, "unrecordable", "3")
 
 
+def test_a_decision_that_cannot_be_written_holds_up_nobody_elses_and_the_calls_end_tells_it():
+    harness = Harness()
+
+    def unwritable_then_late() -> None:
+        next(iter(harness.lane.open.values())).record.trace = "x" * SIZE_LIMIT_BYTES
+        harness.lane.write_late_decisions(0.0)
+
+    harness.points.on[1] = unwritable_then_late
+    assert harness.run().status == 200
+    check_leaves(harness)
+    (end,) = harness.journal.records()
+    assert (end["type"], end["outcome"]["code"]) == ("call", "unrecordable")
+
+
 def test_a_pinned_call_is_outside_the_experiment():
     snapshot = snapshot_of(experiments=[experiment()])
     live = live_of(snapshot, experiments={"credit-v4": running("credit-v4")})
