@@ -86,6 +86,11 @@ class Pool:
         counts = f"{len(self.open)} open, {len(self.idle)} idle, {len(self.connecting)} connecting, {len(self.line)} waiting"
         return f"<Pool {self._endpoint.scheme}://{self._endpoint.host}:{self._endpoint.port} {counts}>"
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether there is a connection, or somebody waits for one."""
+        return bool(self.open or self.connecting or self.line)
+
     async def acquire(self, deadline_at: float) -> Connection:
         """Return a connection: idle, new, or the next one released.
 
@@ -284,6 +289,8 @@ class NativeUpstream:
             raise ValueError(f"the authority of {endpoint} holds characters that cannot be sent")
         if len(self._known) >= _KNOWN_LIMIT:
             self._known.clear()
+            # Addresses come and go with reloads: of those no longer called nothing is kept.
+            self._pools = {where: pool for where, pool in self._pools.items() if pool.is_in_use or where == key}
         known = self._known[id(endpoint)] = _Known(endpoint, pool, b" HTTP/1.1\r\nhost: " + authority + b"\r\n")
         return known
 

@@ -116,6 +116,22 @@ def test_what_a_reply_means(reply, closes, method, outcome, kept, piecewise):
         assert state.startswith("1 open, 1 idle" if kept else "0 open, 0 idle"), state
 
 
+def test_of_addresses_that_came_and_went_with_reloads_little_is_kept_and_what_is_in_use_goes_on():
+    async def main():
+        async with model(answering(OK)) as port, client() as upstream:
+            assert await call(upstream, port) == (200, b"ok")
+            for number in range(20_000):
+                upstream._know(Endpoint("http", f"pod-{number}", 80))
+            (used,) = [pool for pool in upstream._pools.values() if pool.open]
+            kept = len(upstream._pools)
+            assert await call(upstream, port) == (200, b"ok")
+            return kept, repr(used)
+
+    kept, state = uvloop.run(main())
+    assert kept < 5_000
+    assert "1 open, 1 idle" in state
+
+
 def test_bytes_on_an_idle_connection_discard_it_and_reach_nobody():
     connections = []
 
