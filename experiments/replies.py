@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +35,7 @@ from experiments.wording import is_name
 
 Comparison = Callable[[Any, Any], "dict[str, PartResult]"]
 """Champion's document, shadow's document -> result by part."""
+_NONE: Final[Mapping[str, str]] = {}
 MOST_DIFFERENCE_PPM: Final = 2**53 - 1
 """What a record can hold; any larger difference is told as this."""
 
@@ -72,17 +73,21 @@ def _compile(part: PartDocument) -> Callable[[Any, Any], PartResult]:
     return lambda champion, shadow: PartResult(_is_json(champion) and _equal(champion, shadow))
 
 
-def class_of(value: Any) -> str | None:
+def class_of(value: Any, declared: Mapping[str, str] = _NONE) -> str | None:
     """Return a label as records hold it; None for what is none. `1` and `1.0` are one label.
 
     A class has a name (`experiments/wording.py`): text of another form is what a model or a person said, and stays out of the log.
+
+    Args:
+        value: from a reply.
+        declared: classes that are no names, as the model's file declares them -> the names they are recorded under.
     """
     if type(value) is float and value.is_integer():
         value = int(value)
     if type(value) not in (str, int, bool):
         return None
     text = str(value)
-    return text if is_name(text) else None
+    return text if is_name(text) else declared.get(text)
 
 
 def _labels(champion: Any, shadow: Any) -> PartResult:

@@ -77,7 +77,7 @@ def capture(route: Route, model_body: bytes, body: bytes, record: CallRecord) ->
 
 def _predicted(route: Route, document: Any, record: CallRecord) -> None:
     if route.prediction is not None:
-        found = class_of(route.prediction(document))
+        found = class_of(route.prediction(document), route.classes)
         if found is not None:
             record.prediction = found
     if route.score is not None:

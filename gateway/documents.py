@@ -79,6 +79,8 @@ class CaptureDocument(Document, frozen=True):
 
     features: tuple[str, ...] = ()
     prediction: str | None = None
+    classes: tuple[str, ...] = ()
+    """What a prediction may be, as declared; those that are no names are recorded under one (`experiments.wording.recorded_form`)."""
     score: str | None = None
     vault: VaultDocument | None = None
     """What goes into the vault of every call."""

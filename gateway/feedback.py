@@ -8,6 +8,7 @@ once (by `event_id`, else by decision, row and metric).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -25,6 +26,7 @@ _REWARD_KEYS: Final = frozenset(("decision_id", "row", "metric", "value", "event
 _MOST_TIME: Final = 40
 AHEAD_US: Final = 300_000_000
 """How far another clock may be ahead of ours before its times count as the future."""
+_NONE: Final[Mapping[str, str]] = {}
 _FOREVER_US: Final = 2**62
 _MOST_VALUE: Final = 9_007_199_254  # times 10^6 stays below 2^53
 
@@ -38,11 +40,12 @@ class Event:
     fields: dict[str, Any]
 
 
-def read(body: bytes, now_us: int = _FOREVER_US) -> list[Event]:
+def read(body: bytes, now_us: int = _FOREVER_US, classes: Mapping[str, str] = _NONE) -> list[Event]:
     """Return the events of a request body.
 
     Args:
         body: as it came.
+        classes: what models' files declare and is no name -> the name it is recorded under.
         now_us: Unix microseconds; what lies more than five minutes after it is from the future.
 
     Raises:
@@ -55,10 +58,10 @@ def read(body: bytes, now_us: int = _FOREVER_US) -> list[Event]:
     items = document if type(document) is list else [document]
     if len(items) > MOST_EVENTS:
         raise Refusal("bad_feedback", f"{len(items)} events in one request; the most is {MOST_EVENTS}")
-    return [_event(index, item, now_us + AHEAD_US) for index, item in enumerate(items)]
+    return [_event(index, item, now_us + AHEAD_US, classes) for index, item in enumerate(items)]
 
 
-def _event(index: int, item: Any, until_us: int) -> Event:
+def _event(index: int, item: Any, until_us: int, classes: Mapping[str, str]) -> Event:
     where = f"event {index}"
     if type(item) is not dict:
         raise Refusal("bad_feedback", f"{where}: has to be an object")
@@ -77,7 +80,7 @@ def _event(index: int, item: Any, until_us: int) -> Event:
         fields["event_time"] = _time(where, item["time"], until_us)
     if word is not None:
         value = item[word]
-        fields[word] = str(value) if type(value) is int else _text(where, word, value)
+        fields[word] = str(value) if type(value) is int else _class(where, word, value, classes)
         if "corrects" in item:
             if item["corrects"] is not True:
                 raise Refusal("bad_feedback", f"{where}: `corrects` is true or left out")
@@ -101,10 +104,17 @@ def _decision(where: str, value: Any, until_us: int) -> str:
     return str(decision)
 
 
-def _text(where: str, key: str, value: Any) -> str:
+def _class(where: str, key: str, value: Any, classes: Mapping[str, str]) -> str:
+    """Return a class as records hold it: a name, or the name of a class that some model's file declares."""
+    form = classes.get(value) if type(value) is str else None
+    return form or _text(where, key, value, "that, or a class under `capture.classes` of a model's file")
+
+
+def _text(where: str, key: str, value: Any, hint: str | None = None) -> str:
     """Return a text that may stand in the log for ever."""
     if type(value) is not str or not is_name(value):
-        raise Refusal("bad_feedback", f"{where}: `{key}` has to be a name: {FORM}; it stands in the log for ever, where free text has no place")
+        said = f"{where}: `{key}` has to be a name: {FORM}; it stands in the log for ever, where free text has no place"
+        raise Refusal("bad_feedback", said, hint=hint)
     return value
 
 

@@ -279,10 +279,10 @@ class Shadows:
             spent.add((metered or {}).get("cost_nano"), least_nano=copy.shadow.limits.cost_per_day_nano // self._workers // 100)
         return metered
 
-    def _answers(self, shadow: Shadow, body: bytes) -> dict[str, str]:
+    def _answers(self, shadow: Shadow, body: bytes, classes: Mapping[str, str]) -> dict[str, str]:
         """Return what the version answered, for a person's decision that comes later to be compared with."""
         document = _document(body)
-        found = {name: class_of(at(document)) for name, at in shadow.places.items()}
+        found = {name: class_of(at(document), classes) for name, at in shadow.places.items()}
         return {name: said for name, said in found.items() if said is not None}
 
     async def _permitted(self, copy: _Copy) -> bytes | None:
@@ -334,7 +334,7 @@ class Shadows:
         leaf["outcome"] = outcome
         leaf["compared"] = compared
         if shadow.limits.person and "code" not in outcome:
-            leaf["answers"] = self._answers(shadow, body)
+            leaf["answers"] = self._answers(shadow, body, copy.route.classes)
         if metered is not None:
             leaf["usage"] = metered
         if record.subject is not None:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from experiments.document import ExperimentDocument
+from experiments.wording import recorded_forms
 from gateway.capture import Plan
 from gateway.documents import Manifest, RouteDocument, SettingsDocument, VersionDocument, decode
 from gateway.endpoints import Replicas
@@ -67,6 +68,8 @@ class Route:
     """What of a call goes into the vault; None where nothing does."""
     plans: Mapping[str, Plan] = field(default_factory=dict)
     """What goes there instead, by tenant."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """Declared classes that are no names -> the names they are recorded under."""
     meter: Meter | None = None
     """How tokens and cost are read; None where a model's file says nothing of them."""
 
@@ -116,6 +119,8 @@ class Snapshot:
     targets: Mapping[str, Target]
     """v2 inference path -> where it leads."""
     policies: PolicyBundle
+    classes: Mapping[str, str]
+    """Declared classes of all models that are no names -> the names they are recorded under. The name follows from the class alone."""
 
     @property
     def judging(self) -> tuple[Mapping[str, str], int]:
@@ -150,7 +155,8 @@ class Snapshot:
         routes, targets = _routes(manifest, load, previous)
         experiments, by_model = _experiments(manifest, load, previous)
         shadows = _shadows(manifest, experiments, previous)
-        return cls(config_digest, manifest, settings, routes, experiments, by_model, shadows, targets, policies)
+        classes = {text: form for route in routes.values() for text, form in route.classes.items()}
+        return cls(config_digest, manifest, settings, routes, experiments, by_model, shadows, targets, policies, classes)
 
 
 def _routes(manifest: Manifest, load: Load, previous: Snapshot | None) -> tuple[dict[str, Route], dict[str, Target]]:
@@ -232,6 +238,7 @@ def compile_route(digest: str, data: bytes) -> Route:
         serves=Serves(document.serves),
         plan=None if capture.vault is None else Plan.of(capture.vault),
         plans={tenant: Plan.of(own) for tenant, own in capture.vault_tenants.items()},
+        classes=recorded_forms(capture.classes),
         meter=Meter.of(capture, document.currency),
     )
 

@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -111,6 +112,21 @@ class Cell:
             self.scores.setdefault(label, ScoreSums()).merge(sums)
         for metric, rewards in other.rewards.items():
             self.rewards.setdefault(metric, RewardSums()).merge(rewards)
+
+    def named(self, names: Mapping[str, str]) -> Cell:
+        """Return the same counts with classes under other names: recorded -> as told; what is not there stays."""
+        told = Cell()
+        told.merge(self)
+        told.predictions, told.confusion, told.score_bins, told.scores = Counter(), Counter(), Counter(), {}
+        for recorded, count in self.predictions.items():
+            told.predictions[names.get(recorded, recorded)] += count
+        for (prediction, label), count in self.confusion.items():
+            told.confusion[names.get(prediction, prediction), names.get(label, label)] += count
+        for (label, place), count in self.score_bins.items():
+            told.score_bins[names.get(label, label), place] += count
+        for label, sums in self.scores.items():
+            told.scores.setdefault(names.get(label, label), ScoreSums()).merge(sums)
+        return told
 
     def add_usage(self, usage: Usage) -> None:
         """Count what one call consumed; a model whose file says nothing of it counts as neither."""

@@ -27,17 +27,24 @@ HOURLY_LIMIT_US = 3 * DAY_US
 """Logs up to this long are charted by the hour, longer ones by the day."""
 
 
-def describe(evaluation: Evaluation, *, observed_when: Mapping[str, str] | None = None, positive: str | None = None) -> Document:
+def describe(
+    evaluation: Evaluation,
+    *,
+    observed_when: Mapping[str, str] | None = None,
+    positive: str | None = None,
+    classes: Mapping[str, Mapping[str, str]] | None = None,
+) -> Document:
     """Build the document.
 
     Args:
         evaluation: the fold's result.
         observed_when: `labels.observed_when` by model, for models that have it; None when the configuration is not at hand.
         positive: the positive class, where neither {0, 1} nor {false, true} tells.
+        classes: model -> name in records -> class, of declared classes that are recorded under a name.
     """
     conditions = observed_when or {}
     names = sorted({key.model for key in evaluation.cells})
-    models = [_model(evaluation, name, conditions.get(name), positive) for name in names]
+    models = [_model(evaluation, name, conditions.get(name), positive, (classes or {}).get(name, {})) for name in names]
     total = _sum(evaluation.cells.values())
     return {
         "scope": {"model": evaluation.scope.model, "tenant": evaluation.scope.tenant},
@@ -50,8 +57,8 @@ def describe(evaluation: Evaluation, *, observed_when: Mapping[str, str] | None 
     }
 
 
-def _model(evaluation: Evaluation, name: str, observed_when: str | None, positive: str | None) -> Document:
-    cells = {key: cell for key, cell in evaluation.cells.items() if key.model == name}
+def _model(evaluation: Evaluation, name: str, observed_when: str | None, positive: str | None, named: Mapping[str, str]) -> Document:
+    cells = {key: cell.named(named) if named else cell for key, cell in evaluation.cells.items() if key.model == name}
     total = _sum(cells.values())
     classes = Classes.of(total, positive)
 

@@ -31,7 +31,7 @@ Metric = dict[str, Any]
 
 METRICS = ("accuracy", "error", "tpr", "fpr", "precision", "brier", "auroc")
 _NEGATIVE_OF = {"1": "0", "true": "false", "True": "False"}
-_SIMPLE_CONDITION = re.compile(r"""\s*prediction\s*==\s*["']?([A-Za-z0-9_.-]+)["']?\s*""")
+_SIMPLE_CONDITION = re.compile(r"""\s*prediction\s*==\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_.-]+))\s*""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,4 +224,4 @@ def _unidentified(observed_when: str, n: int, low: tuple[int, int], high: tuple[
 def _condition_class(observed_when: str) -> str | None:
     """The class of a condition `prediction == CLASS`; None for any other condition, which then identifies nothing."""
     found = _SIMPLE_CONDITION.fullmatch(observed_when)
-    return found.group(1) if found else None
+    return found[1] or found[2] or found[3] if found else None

@@ -24,6 +24,7 @@ def evaluation_report(
     scope: Scope,
     observed_when: Mapping[str, str] | None = None,
     positive: str | None = None,
+    classes: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the calls of a pinned log.
 
@@ -34,12 +35,13 @@ def evaluation_report(
         scope: which calls.
         observed_when: `labels.observed_when` by model.
         positive: the positive class, where the classes themselves do not tell.
+        classes: model -> name in records -> class, of declared classes that are recorded under a name.
 
     Raises:
         TooManyLabels: see `audit.evaluation.labels`.
     """
     evaluation = evaluate(leaves, scope, size=state.size)
-    return document("evaluation", describe(evaluation, observed_when=observed_when, positive=positive), state, version=version)
+    return document("evaluation", describe(evaluation, observed_when=observed_when, positive=positive, classes=classes), state, version=version)
 
 
 def maturity_report(leaves: Leaves, state: LogState, *, version: str, framework_name: str = "azure", model: str | None = None) -> dict[str, Any]:

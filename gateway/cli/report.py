@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +29,7 @@ from audit.reports.render import render_html, render_markdown
 from audit.reports.state import LogMismatchError, LogState, compared, pin
 from audit.store.control import latest_head
 from audit.store.errors import StoreError
+from experiments.wording import recorded_forms
 from gateway.cli.query import DEFAULT_DATA, DataOption, check_data
 from gateway.cli.recorded import record_read
 from gateway.cli.terminal import Exit, err, fail
@@ -62,13 +63,15 @@ def evaluation(
     """Traffic, refusals, latency and quality. Example: `assay report evaluation --model credit-risk --format html -o evaluation.html`."""
 
     def make(state: LogState) -> dict[str, Any]:
+        routes = _routes(data, state)
         return evaluation_report(
             lambda: follow(data, 0, until=state.size),
             state,
             version=_version(),
             scope=Scope(model, tenant),
-            observed_when=_observed_when(data, state),
+            observed_when=None if routes is None else {one.model: one.labels_observed_when for one in routes if one.labels_observed_when is not None},
             positive=positive,
+            classes=_classes(routes or []),
         )
 
     _run(data, size, make, form, output, key, {"report": "evaluation", "model": model, "tenant": tenant})
@@ -152,18 +155,22 @@ def _state(data: Path, size: int | None) -> LogState:
     return compared(pin(lambda: follow(data, 0, until=wanted), wanted), checkpoint)
 
 
-def _observed_when(data: Path, state: LogState) -> Mapping[str, str] | None:
-    """`labels.observed_when` by model in the configuration of the newest call, from its object by digest; None when it is not at hand."""
+def _routes(data: Path, state: LogState) -> list[RouteDocument] | None:
+    """Models of the configuration of the newest call, from their objects by digest; None when they are not at hand."""
     if not state.config_digest:
-        return {}
+        return []
     control = ControlDirectory(data)
     try:
         manifest = msgspec.json.decode(control.get(state.config_digest), type=Manifest)
-        routes = [msgspec.json.decode(control.get(digest), type=RouteDocument) for digest in manifest.models.values()]
+        return [msgspec.json.decode(control.get(digest), type=RouteDocument) for digest in manifest.models.values()]
     except (ControlError, msgspec.MsgspecError, OSError) as error:
-        err.print(f"[yellow]note:[/] label conditions are unknown: {error}", markup=True, soft_wrap=True)
+        err.print(f"[yellow]note:[/] label conditions and declared classes are unknown: {error}", markup=True, soft_wrap=True)
         return None
-    return {route.model: route.labels_observed_when for route in routes if route.labels_observed_when is not None}
+
+
+def _classes(routes: Iterable[RouteDocument]) -> dict[str, dict[str, str]]:
+    """Model -> name in records -> class, of declared classes that are recorded under a name."""
+    return {one.model: {form: text for text, form in recorded_forms(one.capture.classes).items()} for one in routes if one.capture.classes}
 
 
 def _read_key(path: Path) -> SigningKey:

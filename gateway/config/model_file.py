@@ -6,11 +6,12 @@ Every key is documented in `docs/configuration.md` and taught in `config/models/
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from experiments.quantities import Price
+from experiments.wording import recorded_form
 from gateway.capture import RULE, inside
 from gateway.config.gateway_file import FileModel
 from gateway.config.issues import KeyPath, allowed, nearest
@@ -115,10 +116,18 @@ class UsagePlaces(FileModel):
     output_tokens: Pointer | None = Field(default=None, description="JSON pointer into the reply to its output tokens.")
 
 
+MOST_CLASSES: Final = 10_000
+MOST_CLASS: Final = 256
+"""Characters of a class."""
+
+
 class Capture(FileModel):
     """What is read from a call for records and evaluation."""
 
     prediction: Pointer | None = Field(default=None, description="JSON pointer into the reply to the predicted class.")
+    classes: Annotated[list[Annotated[str, Field(min_length=1, max_length=MOST_CLASS)]], Field(max_length=MOST_CLASSES)] = Field(
+        default_factory=list, description="Classes of the model whose words are no names (`golden retriever`): only what stands here is recorded."
+    )
     score: Pointer | None = Field(default=None, description="JSON pointer into the reply to the score, 0 to 1.")
     usage: UsagePlaces | None = Field(default=None, description="Where a reply counts its tokens; a reply that does not is counted as unread.")
     vault: CapturedByTenant | None = Field(
@@ -207,6 +216,7 @@ def check_model(file: ModelFile, stem: str) -> Found:
             seen.add(origin)
     found += _check_serves(file)
     found += _check_inputs(file)
+    found += _check_classes(file)
     found += _check_captured(file)
     found += _check_cost(file)
     if file.audit == "async" and file.risk != "low":
@@ -232,6 +242,25 @@ def _check_inputs(file: ModelFile) -> Found:
         found.append((("schema",), "a schema contract needs `protocol: v2`: the body of an `http` route is not read"))
     for name, entry in file.contract.inputs.items():
         found += [(("schema", "inputs", name, *key), message) for key, message in _check_input(entry)]
+    return found
+
+
+def _check_classes(file: ModelFile) -> Found:
+    """Find classes that would be told apart by nobody: twice, unprintable, or recorded under one name."""
+    found: Found = []
+    recorded: dict[str, str] = {}
+    if file.capture.classes and file.capture.prediction is None:
+        found.append((("capture", "classes"), "says what a prediction may be, and none is read; hint: `capture.prediction` says where it stands"))
+    for at, text in enumerate(file.capture.classes):
+        where: KeyPath = ("capture", "classes", at)
+        form = recorded_form(text)
+        if not text.isprintable():
+            found.append((where, f"`{ascii(text)[1:-1]}` holds a sign that cannot be printed"))
+        elif recorded.get(form) == text:
+            found.append((where, f"`{text}` is there twice"))
+        elif form in recorded:
+            found.append((where, f"`{text}` would be recorded as `{form}`, as `{recorded[form]}` is; hint: rename one of them"))
+        recorded.setdefault(form, text)
     return found
 
 
@@ -350,6 +379,7 @@ def _capture(capture: Capture) -> CaptureDocument:
     plan = capture.vault
     return CaptureDocument(
         prediction=capture.prediction,
+        classes=tuple(capture.classes),
         score=capture.score,
         input_tokens=capture.usage.input_tokens if capture.usage else None,
         output_tokens=capture.usage.output_tokens if capture.usage else None,

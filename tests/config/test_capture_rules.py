@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -62,3 +63,42 @@ def test_what_is_captured_is_in_the_models_document_and_a_model_that_captures_no
     plain = compile_folder(REFERENCE)
     assert plain.manifest is not None
     assert b"vault" not in plain.objects[plain.manifest.models["credit-risk"]]
+
+
+def declare(folder: Path, classes: str, *, prediction: bool = True) -> Compiled:
+    shutil.copytree(REFERENCE, folder / "config")
+    model = folder / "config" / "models" / "credit-risk.yaml"
+    text = model.read_text().replace("capture:\n", f"capture:\n  classes: {classes}\n", 1)
+    model.write_text(text if prediction else re.sub(r"\n  prediction: .*", "", text, count=1))
+    return compile_folder(folder / "config")
+
+
+def test_declared_classes_are_compiled_as_they_stand(tmp_path):
+    made = declare(tmp_path, '["golden retriever", "cat", "1"]')
+    assert made.issues == ()
+    document = msgspec.json.decode(made.objects[made.manifest.models["credit-risk"]], type=RouteDocument)
+    assert document.capture.classes == ("golden retriever", "cat", "1")
+
+
+@pytest.mark.parametrize(
+    ("classes", "where", "message"),
+    [
+        ('["a b", "c", "a b"]', "capture.classes[2]", "`a b` is there twice"),
+        ('["a b", "a%20b"]', "capture.classes[1]", "`a%20b` would be recorded as `a%20b`, as `a b` is"),
+        ('["a\\tb"]', "capture.classes[0]", r"`a\tb` holds a sign that cannot be printed"),
+        ('[""]', "capture.classes[0]", "at least 1 character"),
+        (f'["{"x" * 257}"]', "capture.classes[0]", "at most 256 characters"),
+        ("[1]", "capture.classes[0]", "must be text"),
+        ("cat", "capture.classes", "list"),
+    ],
+)
+def test_a_class_that_could_not_be_told_apart_is_refused_at_its_place(tmp_path, classes, where, message):
+    (told,) = map(str, declare(tmp_path, classes).issues)
+    assert told.startswith("models/credit-risk.yaml:")
+    assert where in told
+    assert message in told
+
+
+def test_classes_without_a_prediction_are_refused(tmp_path):
+    told = " ".join(map(str, declare(tmp_path, '["a b"]', prediction=False).issues))
+    assert "capture.classes: says what a prediction may be, and none is read" in told

@@ -271,3 +271,35 @@ def test_the_body_goes_to_the_model_byte_for_byte():
     harness.run(body=odd)
     harness.run(body=BODY)
     assert [body for _, _, body in harness.upstream.calls] == [odd, BODY]
+
+
+DECLARED = snapshot_of([route(capture=CaptureDocument(prediction="/outputs/0/data/0", classes=("golden retriever", "cat")))])
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [("golden retriever", "golden%20retriever"), ("cat", "cat"), ("dog", "dog"), ("grey hound", None), (1, "1"), (["golden retriever"], None)],
+)
+@pytest.mark.parametrize("audit", ["batch", "sync"])
+def test_a_declared_class_is_recorded_under_its_name_and_what_is_no_name_and_not_declared_stays_out(said, recorded, audit):
+    capture = DECLARED.routes[MODEL].document.capture
+    body = json.dumps({"outputs": [{"data": [said]}]}).encode()
+    harness = Harness(snapshot_of([route(capture=capture, audit=audit)]), answers=[Answer(body=body)])
+    assert harness.run().body == body, "callers get the model's own words"
+    check_leaves(harness)
+    assert harness.terminals()[0].get("prediction") == recorded
+
+
+def test_a_label_is_taken_in_the_words_of_a_declared_class_and_recorded_as_its_prediction_is():
+    harness = Harness(DECLARED)
+    event = {"decision_id": "0199aa00-0000-7000-8000-000000000000", "label": "golden retriever"}
+    assert harness.run(path="/feedback", body=json.dumps(event).encode()).status == 202
+    assert harness.run(path="/feedback", body=json.dumps({**event, "label": "grey hound"}).encode()).status == 422
+    (record,) = harness.journal.records("label")
+    assert record["label"] == "golden%20retriever"
+
+
+def test_the_classes_of_a_changed_model_are_those_of_its_new_file():
+    assert DECLARED.classes == {"golden retriever": "golden%20retriever"}
+    changed = snapshot_of([route(capture=CaptureDocument(prediction="/outputs/0/data/0", classes=("grey hound",)))], previous=DECLARED)
+    assert changed.classes == {"grey hound": "grey%20hound"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.wording import is_name
+from experiments.wording import is_name, recorded_form, recorded_forms
 from gateway.config.issues import Issue
 from gateway.feedback import read
 from gateway.logs import JsonLines, without_words
@@ -117,3 +118,50 @@ def f():
     assert "Error" in done.stderr
     assert "a-secret" not in done.stderr + done.stdout
     assert all(json.loads(line)["process"] == "worker 0" for line in done.stderr.splitlines())
+
+
+# --- classes that a model's file declares ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("golden_retriever", "golden_retriever"),
+        ("50%", "50%"),
+        ("golden retriever", "golden%20retriever"),
+        ("100 %", "100%20%25"),
+        ("name@place", "name%40place"),
+        ("schöner Hund", "schöner%20Hund"),
+        ("x" * 65, "x" * 47 + "#" + hashlib.sha256(b"x" * 65).hexdigest()[:16]),
+    ],
+)
+def test_a_declared_class_is_recorded_under_a_name_that_a_reader_recognises(text, form):
+    assert recorded_form(text) == form
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_every_class_has_a_name_and_a_name_is_its_own(text):
+    form = recorded_form(text)
+    assert is_name(form)
+    assert (form == text) == is_name(text)
+    assert recorded_forms([text]) == ({} if is_name(text) else {text: form})
+
+
+@given(st.lists(st.text(min_size=1, max_size=100).filter(lambda text: not is_name(text)), min_size=2, max_size=5, unique=True))
+def test_no_two_classes_that_are_no_names_share_one(texts):
+    assert len({recorded_form(text) for text in texts}) == len(texts)
+
+
+def test_feedback_takes_declared_classes_and_no_other_text():
+    classes = recorded_forms(["golden retriever", "cat"])
+    for key in ("label", "human_decision"):
+        (event,) = read(json.dumps({"decision_id": DECISION, key: "golden retriever"}).encode(), classes=classes)
+        assert event.fields[key] == "golden%20retriever"
+        (event,) = read(json.dumps({"decision_id": DECISION, key: "dog"}).encode(), classes=classes)
+        assert event.fields[key] == "dog", "a name needs no declaration"
+        for other in ("Golden retriever", "golden retriever ", "silver retriever", ["golden retriever"]):
+            with pytest.raises(Refusal) as refused:
+                read(json.dumps({"decision_id": DECISION, key: other}).encode(), classes=classes)
+            assert "capture.classes" in refused.value.hint
+    with pytest.raises(Refusal):
+        read(json.dumps({"decision_id": DECISION, "label": "1", "event_id": "golden retriever"}).encode(), classes=classes)

@@ -285,3 +285,27 @@ def test_erasures_are_told_once_each_and_change_no_number():
     assert {name: value for name, value in after.items() if name != "limits"} == {name: value for name, value in before.items() if name != "limits"}
     assert "2 erasures took 3 entries" in "".join(described(log.leaves(), Scope(tenant="acme"))["limits"])
     assert "erasures" not in "".join(before["limits"])
+
+
+def test_declared_classes_are_told_in_their_own_words():
+    log, plain = Log(), Log()
+    rows = [("golden%20retriever", "golden%20retriever"), ("cat", "golden%20retriever"), ("cat", "cat"), ("grey%20hound", "cat")]
+    for made in (log, plain):
+        for prediction, label in rows:
+            made.label(made.call(prediction=prediction, score_ppm=400_000)["id"], label)
+    told = only_model(log, classes={"credit-risk": {"golden%20retriever": "golden retriever"}, "other": {"cat": "a cat"}})
+    assert told["classes"] == ["cat", "golden retriever", "grey%20hound"], "one that is not declared any more keeps its name"
+    assert {one["name"]: one["count"] for one in told["predictions"]} == {"cat": 2, "golden retriever": 1, "grey%20hound": 1}
+    assert {"prediction": "cat", "label": "golden retriever", "rows": 1} in told["confusion"]
+    assert told["quality"]["accuracy"] == only_model(plain)["quality"]["accuracy"], "no number changes"
+
+
+def test_the_positive_class_and_a_condition_may_be_a_declared_class_in_its_own_words():
+    log = Log()
+    for prediction, label in [("golden%20retriever", "golden%20retriever")] * 3 + [("golden%20retriever", "cat"), ("cat", "cat")]:
+        log.label(log.call(prediction=prediction)["id"], label)
+    named = {"credit-risk": {"golden%20retriever": "golden retriever"}}
+    told = only_model(log, classes=named, positive="golden retriever")
+    assert (told["positive"], told["quality"]["tpr"]["value_ppm"]) == ("golden retriever", 1_000_000)
+    some = only_model(log, classes=named, positive="golden retriever", observed_when={"credit-risk": 'prediction == "golden retriever"'})
+    assert some["quality"]["precision"]["value_ppm"] == 750_000, "what the condition selects is identified"
