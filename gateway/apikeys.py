@@ -46,6 +46,17 @@ SCOPES: Final = {
     "tenants:all": "with another scope, on the admin port of a gateway of several tenants: see what concerns all of them",
 }
 """What a key may be allowed."""
+ROLES: Final = (
+    "admin:read",
+    "admin:write",
+    "audit:read",
+    "experiment:start",
+    "experiment:operate",
+    "experiment:promote",
+    "vault:read",
+    "subject:erase",
+)
+"""Scopes that open something on the admin port."""
 PREFIX: Final = "assay_"
 _SECRET_LENGTH: Final = len(PREFIX) + 43
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
@@ -150,6 +161,22 @@ def revoke(file: KeyFile, key_id: str) -> KeyFile:
     return msgspec.structs.replace(file, keys=kept)
 
 
+def losing_sight(file: KeyFile, now_us: int) -> tuple[StoredKey, ...]:
+    """Return the keys that see the admin port while there is one tenant, and nothing of it once there are two."""
+    roles = set(ROLES)
+    return tuple(
+        key
+        for key in file.keys
+        if roles & set(key.scopes) and "tenants:all" not in key.scopes and (key.expires_us is None or now_us < key.expires_us)
+    )
+
+
+def has_overseer(file: KeyFile, now_us: int) -> bool:
+    """Say whether somebody sees console, API and metrics however many tenants there are."""
+    wanted = {"admin:read", "tenants:all"}
+    return any(wanted <= set(key.scopes) and (key.expires_us is None or now_us < key.expires_us) for key in file.keys)
+
+
 def encode(file: KeyFile) -> bytes:
     """Return the bytes to write with mode 0600."""
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
@@ -170,7 +197,7 @@ def load(path: Path) -> KeyFile:
         InvalidKeyFile: missing, readable by others, or malformed.
     """
     if not path.exists():
-        raise InvalidKeyFile(f"keys file `{path}` is missing; hint: `assay key create --tenant TENANT --scope infer`")
+        raise InvalidKeyFile(f"keys file `{path}` is missing; hint: `assay key create --scope infer`")
     try:
         return decode(read_secret_file(path, limit_bytes=_MOST_BYTES).encode(), f"keys file `{path}`")
     except InvalidKey as error:

@@ -1,8 +1,8 @@
 """Who may see what on the admin port: keys with the scopes `admin:read` or `audit:read`, as a bearer token or as a browser session made from one.
 
 What this port tells, it tells of every tenant: traffic, experiments, the log's entries. Where a gateway serves, or has served,
-more than one, a key of one tenant needs the scope `tenants:all` beside its role; the log's head and hash tiles, which tell of nobody, it may fetch
-without.
+more than one, a key of one tenant needs the scope `tenants:all` beside its role. Without it go the log's head and hash tiles, which tell of nobody,
+and the steps that make an experiment safer (`pause`, `rollback`, `stop`), whose answer names phases alone.
 
 A session is a random name in this process's memory, held by the browser in a cookie no script can read; it ends with the process, after
 `SESSION_S`, or when the key stops being valid. A form that changes anything is a POST, and the cookie is SameSite=Strict, so no other site
@@ -20,21 +20,12 @@ from typing import Final
 from starlette.requests import Request
 
 from experiments.lifecycle import ASKED_BY
+from gateway.apikeys import ROLES
 from gateway.authenticate import Authenticator, Principal
 from gateway.refusals import Refusal
 
 COOKIE: Final = "assay-session"
 SESSION_S: Final = 8 * 3600
-ROLES: Final = (
-    "admin:read",
-    "admin:write",
-    "audit:read",
-    "experiment:start",
-    "experiment:operate",
-    "experiment:promote",
-    "vault:read",
-    "subject:erase",
-)
 SEES_TRAFFIC: Final = frozenset({"admin:read"})
 SEES_EXPERIMENTS: Final = frozenset({"admin:read", "admin:write", *ASKED_BY.values()})
 """Whoever may act on experiments may see them."""
@@ -43,6 +34,8 @@ SEES_THE_VAULT: Final = frozenset({"audit:read", "vault:read", "subject:erase"})
 """How much it holds and who was erased when; of what it holds nothing."""
 SEES_THE_HEAD: Final = frozenset(ROLES)
 """The log's head tells of nobody."""
+SAFER_STEPS: Final = frozenset(verb for verb, scope in ASKED_BY.items() if scope == "experiment:operate")
+"""Whoever is on call may take them with their scope and their model, also where they may look at nothing."""
 PAGES: Final = {
     "/": SEES_TRAFFIC,
     "/experiments": SEES_EXPERIMENTS,
@@ -98,7 +91,7 @@ class Access:
 
         Args:
             request: with a bearer token or the session's cookie.
-            of_nobody: what is asked for tells of no tenant.
+            of_nobody: what is answered tells of no tenant.
         """
         header = request.headers.get("authorization")
         if header is not None:
@@ -128,6 +121,7 @@ class Access:
             raise Refusal(
                 "missing_scope",
                 "this gateway serves, or has served, several tenants, and this tells of all of them: it needs the scope `tenants:all`",
-                hint="`assay key create --scope tenants:all` beside the role, for people who answer for the whole gateway",
+                hint="beside the deployment, for people who answer for the whole gateway: `assay key create --tenant "
+                f"{principal.tenant} {' '.join(f'--scope {scope}' for scope in principal.scopes if scope in ROLES)} --scope tenants:all`",
             )
         return principal

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
 from experiments.rollout import Action
-from gateway.admin.access import SEES_EXPERIMENTS, Access, require_one_of
+from gateway.admin.access import SAFER_STEPS, SEES_EXPERIMENTS, Access, require_one_of
 from gateway.admin.effects import EffectBoard
 from gateway.admin.state import AdminState
 from gateway.authenticate import Principal
@@ -77,7 +77,7 @@ class ExperimentsApi:
         return JSONResponse({**told, **now})
 
     async def _step(self, request: Request) -> Response:
-        principal = self._require(request)
+        principal = self._actor(request)
         try:
             body = msgspec.json.decode(await read_body(request) or b"{}", type=_Body)
         except msgspec.DecodeError as fault:
@@ -96,7 +96,7 @@ class ExperimentsApi:
         )
 
     async def _form(self, request: Request) -> Response:
-        principal = self._require(request)
+        principal = self._actor(request)
         form = {name: values[0].strip() for name, values in parse_qs((await read_body(request)).decode("utf-8", "replace")).items()}
         epoch = form.get("epoch", "")
         name = request.path_params["name"]
@@ -114,8 +114,11 @@ class ExperimentsApi:
         except IllegalStepError as fault:
             raise Refusal("illegal_step", str(fault)) from None
 
-    def _require(self, request: Request) -> Principal:
-        principal = self._access.who(request)
+    def _actor(self, request: Request) -> Principal:
+        return self._require(request, of_nobody=request.path_params["action"] in SAFER_STEPS)
+
+    def _require(self, request: Request, *, of_nobody: bool = False) -> Principal:
+        principal = self._access.who(request, of_nobody=of_nobody)
         if principal is None:
             raise Refusal("no_credentials", "the request carries no key and no session")
         return principal

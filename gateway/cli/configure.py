@@ -20,6 +20,7 @@ from audit.signer import load_signer
 from experiments.document import ExperimentDocument
 from gateway import apikeys
 from gateway.cli.folder import Directory, layout_of
+from gateway.cli.key import FIRST_TENANT
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
 from gateway.config.layout import Layout, write_durably
@@ -73,8 +74,8 @@ def init(
     write_durably(layout.trust_root, root.encode())
     secret, file = apikeys.create(
         apikeys.new_file(os.urandom),
-        tenant="default",
-        scopes=("infer", "unit:assert", "feedback:write", "admin:read"),
+        tenant=FIRST_TENANT,
+        scopes=("infer", "unit:assert", "feedback:write", "admin:read", "tenants:all"),
         note="made by assay init",
         random=os.urandom,
         now_us=time.time_ns() // 1000,

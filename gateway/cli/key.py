@@ -1,45 +1,55 @@
-"""`assay key`: create, list, revoke API keys of callers. A secret is printed once and kept nowhere."""
+"""`assay key`: create, list, revoke API keys of callers. A secret is printed once and kept nowhere.
+
+The second tenant of a gateway changes who may look at its admin port (`gateway/admin/access.py`), for good. So a tenant that is new is never made by
+a slip of the keyboard: it takes `--new-tenant`, and somebody who goes on seeing everything.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from gateway import apikeys
+from gateway import apikeys, pseudonyms
 from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import compile_folder
-from gateway.config.layout import write_durably
+from gateway.config.gateway_file import GatewayFile
+from gateway.config.layout import Layout, write_durably
 from gateway.config.quantities import parse_duration_us
 from policies.approvals import time_text
 
+FIRST_TENANT: Final = "default"
+"""Whose keys they are where nobody ever named a tenant."""
 app = typer.Typer(no_args_is_help=True, help="API keys of callers.")
 
 
 @app.command("create")
 def create(
-    tenant: Annotated[str, typer.Option("--tenant", help="Whose calls these are; pseudonyms and records are kept apart by tenant.")],
     scope: Annotated[list[str], typer.Option("--scope", help=f"What it may do: {', '.join(apikeys.SCOPES)}.")],
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Whose calls these are, where there are several; records are kept apart by it.")] = None,
     model: Annotated[list[str] | None, typer.Option("--model", help="A model it may call; default: all.")] = None,
     expires_in: Annotated[str | None, typer.Option("--expires-in", help="For example 90d; default: never.")] = None,
     note: Annotated[str, typer.Option("--note", help="Who or what it is for.")] = "",
     directory: DirOption = Path(),
     *,
+    new_tenant: Annotated[bool, typer.Option("--new-tenant", help="The tenant is one more beside those there are.")] = False,
     json_flag: JsonFlag = False,
 ) -> None:
     """Make a key and print its secret, once.
 
-    Example: assay key create --tenant acme --scope infer --scope feedback:write --expires-in 90d
+    Example: assay key create --scope infer --scope feedback:write --expires-in 90d
     """
-    path = _path(directory)
+    layout, found = _deployment(directory)
+    path = layout.resolve(found.keys.file)
     now_us = time.time_ns() // 1000
     try:
         expires_us = now_us + parse_duration_us(expires_in) if expires_in else None
         file = apikeys.load(path) if path.exists() else apikeys.new_file(os.urandom)
+        tenant = _tenant(tenant, file, _tenants_ever(layout, found), now_us, new_tenant=new_tenant)
         secret, file = apikeys.create(
             file, tenant=tenant, scopes=scope, models=model or (), expires_us=expires_us, note=note, random=os.urandom, now_us=now_us
         )
@@ -111,14 +121,58 @@ def revoke(
         out.print(f"{key_id} revoked", markup=False)
 
 
+def _tenant(named: str | None, file: apikeys.KeyFile, ever: frozenset[str], now_us: int, *, new_tenant: bool) -> str:
+    """Return whose key it is to be, or exit: unnamed among several, or new without somebody having said so."""
+    known = sorted(ever | {key.tenant for key in file.keys})
+    listed = ", ".join(f"`{one}`" for one in known)
+    if named is None:
+        if len(known) > 1:
+            fail(f"this gateway has several tenants: {listed}", hint="say whose key it is: `--tenant NAME`")
+        return known[0] if known else FIRST_TENANT
+    if named in known or not known:
+        return named
+    blind = apikeys.losing_sight(file, now_us) if len(known) == 1 else ()
+    if not new_tenant:
+        lost = f"; from then on these keys see nothing of it: {', '.join(key.id for key in blind)}" if blind else ""
+        fail(
+            f"`{named}` would be a new tenant beside {listed}. What the admin port tells is of all tenants: with several it answers only keys that have "
+            f"`tenants:all`, for good{lost}",
+            hint=f"`--tenant {known[0]}`, or no `--tenant`, for one more key of the same team; `--new-tenant` where calls of others are to be kept apart",
+        )
+    if blind and not apikeys.has_overseer(file, now_us):
+        roles = sorted({"admin:read"} | {scope for key in blind for scope in key.scopes if scope in apikeys.ROLES})
+        fail(
+            f"with a second tenant nobody could look at this gateway any more: no key has `admin:read` with `tenants:all`, and it is what these need: "
+            f"{', '.join(key.id for key in blind)}",
+            hint=f"first: `assay key create --tenant {known[0]} {' '.join(f'--scope {role}' for role in roles)} --scope tenants:all`",
+        )
+    if blind:
+        err.print(f"These keys see nothing of the admin port any more, for want of `tenants:all`: {', '.join(key.id for key in blind)}", markup=False)
+    return named
+
+
+def _tenants_ever(layout: Layout, found: GatewayFile) -> frozenset[str]:
+    """Return the tenants that have pseudonym keys: their records are there, whether or not they have an API key today."""
+    path = layout.resolve(found.store_directory) / "vault" / "epochs.json"
+    try:
+        return frozenset(pseudonyms.load(path))
+    except (OSError, ValueError) as error:
+        fail(f"the tenants of this gateway cannot be read from `{path}`: {error}", hint="run it as the user who runs the gateway")
+
+
 def _path(directory: Path) -> Path:
+    layout, found = _deployment(directory)
+    return layout.resolve(found.keys.file)
+
+
+def _deployment(directory: Path) -> tuple[Layout, GatewayFile]:
     layout = layout_of(directory)
     compiled = compile_folder(layout.config)
     if compiled.gateway is None:
         for issue in compiled.issues:
             err.print(str(issue), markup=False, soft_wrap=True)
         fail("gateway.yaml has problems", hint=f"assay check {directory}", code=Exit.NO)
-    return layout.resolve(compiled.gateway.keys.file)
+    return layout, compiled.gateway
 
 
 def _load(path: Path) -> apikeys.KeyFile:

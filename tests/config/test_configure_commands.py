@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from gateway import pseudonyms
 from gateway.cli import configure, key, model, trust
 from gateway.config.compile import compile_folder
 from gateway.config.layout import Layout
@@ -68,18 +69,50 @@ def test_init_overwrites_nothing(deployment, cli):
 
 
 def test_a_secret_is_printed_once_and_kept_nowhere(deployment, cli):
-    secret = json.loads(cli("key", "create", "--tenant", "acme", "--scope", "infer", "--dir", deployment, "--json"))["secret"]
+    secret = json.loads(cli("key", "create", "--scope", "infer", "--dir", deployment, "--json"))["secret"]
     assert all(secret.encode() not in data for data in files(deployment).values())
     assert secret not in cli("key", "list", "--dir", deployment)
 
 
 def test_keys_are_listed_and_revoked(deployment, cli):
-    made = json.loads(cli("key", "create", "--tenant", "acme", "--scope", "infer", "--dir", deployment, "--json"))
+    made = json.loads(cli("key", "create", "--scope", "infer", "--dir", deployment, "--json"))
     listed = json.loads(cli("key", "list", "--dir", deployment, "--json"))["keys"]
-    assert [row["tenant"] for row in listed] == ["default", "acme"]
+    assert [row["tenant"] for row in listed] == ["default", "default"], "one more key is one of the same tenant"
     cli("key", "revoke", made["id"], "--dir", deployment)
     assert len(json.loads(cli("key", "list", "--dir", deployment, "--json"))["keys"]) == 1
     assert "there is no key" in cli("key", "revoke", made["id"], "--dir", deployment, code=2)
+
+
+def test_a_tenant_that_is_new_beside_others_is_never_made_by_a_slip(deployment, cli):
+    before = files(deployment)
+    told = cli("key", "create", "--tenant", "defualt", "--scope", "infer", "--dir", deployment, code=2)
+    assert "`--tenant default`" in told
+    assert "--new-tenant" in told
+    assert files(deployment) == before
+    cli("key", "create", "--tenant", "acme", "--new-tenant", "--scope", "infer", "--dir", deployment)
+    assert "several tenants" in cli("key", "create", "--scope", "infer", "--dir", deployment, code=2), "among several it has to be named"
+    cli("key", "create", "--tenant", "acme", "--scope", "infer", "--dir", deployment)
+
+
+def test_a_second_tenant_leaves_somebody_who_sees_the_whole_gateway(deployment, cli):
+    (first,) = json.loads(cli("key", "list", "--dir", deployment, "--json"))["keys"]
+    assert "tenants:all" in first["scopes"], "who made the deployment answers for all of it"
+    cli("key", "revoke", first["id"], "--dir", deployment)
+    blind = json.loads(cli("key", "create", "--scope", "admin:read", "--scope", "experiment:operate", "--dir", deployment, "--json"))["id"]
+    second = ("key", "create", "--tenant", "acme", "--new-tenant", "--scope", "infer", "--dir", deployment)
+    told = cli(*second, code=2)
+    assert blind in told
+    command = told.split("`assay ")[-1].split("`")[0].split()
+    assert "--scope tenants:all" in " ".join(command)
+    cli(*command, "--dir", deployment)
+    cli(*second)
+
+
+def test_a_tenant_whose_keys_are_gone_is_known_by_its_records(deployment, cli):
+    pseudonyms.save(deployment / "data" / "vault" / "epochs.json", {"default": [], "acme": []})
+    cli("key", "create", "--tenant", "acme", "--scope", "infer", "--dir", deployment)
+    (deployment / "data" / "vault" / "epochs.json").write_text("{")
+    assert "cannot be read" in cli("key", "create", "--tenant", "acme", "--scope", "infer", "--dir", deployment, code=2)
 
 
 def test_check_tells_a_careless_or_missing_secret(deployment, cli):

@@ -81,7 +81,7 @@ def test_an_auditor_may_not_read_the_api_and_a_manager_may_not_read_entries(visi
 
 def test_with_several_tenants_a_role_counts_only_beside_the_scope_for_all_of_them(visited: Deployment, browser: httpx.Client):
     visited.add_key("second tenant", "infer", tenant="second")
-    visited.add_key("own role", "admin:read", "audit:read")
+    visited.add_key("own role", "admin:read", "audit:read", "experiment:operate")
 
     def ask(path: str) -> httpx.Response:
         return visited.client.get(f"{visited.admin}{path}", headers=visited.bearer("own role"))
@@ -92,9 +92,32 @@ def test_with_several_tenants_a_role_counts_only_beside_the_scope_for_all_of_the
         assert (reply.status_code, reply.json()["code"]) == (403, "missing_scope"), path
         assert "tenants:all" in reply.json()["detail"], path
         assert "assay key create" in reply.json()["hint"], path
+    hint = ask("/metrics").json()["hint"]
+    assert "--tenant acme --scope admin:read --scope audit:read --scope experiment:operate --scope tenants:all" in hint, "a whole command"
     told = browser.post(f"{visited.admin}/login", data={"key": visited.keys["own role"]})
     assert told.status_code == 403
     assert "tenants:all" in told.text
+
+
+def test_with_several_tenants_who_is_on_call_may_still_make_an_experiment_safer(visited: Deployment):
+    visited.add_key("third tenant", "infer", tenant="third")
+    visited.add_key("on call", "admin:write", "experiment:operate")
+    visited.add_key("on call elsewhere", "experiment:operate", models=("another",))
+
+    def ask(name: str, action: str) -> httpx.Response:
+        body = {"reason": "seen at night", "epoch": 99}
+        return visited.client.post(f"{visited.admin}/api/experiments/half/{action}", headers=visited.bearer(name), json=body)
+
+    wait_until(lambda: ask("on call elsewhere", "pause").status_code != 401, "the keys to be known")
+    for action in ("pause", "rollback", "stop"):
+        reply = ask("on call", action)
+        assert (reply.status_code, reply.json()["code"]) == (409, "illegal_step"), "admitted, and then told that its epoch is another"
+        assert ask("on call elsewhere", action).json()["code"] == "model_not_allowed"
+        assert ask("third tenant", action).json()["code"] == "missing_scope"
+    for action in ("start", "resume", "promote"):
+        reply = ask("on call", action)
+        assert (reply.status_code, reply.json()["code"]) == (403, "missing_scope"), action
+        assert "tenants:all" in reply.json()["detail"], action
 
 
 def test_a_key_that_signs_in_again_and_again_ends_its_own_oldest_sessions_and_nobody_elses(visited: Deployment, browser: httpx.Client):
