@@ -30,7 +30,9 @@ app = typer.Typer(no_args_is_help=True, help="API keys of callers.")
 @app.command("create")
 def create(
     scope: Annotated[list[str], typer.Option("--scope", help=f"What it may do: {', '.join(apikeys.SCOPES)}.")],
-    tenant: Annotated[str | None, typer.Option("--tenant", help="Whose calls these are, where there are several; records are kept apart by it.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Whose calls these are, where there are several; records are kept apart by it.")
+    ] = None,
     model: Annotated[list[str] | None, typer.Option("--model", help="A model it may call; default: all.")] = None,
     expires_in: Annotated[str | None, typer.Option("--expires-in", help="For example 90d; default: never.")] = None,
     note: Annotated[str, typer.Option("--note", help="Who or what it is for.")] = "",
@@ -135,14 +137,14 @@ def _tenant(named: str | None, file: apikeys.KeyFile, ever: frozenset[str], now_
     if not new_tenant:
         lost = f"; from then on these keys see nothing of it: {', '.join(key.id for key in blind)}" if blind else ""
         fail(
-            f"`{named}` would be a new tenant beside {listed}. What the admin port tells is of all tenants: with several it answers only keys that have "
+            f"`{named}` would be a new tenant beside {listed}. With several, the admin port, which tells of all of them, answers only keys that have "
             f"`tenants:all`, for good{lost}",
-            hint=f"`--tenant {known[0]}`, or no `--tenant`, for one more key of the same team; `--new-tenant` where calls of others are to be kept apart",
+            hint=f"`--tenant {known[0]}`, or no `--tenant`, for one more key of the same team; `--new-tenant` to keep calls of others apart",
         )
     if blind and not apikeys.has_overseer(file, now_us):
         roles = sorted({"admin:read"} | {scope for key in blind for scope in key.scopes if scope in apikeys.ROLES})
         fail(
-            f"with a second tenant nobody could look at this gateway any more: no key has `admin:read` with `tenants:all`, and it is what these need: "
+            "with a second tenant nobody could look at this gateway any more: no key has `admin:read` with `tenants:all`; these would see nothing: "
             f"{', '.join(key.id for key in blind)}",
             hint=f"first: `assay key create --tenant {known[0]} {' '.join(f'--scope {role}' for role in roles)} --scope tenants:all`",
         )

@@ -32,7 +32,7 @@ from audit.store.errors import StoreError
 from experiments.wording import recorded_forms
 from gateway.cli.query import DEFAULT_DATA, DataOption, check_data
 from gateway.cli.recorded import record_read
-from gateway.cli.terminal import Exit, err, fail
+from gateway.cli.terminal import Exit, JsonFlag, err, fail
 from gateway.documents import Manifest, RouteDocument
 from gateway.processes.control import ControlDirectory, ControlError
 
@@ -59,6 +59,8 @@ def evaluation(
     form: FormatOption = "md",
     output: OutputOption = None,
     key: KeyOption = None,
+    *,
+    json_flag: JsonFlag = False,
 ) -> None:
     """Traffic, refusals, latency and quality. Example: `assay report evaluation --model credit-risk --format html -o evaluation.html`."""
 
@@ -74,7 +76,7 @@ def evaluation(
             classes=_classes(routes or []),
         )
 
-    _run(data, size, make, form, output, key, {"report": "evaluation", "model": model, "tenant": tenant})
+    _run(data, size, make, "json" if json_flag else form, output, key, {"report": "evaluation", "model": model, "tenant": tenant})
 
 
 @app.command("experiment")
@@ -85,6 +87,8 @@ def experiment(
     form: FormatOption = "md",
     output: OutputOption = None,
     key: KeyOption = None,
+    *,
+    json_flag: JsonFlag = False,
 ) -> None:
     """One experiment: plan, effect, verdict, what would change it. Example: `assay report experiment credit-v4 --format html -o v4.html`."""
     from experiments.history import NoPlanError  # noqa: PLC0415 - SciPy, only when asked for
@@ -96,7 +100,7 @@ def experiment(
         except (UnknownExperimentError, NoPlanError) as error:
             fail(str(error), hint="`assay audit query --type experiment.start` lists those that have begun", code=Exit.NO)
 
-    _run(data, size, make, form, output, key, {"report": "experiment", "experiment": name})
+    _run(data, size, make, "json" if json_flag else form, output, key, {"report": "experiment", "experiment": name})
 
 
 @app.command("maturity")
@@ -108,6 +112,8 @@ def maturity(
     form: FormatOption = "md",
     output: OutputOption = None,
     key: KeyOption = None,
+    *,
+    json_flag: JsonFlag = False,
 ) -> None:
     """The maturity level that the log proves, and the next action. Example: `assay report maturity --format html -o maturity.html`."""
     if framework not in framework_names():
@@ -117,7 +123,7 @@ def maturity(
         leaves = lambda: follow(data, 0, until=state.size)  # noqa: E731 - a reader that can be called twice
         return maturity_report(leaves, state, version=_version(), framework_name=framework, model=model)
 
-    _run(data, size, make, form, output, key, {"report": "maturity", "framework": framework, "model": model})
+    _run(data, size, make, "json" if json_flag else form, output, key, {"report": "maturity", "framework": framework, "model": model})
 
 
 def _run(

@@ -163,3 +163,9 @@ def test_a_key_signs_the_json_report_beside_it(data: Path, tmp_path: Path):
 
 def test_an_unknown_framework_is_refused_with_the_known_ones(data: Path):
     assert "azure" in run("report", "maturity", "--data", str(data), "--framework", "x", code=2).output
+
+
+def test_json_is_asked_for_as_of_every_other_command(data: Path):
+    assert (
+        run("report", "maturity", "--data", str(data), "--json").stdout == run("report", "maturity", "--data", str(data), "--format", "json").stdout
+    )
