@@ -11,12 +11,14 @@ def change_kind(old: ExperimentDocument, new: ExperimentDocument) -> Literal["no
     """What replacing a running experiment's document means (semantics.md 3.6).
 
     Returns:
-        `none`: same document. `epoch`: another assignment (arms, shares, salt, layer, holdout), so a new epoch and fresh evidence. `exploratory`: a
-        metric, alpha or stop rule changed, so a new experiment, or everything learnt so far counts as exploratory. `continue`: the rest.
+        `none`: same document. `epoch`: another assignment (arms, shares, salt, layer, holdout), or another strategy, which asks for other proof; so a
+        new epoch and fresh evidence. `exploratory`: a metric, alpha or stop rule changed, so a new experiment, or everything learnt so far counts as
+        exploratory. `continue`: the rest.
     """
     if old == new:
         return "none"
     assigned = (
+        "strategy",
         "model",
         "arms",
         "control",

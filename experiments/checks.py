@@ -137,10 +137,7 @@ def _metric_faults(file: AnyExperimentFile, model: ModelFacts | None, metrics: M
             continue
         is_label = declared.source == "labels" if declared is not None else BUILT_IN[name][0] == "label"
         better = BUILT_IN[name][1] if declared is None else declared.better
-        if margin.unit == "ms":
-            faults.append(Fault(margin_path, f"`{name}` is a rate: write its margin as `0.5pp`, not in ms"))
-        elif margin.unit == "%" and better == "higher":
-            faults.append(Fault(margin_path, f"`{name}` is better when higher: write its margin in pp, a relative one is ambiguous"))
+        faults += [Fault(margin_path, said) for said in _rate_margin_faults(name, margin, better)]
         if model is not None and not model.has_labels and is_label:
             faults.append(Fault(path, f"`{name}` compares labels with predictions; model `{file.model}` captures none (`capture.prediction`)"))
     return faults
@@ -162,6 +159,16 @@ def _usage_faults(file: AnyExperimentFile, model: ModelFacts, metrics: MetricsFi
     return faults
 
 
+def _rate_margin_faults(name: str, margin: MarginValue, better: str) -> list[str]:
+    if margin.unit == "pp" and margin.amount >= 1_000_000:
+        return [f"no rate can get worse by {margin.amount / 1e4:g}pp: every challenger would pass; write less than `100pp`"]
+    if margin.unit == "ms":
+        return [f"`{name}` is a rate: write its margin as `0.5pp`, not in ms"]
+    if margin.unit == "%" and better == "higher":
+        return [f"`{name}` is better when higher: write its margin in pp, a relative one is ambiguous"]
+    return []
+
+
 def _value_faults(
     name: str, declared: MetricDeclaration, metrics: MetricsFile, path: KeyPath, margin_path: KeyPath, margin: MarginValue
 ) -> list[Fault]:
@@ -170,6 +177,8 @@ def _value_faults(
     if margin.unit == "pp" or (margin.unit == "ms" and not may_be_ms):
         wanted = "`10%` or `20ms`" if may_be_ms else "`2%`"
         faults.append(Fault(margin_path, f"`{name}` is a {declared.type}: write its margin relative to the control's, {wanted}"))
+    if margin.unit == "%" and margin.amount >= 1_000_000 and declared.better == "higher":
+        faults.append(Fault(margin_path, f"`{name}` would be nothing at all when it is worse by {margin.amount / 1e4:g}%; write less than `100%`"))
     if declared.per is not None:
         below = metrics.metrics.get(declared.per)
         if below is None:

@@ -55,15 +55,15 @@ class Evidence(msgspec.Struct, frozen=True):
     unknown_variants: int = 0
     """Calls that named no arm, where another system assigns; told up to `_MOST_REMEMBERED`."""
     late: int = 0
-    """Rewards that were not used because their window had closed."""
+    """Rewards and labels that were not used because their window had closed."""
 
 
 _OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
 """Codes below 500 that tell about the version that served, not about a refusal by the gateway: leaving them out would hide a bad arm."""
 
 
-_MOST_EVENTS = 64
-"""Events of one metric kept for a unit."""
+MOST_EVENTS = 64
+"""Events of one metric kept for a unit whose events are summed; where there are more, the metric is not judged."""
 _MOST_REMEMBERED = 10_000
 
 
@@ -88,8 +88,14 @@ class Fold:
         of_feedback = {**below, **{metric.metric: metric for metric in self._metrics if metric.kind == "reward"}}
         self._valued = {name: metric for name, metric in of_feedback.items() if metric.type != "proportion"}
         self._rewarded = of_feedback
+        self._summed = {*below, *(metric.metric for metric in self._metrics if metric.type in ("count", "ratio"))}
         self._answering = tuple(metric for metric in self._metrics if metric.kind == "reward" and metric.missing != "zero")
-        self._has_windows = any(metric.window_us is not None for metric in of_feedback.values())
+        label_windows = [metric.window_us for metric in self._metrics if metric.kind == "label"]
+        # Where no label is as good as a right one, who has one is the effect itself and no fault of the plumbing; as with `missing: zero` of rewards.
+        self._labels_answer = any(metric.missing != "zero" for metric in self._metrics if metric.kind == "label") or not label_windows
+        # Where one metric of labels waits for ever, so do the labels.
+        self._label_window_us = None if None in label_windows else max((us for us in label_windows if us is not None), default=None)
+        self._has_windows = any(metric.window_us is not None for metric in (*of_feedback.values(), *self._metrics))
         self._measures = any(metric.kind == "measured" or metric.per_source != "feedback" for metric in self._metrics)
         # Mutable state, changed by `add` alone.
         self._units: dict[str, Unit] = {}
@@ -140,7 +146,8 @@ class Fold:
             stages["served"][unit.arm] += not unit.diverted
             stages["outcome"][unit.arm] += unit.failed is not None
             # Where nothing is as good as zero, who answers is the effect itself and no fault of the plumbing.
-            stages["labelled"][unit.arm] += unit.label is not None or any(is_answered(unit, metric) for metric in self._answering)
+            is_labelled = self._labels_answer and unit.label is not None
+            stages["labelled"][unit.arm] += is_labelled or any(is_answered(unit, metric) for metric in self._answering)
         return Evidence(
             experiment=self._document.experiment,
             epoch=self._epoch,
@@ -216,30 +223,55 @@ class Fold:
         models = record.get("models")
         if models is not None and self._document.model not in models:
             return
+        if record["type"] == "label" and self._label_window_us is not None and self._is_late(unit, record, self._label_window_us):
+            return
         if record["type"] != "reward":
             _answered(unit, record, measures=self._measures)
             return
         metric = self._rewarded[record["metric"]]
         if record.get("tenant", "") != unit.tenant:
             return  # nobody answers for another tenant's call
-        if metric.window_us is not None and _time_us(record["time"]) > unit.at_us + metric.window_us:
-            _remember(self._late, record["id"])
-        elif metric.type == "proportion":
-            _rewarded(unit, record)
+        if metric.window_us is not None and self._is_late(unit, record, metric.window_us):
+            return
+        if metric.type == "proportion":
+            self._rewarded_with(unit, record)
         else:
             self._valued_by(unit, metric, record)
+
+    def _is_late(self, unit: Unit, record: Record, window_us: int) -> bool:
+        is_late = _time_us(record["time"]) > unit.at_us + window_us
+        if is_late and record.get("tenant", "") == unit.tenant:
+            _remember(self._late, record["id"])
+        return is_late
+
+    def _rewarded_with(self, unit: Unit, record: Record) -> None:
+        value_ppm, name = record["value_ppm"], record["metric"]
+        if value_ppm not in (0, 1_000_000):
+            # A proportion is 0 or 1; anything else is not this metric's and cannot be rounded into it.
+            _remember(self._out_of_range, record["id"])
+            unit.unusable |= {name}
+            return
+        rewards = unit.rewards = {} if unit.rewards is None else unit.rewards
+        old = rewards.get(name)
+        if old is None or record["id"] < old[0]:
+            rewards[name] = (record["id"], value_ppm == 1_000_000)
 
     def _valued_by(self, unit: Unit, metric: MetricDocument, record: Record) -> None:
         """Take in a reward that is a number: once for each event id, the first record of it."""
         value_ppm = record["value_ppm"]
         if record["metric"] == metric.metric and not in_range(metric, value_ppm):
             _remember(self._out_of_range, record["id"])
+            unit.unusable |= {metric.metric}
             return
         unit.values = {} if unit.values is None else unit.values
-        events = unit.values.setdefault(record["metric"], {})
-        event = record.get("event_id", "")
+        name = record["metric"]
+        events = unit.values.setdefault(name, {})
+        # Where nothing is summed the first record counts, whatever its event.
+        event = record.get("event_id", "") if name in self._summed else ""
         known = events.get(event)
-        if (known is None and len(events) < _MOST_EVENTS) or (known is not None and record["id"] < known[0]):
+        if known is None and len(events) >= MOST_EVENTS:
+            unit.crowded |= {name}
+        elif known is None or record["id"] < known[0]:
             events[event] = (record["id"], value_ppm)
 
 
@@ -266,17 +298,6 @@ def _answered(unit: Unit, record: Record, *, measures: bool) -> None:
         unit.prediction = record.get("prediction", unit.prediction)
         if measures:
             unit.usage = record.get("usage")
-
-
-def _rewarded(unit: Unit, record: Record) -> None:
-    value_ppm = record["value_ppm"]
-    if value_ppm not in (0, 1_000_000):
-        # A proportion is 0 or 1; anything else is not this metric's and cannot be rounded into it.
-        return
-    rewards = unit.rewards = {} if unit.rewards is None else unit.rewards
-    old = rewards.get(record["metric"])
-    if old is None or record["id"] < old[0]:
-        rewards[record["metric"]] = (record["id"], value_ppm == 1_000_000)
 
 
 def _remember(ids: set[str], one: str) -> None:

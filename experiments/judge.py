@@ -4,7 +4,8 @@ For each treatment and metric (events are the bad ones, `experiments/evidence.py
 
 - *harm*: given an event, its arm is Bernoulli(allocation) under no effect; the one-sided beta-binomial e-process against "not worse" reached
   1/alpha (Lindon & Malek 2022). Exact for rare events and untouched by a drifting base rate. alpha_harm is split evenly over all metrics and arms,
-  once for the whole rollout, so the probability of ever rolling back without effect is at most alpha_harm.
+  once for the whole rollout, so the probability of ever rolling back without effect is at most alpha_harm. Where not every unit can be told of
+  (feedback, labels), more answers are not more events: the rates among those that can must differ too, by the product of two one-sample e-processes.
 - *fine*: proven not worse by the margin, at the full alpha for each metric, because promotion needs all of them (an intersection-union test); it is
   split over arms. A margin in pp multiplies two one-sample e-processes, one an arm, at the least favourable base rate; a margin in % is the
   conditional test against the ratio 1 + margin; latency compares the treatment's exceedances of threshold plus margin with the control's of the
@@ -32,10 +33,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from experiments import stats
+from experiments.arrivals import absence, e_text, sample_ratio_mismatches, tells_only_what_is_bad, unanswered
 from experiments.document import ExperimentDocument, MetricDocument
 from experiments.effects import tuned_for
 from experiments.evidence import Evidence
-from experiments.observations import MetricEvidence, burn_in_units, threshold_in_words
+from experiments.observations import MetricEvidence, threshold_in_words
 from experiments.stats import Side
 from experiments.values import judge_values
 from experiments.verdict import MetricVerdict, Outcome, Verdict
@@ -43,9 +45,8 @@ from experiments.verdict import MetricVerdict, Outcome, Verdict
 MOST_FLIPPED_PERCENT = 1
 """More units than that came with more than one arm: arms that share units look alike, so that nothing is shown not to be worse. Two percent of an
 effect is hidden by one percent of units in both arms."""
-SRM_ALPHA = 0.001
-"""Fabijan et al. (2019): an alarm means a fault in the plumbing, so it should be rare."""
 
+_WIDEST_MARGIN = 1 - 1e-6
 _STAGE_OF = {"errors": "outcome", "latency": "outcome", "measured": "outcome", "label": "labelled", "reward": "labelled", "diverted": "assigned"}
 
 
@@ -98,19 +99,6 @@ def _held_for_mixing(found: MetricVerdict) -> MetricVerdict:
     return replace(found, outcome="hold", reason=said)
 
 
-def sample_ratio_mismatches(evidence: Evidence, shares: dict[str, int]) -> dict[str, str]:
-    """Stages whose units do not arrive in the declared ratio, with the reason in words; none where no ratio was declared."""
-    found: dict[str, str] = {}
-    if not shares:
-        return found
-    for stage, units in evidence.stages.items():
-        log_e = _ratio_log_e(units, shares)
-        if log_e >= math.log(1 / SRM_ALPHA):
-            seen = ", ".join(f"`{arm}` {units[arm]}" for arm in sorted(units) if shares[arm] > 0)
-            found[stage] = f"sample ratio off at stage `{stage}`: {seen}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
-    return found
-
-
 def _undeclared(document: ExperimentDocument, evidence: Evidence, treatments: list[str]) -> Verdict:
     """Hold in everything: how units were split is not known, so neither is what their numbers prove."""
     metrics = (*document.guardrails, *((document.goal,) if document.goal is not None else ()))
@@ -124,49 +112,8 @@ def _not_judged(metric: MetricDocument, evidence: Evidence, arm: str, control: s
     return MetricVerdict(metric.metric, arm, "hold", False, said, min(found.units.values()) > 0, metric.on_harm)
 
 
-def _ratio_log_e(units: Mapping[str, int], shares: Mapping[str, int]) -> float:
-    arms = [arm for arm in sorted(units) if shares[arm] > 0]
-    counts = [units[arm] for arm in arms]
-    return stats.log_srm_e_value(counts, stats.sum_log_shares(counts, [float(shares[arm]) for arm in arms]))
-
-
 def _stage_of(metric: MetricDocument) -> str:
     return "assigned" if metric.missing == "zero" else _STAGE_OF[metric.kind]
-
-
-def unanswered(metric: MetricDocument, found: MetricEvidence, shares: Mapping[str, int]) -> str:
-    """Return why feedback that is missing keeps a metric from being judged; empty where it does not."""
-    if found.due is None or found.answered is None:
-        return ""
-    due, answered = sum(found.due.values()), sum(found.answered.values())
-    if metric.missing == "refuse" and answered < due:
-        return f"{due - answered} of {due} units whose window has closed have no answer, and `missing: refuse` judges nothing then"
-    log_e = 0.0 if metric.missing == "zero" else _ratio_log_e(found.answered, shares)
-    if log_e < math.log(1 / SRM_ALPHA):
-        return ""
-    rates = ", ".join(f"`{arm}` {found.answered[arm]} of {found.due[arm]}" for arm in sorted(found.due))
-    what = "how many replies say it" if metric.reads_usage else "the response rate"
-    return f"{what} differs by arm: {rates}; {_e_text(log_e)} against {1 / SRM_ALPHA:g}"
-
-
-def _absence(metric: MetricDocument, found: MetricEvidence, arm: str, control: str) -> str:
-    """Why there is nothing to compare, as exactly as the counts tell."""
-    if found.due is None or found.answered is None:
-        if metric.quantile_ppm is not None and not (found.units[arm] or found.units[control]):
-            return f"its threshold waits for the first {burn_in_units(metric)} units of `{control}`"
-        return "no data in every arm yet"
-    due = found.due[arm] + found.due[control]
-    if due == 0:
-        return f"the window of {found.pending} units is still open" if found.pending else "no data in every arm yet"
-    if sum(found.answered.values()) == 0:
-        closed = " whose window has closed" if metric.window_us is not None else ""
-        of_feedback = f"nothing has arrived for any of {due} units{closed}; is it reported under this name?"
-        of_replies = f"no reply of {due} calls says it; do `capture.usage` and `cost` in the model's file fit what it answers?"
-        return of_replies if metric.reads_usage else of_feedback
-    if metric.type == "quantile" and not (found.units[arm] or found.units[control]):
-        return f"its threshold waits for the first {burn_in_units(metric)} units of `{control}` that answer"
-    silent = [name for name in (arm, control) if not found.answered[name]]
-    return f"nothing has arrived for {', '.join(f'`{name}`' for name in silent)} yet" if silent else "no data in every arm yet"
 
 
 def harm_log_e(treatment_events: int, control_events: int, share: float, *, counts_good: bool = False) -> float:
@@ -189,7 +136,7 @@ def _judge_metric(
     counted = _counted(metric, found, arm, control)
     missing = unanswered(metric, found, shares)
     if found.units[arm] == 0 or found.units[control] == 0:
-        said = missing or _absence(metric, found, arm, control)
+        said = missing or absence(metric, found, arm, control)
         return MetricVerdict(metric.metric, arm, "hold", False, f"{metric.metric}: {said}", False, metric.on_harm)
     if blocked or missing:
         said = missing or "the sample ratio is off"
@@ -200,13 +147,20 @@ def _judge_metric(
     events, control_events = found.events[arm], found.events[control]
     log_e = harm_log_e(events, control_events, share, counts_good=metric.counts_good_events)
     fine, bound = _not_worse(metric, found, arm, control, share, alpha, planned)
-    better = _ln_e(events, control_events, share, "greater" if metric.counts_good_events else "less") >= math.log(1 / alpha)
+    log_e_better = _ln_e(events, control_events, share, "greater" if metric.counts_good_events else "less")
+    if found.due is not None and sum(found.units.values()) < sum(found.due.values()):
+        good_is_worse = (arm, control) if metric.counts_good_events else (control, arm)
+        log_e = min(log_e, _less_often_log_e(found, *good_is_worse, planned, alpha_harm))
+        log_e_better = min(log_e_better, _less_often_log_e(found, *good_is_worse[::-1], planned, alpha))
+    better = log_e_better >= math.log(1 / alpha)
     outcome: Outcome = "hold"
     said = f"not proven fine, {bound}"
-    if fine:
+    if fine and tells_only_what_is_bad(metric, found):
+        said = "every label says that the prediction was wrong; where the right ones get none, declare a metric with `missing: zero`"
+    elif fine:
         outcome, said = "fine", f"{'better' if better else 'not worse by the margin'}, {bound}"
     elif log_e >= math.log(1 / alpha_harm):
-        outcome, said = "harm", f"worse, {_e_text(log_e)} against {1 / alpha_harm:g}"
+        outcome, said = "harm", f"worse, {e_text(log_e)} against {1 / alpha_harm:g}"
     return MetricVerdict(metric.metric, arm, outcome, better, f"{counted}: {said}", True, metric.on_harm)
 
 
@@ -228,14 +182,23 @@ def _not_worse(metric: MetricDocument, found: MetricEvidence, arm: str, control:
     """Non-inferiority at level alpha, and the bound in words."""
     if metric.margin_unit == "pp":
         counts = found.events[arm], found.units[arm], found.events[control], found.units[control]
-        log_e = stats.log_non_inferiority_e_value(*counts, metric.margin / 1e6, n_star=n_star, alpha=alpha)
+        log_e = stats.log_non_inferiority_e_value(*counts, min(metric.margin / 1e6, _WIDEST_MARGIN), n_star=n_star, alpha=alpha)
     elif found.events_past_margin is not None:
         side: Side = "greater" if metric.counts_good_events else "less"
         log_e = _ln_e(found.events_past_margin[arm], found.events[control], share, side)
     else:
         ratio = 1 + metric.margin / 1e6
         log_e = _ln_e(found.events[arm], found.events[control], share * ratio / (share * ratio + 1 - share), "less")
-    return log_e >= math.log(1 / alpha), f"{_e_text(log_e)} against {1 / alpha:g}"
+    return log_e >= math.log(1 / alpha), f"{e_text(log_e)} against {1 / alpha:g}"
+
+
+def _less_often_log_e(found: MetricEvidence, one: str, other: str, n_star: int, alpha: float) -> float:
+    """Natural log of the e-value against "events are at least as frequent in one arm as in the other", among the units that can be told of.
+
+    Where some cannot, counts of events alone would take more answers for more events.
+    """
+    counts = found.events[one], found.units[one], found.events[other], found.units[other]
+    return stats.log_non_inferiority_e_value(*counts, 0.0, n_star=n_star, alpha=min(0.5, 2 * alpha))
 
 
 def _ln_e(events: int, control_events: int, null: float, side: Side) -> float:
@@ -315,7 +278,3 @@ def _counted(metric: MetricDocument, found: MetricEvidence, arm: str, control: s
             events = n - events  # told as its name is: accuracy by those that were right
         said.append(f"`{name}` {events} of {n}" + (f" ({events / n:.1%})".replace("%", " %") if n else ""))
     return f"{metric.metric}: {said[0]}, {said[1]}{threshold_in_words(metric, found)}"
-
-
-def _e_text(log_e: float) -> str:
-    return f"e = {math.exp(log_e):.2g}" if log_e < 300 else "e > 1e+130"

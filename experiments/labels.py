@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 MOST_LABELS: Final = 16
-"""Kept for one decision."""
+"""Kept for one decision: more sources than that correct no label."""
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -36,8 +36,21 @@ def label_of(record: Mapping[str, Any], key: str = "label") -> Label:
 
 
 def with_label(said: tuple[Label, ...], new: Label) -> tuple[Label, ...]:
-    """Return what was said with one more, unless it is there already or there is no room."""
-    return said if new in said or len(said) >= MOST_LABELS else (*said, new)
+    """Return what was said with one more, as far as it can ever count: repeats take no room, so that no number of them hides a correction.
+
+    Kept are the first word, the first correction, and of each source the last correction; the order they come in plays no part.
+    """
+    if new in said:
+        return said
+    words = [one for one in (*said, new) if not one.corrects]
+    corrections = [one for one in (*said, new) if one.corrects]
+    last = {(one.source, one.may_correct): one for one in sorted(corrections, key=_by_id)}
+    kept = {one.id: one for one in (*sorted(words, key=_by_id)[:1], *sorted(corrections, key=_by_id)[:1], *last.values())}
+    return tuple(kept[known] for known in sorted(kept)) if len(kept) <= MOST_LABELS else said
+
+
+def _by_id(one: Label) -> str:
+    return one.id
 
 
 def first_of_all(said: tuple[Label, ...]) -> Label:

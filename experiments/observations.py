@@ -14,7 +14,12 @@ Rules (semantics.md 4.3 and 4.8):
 - `missing` says what a due unit without feedback is: left out (`drop`), 0 (`zero`), or a reason to judge nothing (`refuse`, which the judge does).
 - A quantile becomes a rate. Its threshold is the control's own quantile among its first units in the order of decisions, which then count for
   nothing; the rarer side of the threshold is counted, because rare events carry the evidence. Nothing is assumed about tails, or about what one slow
-  minute does to the next: given that a value lies past the threshold, its arm is a draw.
+  minute does to the next: given that a value lies past the threshold, its arm is a draw. Of ties with it good events count, bad ones do not: so
+  "not worse" is never shown because many values are the same.
+- *A call that failed shows nothing good.* It lies past every threshold, on the bad side; a prediction it did not make was wrong, where a label came;
+  and it gives no number to a mean or a ratio of calls, whose observed units must then come in the declared ratio. A version that fails fast on what
+  is hard would look fast, and right, otherwise.
+- Labels have a response rate by arm as other feedback has.
 
 Example:
     >>> observed(metric, ["a", "b"], "a", units, now_us).events
@@ -55,11 +60,15 @@ class MetricEvidence(msgspec.Struct, frozen=True):
     moments: dict[str, stats.Moments] | None = None
     """Of values (`experiments/values.py`): arm -> moments of its units."""
     due: dict[str, int] | None = None
-    """Of feedback: arm -> units that should have answered by now. Of tokens and cost: arm -> units whose call has ended."""
+    """Of feedback and labels: arm -> units that should have answered by now; of calls' numbers those whose call has ended."""
     answered: dict[str, int] | None = None
-    """Those of them that have a value."""
+    """Arm -> those of them that have a value; of calls' numbers those that succeeded and say it."""
     pending: int = 0
     """Units whose window is still open."""
+    unusable: dict[str, int] | None = None
+    """Of feedback: arm -> units of which a value came that is none of this metric's."""
+    crowded: int = 0
+    """Units with more events than are kept for one: their sums are not known."""
 
 
 class Unit(msgspec.Struct):
@@ -84,6 +93,10 @@ class Unit(msgspec.Struct):
     segments: dict[str, str] | None = None
     flipped: bool = False
     """It came with another arm too."""
+    unusable: frozenset[str] = frozenset()
+    """Metrics of which a value came that is outside their range."""
+    crowded: frozenset[str] = frozenset()
+    """Metrics of which more events came than are kept."""
 
 
 def labelled(unit: Unit, record: Mapping[str, Any]) -> None:
@@ -93,7 +106,11 @@ def labelled(unit: Unit, record: Mapping[str, Any]) -> None:
 
 
 def is_answered(unit: Unit, metric: MetricDocument) -> bool:
-    """Say whether feedback on a unit has come."""
+    """Say whether a unit can be told of: its feedback has come, its label and what it is compared with, its call's number."""
+    if metric.kind == "label":
+        return unit.label is not None and _is_bad(unit, metric) is not None
+    if metric.kind == "measured" or metric.type == "ratio":
+        return _value(unit, metric) is not None or (metric.type == "quantile" and _is_lost(unit, metric))
     return metric.metric in ((unit.rewards if metric.type == "proportion" else unit.values) or {})
 
 
@@ -108,38 +125,40 @@ def observed(metric: MetricDocument, arms: Sequence[str], control: str, units: C
         now_us: time of the newest record, which closes windows.
     """
     if metric.kind == "latency":
-        timed = [(unit.decision, unit.arm, unit.latency_us) for unit in units if unit.latency_us is not None]
+        timed = [(unit.decision, unit.arm, None if unit.failed else unit.latency_us) for unit in units if unit.failed or unit.latency_us is not None]
         return _past_threshold(metric, arms, control, timed)
-    if metric.reads_usage:
-        ended = [unit for unit in units if unit.failed is not None]
-        counted = [unit for unit in ended if _value(unit, metric) is not None]
-        return _told(_amounting(metric, arms, control, ended), arms, ended, counted)
-    if metric.kind != "reward":
+    if metric.kind in ("errors", "diverted") or (metric.kind == "measured" and metric.type == "quantile" and not metric.reads_usage):
         return _amounting(metric, arms, control, units)
-    due = [unit for unit in units if metric.window_us is None or unit.at_us + metric.window_us <= now_us]
-    found = _told(_amounting(metric, arms, control, due), arms, due, [unit for unit in due if is_answered(unit, metric)])
-    return msgspec.structs.replace(found, pending=len(units) - len(due))
-
-
-def _told(found: MetricEvidence, arms: Sequence[str], due: Collection[Unit], answered: Collection[Unit]) -> MetricEvidence:
-    """Evidence with how many of each arm should have a value, and have."""
-    asked, have = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
+    due = [unit for unit in units if _is_due(unit, metric, now_us)]
+    found = _amounting(metric, arms, control, due)
+    asked, answered = dict.fromkeys(arms, 0), dict.fromkeys(arms, 0)
     for unit in due:
         asked[unit.arm] += 1
-    for unit in answered:
-        have[unit.arm] += 1
-    return msgspec.structs.replace(found, due=asked, answered=have)
+        answered[unit.arm] += is_answered(unit, metric)
+    pending = len(units) - len(due) if metric.kind != "measured" else 0
+    unusable, crowded = dict.fromkeys(arms, 0), 0
+    for unit in due:
+        unusable[unit.arm] += metric.metric in unit.unusable
+        crowded += not unit.crowded.isdisjoint((metric.metric, metric.per))
+    return msgspec.structs.replace(found, due=asked, answered=answered, pending=pending, unusable=unusable, crowded=crowded)
+
+
+def _is_due(unit: Unit, metric: MetricDocument, now_us: int) -> bool:
+    if metric.kind == "measured":
+        return unit.failed is not None
+    return metric.window_us is None or unit.at_us + metric.window_us <= now_us
 
 
 def _amounting(metric: MetricDocument, arms: Sequence[str], control: str, units: Collection[Unit]) -> MetricEvidence:
     if metric.type == "proportion":
         return _counts(metric, arms, units)
-    values = [(unit.decision, unit.arm, value) for unit in units if (value := _value(unit, metric)) is not None]
     if metric.type == "quantile":
-        return _past_threshold(metric, arms, control, values)
+        ranked = [(unit.decision, unit.arm, value) for unit in units if (value := _value(unit, metric)) is not None or _is_lost(unit, metric)]
+        return _past_threshold(metric, arms, control, ranked)
     by_arm: dict[str, list[Any]] = {arm: [] for arm in arms}
-    for _, arm, value in values:
-        by_arm[arm].append(value)
+    for unit in units:
+        if (value := _value(unit, metric)) is not None:
+            by_arm[unit.arm].append(value)
     moments = {arm: moments_of(metric, found) for arm, found in by_arm.items()}
     return MetricEvidence({arm: found.n for arm, found in moments.items()}, dict.fromkeys(arms, 0), moments=moments)
 
@@ -164,19 +183,33 @@ def burn_in_units(metric: MetricDocument) -> int:
 def threshold_in_words(metric: MetricDocument, found: MetricEvidence) -> str:
     """Return what a quantile's events are, as a tail of a sentence; empty for anything else."""
     side = "above" if metric.counts_above else "below"
+    if metric.counts_good_events:
+        side = "at or " + side
     if found.threshold_us is not None:
         return f" {side} {found.threshold_us / 1000:g} ms"
     return "" if found.threshold_ppm is None else f" {side} {found.threshold_ppm / 1e6:g} {metric.unit}".rstrip()
 
 
-def _past_threshold(metric: MetricDocument, arms: Sequence[str], control: str, values: list[tuple[str, str, int]]) -> MetricEvidence:
-    """Counts of values past the control's quantile among its first units; `values` are (decision, arm, value), the value in microseconds or ppm."""
+def _is_lost(unit: Unit, metric: MetricDocument) -> bool:
+    """Say whether a number of the call itself is missing because the call failed."""
+    return metric.kind == "measured" and unit.failed is True
+
+
+def _past_threshold(metric: MetricDocument, arms: Sequence[str], control: str, values: list[tuple[str, str, int | None]]) -> MetricEvidence:
+    """Counts of values past the control's quantile among its first units.
+
+    Args:
+        metric: the quantile.
+        arms: every arm.
+        control: whose units fix the threshold.
+        values: (decision, arm, value), the value in microseconds or ppm; None of a call that failed, which is past it on the bad side.
+    """
     units, events, past = (dict.fromkeys(arms, 0) for _ in range(3))
     if metric.quantile_ppm is None:
         raise ValueError(f"metric `{metric.metric}` is a quantile and does not say which")
     values.sort()
     burn_in = burn_in_units(metric)
-    first = [(decision, value) for decision, arm, value in values if arm == control][:burn_in]
+    first = [(decision, value) for decision, arm, value in values if arm == control and value is not None][:burn_in]
     if len(first) < burn_in:
         return MetricEvidence(units, events, past)
     threshold = sorted(value for _, value in first)[math.ceil(burn_in * metric.quantile_ppm / 1_000_000) - 1]
@@ -185,11 +218,22 @@ def _past_threshold(metric: MetricDocument, arms: Sequence[str], control: str, v
     for decision, arm, value in values:
         if decision > first[-1][0]:
             units[arm] += 1
-            events[arm] += value > threshold if metric.counts_above else value < threshold
-            past[arm] += value > lenient if metric.counts_above else value < lenient
+            events[arm] += _is_past(metric, value, threshold)
+            past[arm] += _is_past(metric, value, lenient)
     if metric.kind == "latency":
         return MetricEvidence(units, events, past, threshold_us=threshold)
     return MetricEvidence(units, events, past, threshold_ppm=threshold)
+
+
+def _is_past(metric: MetricDocument, value: int | None, threshold: int) -> bool:
+    """Say whether a value is the metric's event; a tie is a good event and no bad one.
+
+    The share of the control's values *at or past* its quantile is at least what the quantile says, the share *past* it at most: so more good events
+    than the first, or fewer bad ones than the second, show that the quantile is kept, however many values are the same.
+    """
+    if value is None or value == threshold:
+        return metric.counts_good_events is not (value is None)
+    return (value > threshold) is metric.counts_above
 
 
 def _value(unit: Unit, metric: MetricDocument) -> Any:
@@ -198,16 +242,17 @@ def _value(unit: Unit, metric: MetricDocument) -> Any:
         above, below = _sum(unit, metric.metric, metric.source), _sum(unit, metric.per or "", metric.per_source)
         return None if above is None or below is None else (above, below)
     if metric.kind == "measured":
-        return _of_call(unit, metric.source)
+        return None if unit.failed else _of_call(unit, metric.source)
     found = (unit.values or {}).get(metric.metric)
     if found is None:
-        return 0 if metric.missing == "zero" else None
+        # What came and could not be used was no zero.
+        return 0 if metric.missing == "zero" and metric.metric not in unit.unusable else None
     return sum_of(found) if metric.type == "count" else first_of(found)
 
 
 def _sum(unit: Unit, name: str, source: MetricSource) -> int | None:
     if source != "feedback":
-        return _of_call(unit, source)
+        return None if unit.failed else _of_call(unit, source)
     found = (unit.values or {}).get(name)
     return None if found is None else sum_of(found)
 
@@ -237,8 +282,19 @@ def _is_bad(unit: Unit, metric: MetricDocument) -> bool | None:
     if metric.kind == "diverted":
         return unit.diverted
     if metric.kind == "label":
-        return None if unit.label is None or unit.prediction is None else unit.label != unit.prediction
+        return _is_wrong(unit, metric)
     reward = (unit.rewards or {}).get(metric.metric)
     if reward is None:
-        return metric.better == "higher" if metric.missing == "zero" else None
+        return metric.better == "higher" if metric.missing == "zero" and metric.metric not in unit.unusable else None
     return reward[1] is (metric.better == "lower")
+
+
+def _is_wrong(unit: Unit, metric: MetricDocument) -> bool | None:
+    """Whether a prediction was wrong; a call that failed predicted nothing right."""
+    if unit.label is None and metric.missing != "zero":
+        return None
+    if unit.failed and unit.prediction is None:
+        return True
+    if unit.label is None:
+        return None if unit.failed is None else False
+    return None if unit.prediction is None else unit.label != unit.prediction

@@ -13,7 +13,8 @@ Rules (semantics.md 4):
   than 1 % of the good ones do not, nothing is kept, because what is not said may be the dear calls.
 - Any other limit is *kept* when the beta-binomial e-process against "at least the limit" reached 1/alpha, and *broken* when the one against "at most
   the limit" reached 1/alpha_harm (split over all limits): both hold however often someone looks (`stats.log_binomial_e_value`).
-- No data is a hold. A part that could not be compared disagrees, and a shadow that failed agrees in nothing.
+- No data is a hold. A part that could not be compared disagrees, and a shadow that failed agrees in nothing and was not in time: the calls it is
+  slowest on are the ones it would time out on.
 - The fold does not depend on order and takes a repeated record once. Memory: about 150 bytes a pair for latency thresholds, at most `max_pairs`;
   pairs past that are counted in `overflow` and not used.
 
@@ -165,8 +166,9 @@ class PairFold:
         first = sorted(pair.champion_us for pair in ordered[:burn_in])
         threshold_us = first[math.ceil(burn_in * guardrail.quantile_ppm / 1_000_000) - 1]
         threshold_us += guardrail.margin if guardrail.margin_unit == "ms" else threshold_us * guardrail.margin // 1_000_000
-        later = [pair.shadow_us for pair in ordered[burn_in:] if pair.shadow_us is not None]
-        return Limit(len(later), sum(latency_us > threshold_us for latency_us in later), rest_ppm, threshold_us)
+        later = [pair.shadow_us for pair in ordered[burn_in:]]
+        slow = sum(latency_us is None or latency_us > threshold_us for latency_us in later)
+        return Limit(len(later), slow, rest_ppm, threshold_us)
 
 
 def judge_pairs(document: ExperimentDocument, evidence: PairEvidence) -> Verdict:

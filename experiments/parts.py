@@ -147,6 +147,15 @@ class Analysis(Strict):
     alpha: Probability = Field(default=50_000, description="Error probability of promotion, at full strength for each guardrail.")
     alpha_harm: Probability = Field(default=25_000, description="Error probability of rollback, split over guardrails and goal.")
 
+    @field_validator("alpha", "alpha_harm")
+    @classmethod
+    def _is_of_being_wrong(cls, ppm: int) -> int:
+        if ppm > 500_000:
+            raise ValueError(
+                f"is the probability of being wrong, at most 50%, not that of being right; for 95 % confidence write `5%`, not `{ppm / 1e4:g}%`"
+            )
+        return ppm
+
 
 class Experiment(Strict):
     """What every strategy has."""

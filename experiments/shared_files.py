@@ -114,8 +114,8 @@ class MetricDeclaration(Strict):
             raise ValueError("a `quantile` of feedback needs a `window`: which units fix its threshold must not depend on who answers first")
 
     def _window_fits(self) -> None:
-        if self.source != "feedback" and (self.window is not None or self.missing != "drop"):
-            raise ValueError(f"`window` and `missing` are about feedback; `from: {self.source}` comes with the call")
+        if self.source not in ("feedback", "labels") and (self.window is not None or self.missing != "drop"):
+            raise ValueError(f"`window` and `missing` are about feedback and labels; `from: {self.source}` comes with the call")
         if self.missing == "zero" and (self.window is None or self.type == "ratio"):
             raise ValueError("`missing: zero` needs a `window`, and makes no sense of a ratio")
         if self.missing == "refuse" and self.window is None:

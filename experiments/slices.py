@@ -1,7 +1,8 @@
 """Declared segments looked at one by one: no slice may be shown worse before a challenger takes over.
 
-A mean can hide a group that loses. For each segment that has enough units, each metric is tested for harm as in the whole
-(`experiments/judge.py`), and the tests together keep the declared error probability (Holm 1979 on p = 1/e, which is valid at any time because e is).
+A mean can hide a group that loses. For each segment that has enough units (50 an arm; for values, whose evidence is asymptotic, 500), each metric is
+tested for harm as in the whole (`experiments/judge.py`), and the tests together keep the declared error probability (Holm 1979 on p = 1/e, which is
+valid at any time because e is).
 A slice with too few units is listed as such: it is neither good nor bad, and hiding it would be a lie.
 
 Example:
@@ -17,9 +18,12 @@ from typing import Literal
 
 import msgspec
 
+from experiments import stats
 from experiments.document import ExperimentDocument
+from experiments.effects import tuned_for
 from experiments.evidence import Evidence
 from experiments.judge import harm_log_e
+from experiments.values import log_harm_of_values
 
 FEWEST_UNITS = 50
 Finding = Literal["shown worse", "not shown worse", "insufficient"]
@@ -49,13 +53,16 @@ def slice_findings(document: ExperimentDocument, by_segment: Mapping[str, Eviden
         for metric in metrics:
             counts = evidence.metrics[metric.metric]
             for arm in sorted(set(document.arms) - {document.control}):
-                # Values are judged in the whole; in a slice their asymptotics would be believed too early.
-                is_small = min(counts.units[arm], counts.units[document.control]) < FEWEST_UNITS
-                if counts.moments is not None or is_small or not document.steps[0].shares:  # without a declared split nothing is tested
+                fewest = FEWEST_UNITS if counts.moments is None else stats.BURN_IN_UNITS
+                is_small = min(counts.units[arm], counts.units[document.control]) < fewest
+                if is_small or not shares:  # without a declared split nothing is tested
                     found.append(SliceFinding(segment, metric.metric, arm, "insufficient"))
                     continue
-                share = shares[arm] / (shares[arm] + shares[document.control])
-                log_e = harm_log_e(counts.events[arm], counts.events[document.control], share, counts_good=metric.counts_good_events)
+                if counts.moments is not None:
+                    log_e = log_harm_of_values(counts.moments[arm], counts.moments[document.control], metric.better, tuned_for(document))
+                else:
+                    share = shares[arm] / (shares[arm] + shares[document.control])
+                    log_e = harm_log_e(counts.events[arm], counts.events[document.control], share, counts_good=metric.counts_good_events)
                 found.append(SliceFinding(segment, metric.metric, arm, "not shown worse", log_e))
     return _holm(found, document.alpha_ppm / 1e6)
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from experiments import stats
+from experiments.arrivals import SRM_ALPHA, sample_ratio_mismatches, unanswered
 from experiments.document import ExperimentDocument
 from experiments.effects import PPM
 from experiments.evidence import Evidence
-from experiments.judge import SRM_ALPHA, sample_ratio_mismatches, unanswered
 
 STAGES = ("assigned", "served", "outcome", "labelled")
 

@@ -4,7 +4,9 @@ Rules: a unit counts once, by its first decision; a value outside the declared r
 total (delta method).
 
 The judgement is the asymptotic confidence sequence of the difference of means, valid however often someone looks once each arm has its burn-in; it
-refuses before that. Margins are relative: `2%` of the control's mean. One-sided, so the two-sided sequence is asked for at twice the level.
+refuses before that, and where all values are the same. Margins are relative: `2%` of the control's mean, which is itself only estimated: "not worse
+by 2 %" is judged as the difference from 1.02 times the control (0.98 where higher is better). One-sided, so the two-sided sequence is asked for at
+twice the level.
 
 Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas (2024), Ann. Stat. 52:2613; ratios: Deng, Knoblich & Lu (2018), section 3.1.
 
@@ -15,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -28,6 +31,10 @@ from experiments.verdict import Outcome
 
 Events = Mapping[str, tuple[str, int]]
 """Event id (`""` without one) -> (record id, value in ppm)."""
+
+
+_ROUNDING = 1e-9
+"""Relative spread below which values differ by nothing but how their mean was rounded."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -96,16 +103,35 @@ def judge_values(
         alphas: of promotion and of harm, one-sided each.
 
     Raises:
-        stats.BurnInError: an arm has too few units.
+        stats.BurnInError: an arm has too few units, or all values of both are the same.
     """
     alpha, alpha_harm = alphas
     sign = 1 if better == "lower" else -1
     low, high = sorted(sign * bound for bound in bounds(treatment, control, n_star, min(0.5, 2 * alpha)))
+    if all(arm.variance <= (arm.mean * _ROUNDING) ** 2 for arm in (treatment, control)):
+        raise stats.BurnInError("all values of an arm are the same, so nothing is known of how they vary")
     harm_low = min(sign * bound for bound in bounds(treatment, control, n_star, min(0.5, 2 * alpha_harm)))
     slack = abs(control.mean) * margin_ppm / 1e6
     told = f"{treatment.mean - control.mean:+.4g}, between {min(sign * low, sign * high):+.4g} and {max(sign * low, sign * high):+.4g}"
-    if high < slack:
+    allowed = _scaled(control, 1 + sign * math.copysign(margin_ppm / 1e6, control.mean))
+    if max(sign * bound for bound in bounds(treatment, allowed, n_star, min(0.5, 2 * alpha))) < 0:
         return Finding("fine", high < 0, f"{'better' if high < 0 else 'not worse by the margin'}, {told}", low, high)
     if harm_low > 0:
         return Finding("harm", False, f"worse, {told}", low, high)
     return Finding("hold", False, f"not proven fine, {told}, margin {slack:.4g}", low, high)
+
+
+def log_harm_of_values(treatment: stats.Moments, control: stats.Moments, better: Literal["lower", "higher"], n_star: float) -> float:
+    """Natural log of the e-value against "the treatment's mean is no worse", to the approximation of the sequence; only after its burn-in.
+
+    The two-sided e-value where the treatment looks worse, and 1 where it does not. Source: `stats.log_asymptotic_e_value`.
+    """
+    worse = (treatment.mean - control.mean) * (1 if better == "lower" else -1)
+    sd = stats.difference_sd(treatment, control)
+    if worse <= 0 or sd == 0:
+        return 0.0
+    return max(0.0, float(stats.log_asymptotic_e_value(treatment.n + control.n, worse, sd, stats.asymptotic_rho(n_star))))
+
+
+def _scaled(moments: stats.Moments, factor: float) -> stats.Moments:
+    return stats.Moments(moments.n, moments.mean * factor, moments.variance * factor**2)

@@ -204,7 +204,7 @@ def test_a_threshold_is_the_controls_quantile_among_its_first_units_which_count_
     first = sorted(values[number] for number in range(0, 200, 2))
     assert found.threshold_ppm == first[89] * 1_000_000
     assert found.units == {"challenger": 101, "champion": 100}
-    assert found.events == {arm: sum(values[n] > first[89] for n in range(199, 400) if arm_of(n) == arm) for arm in ("champion", "challenger")}
+    assert found.events == {arm: sum(values[n] >= first[89] for n in range(199, 400) if arm_of(n) == arm) for arm in ("champion", "challenger")}
 
 
 def test_who_answers_later_changes_no_threshold_once_windows_have_closed():
