@@ -195,7 +195,7 @@ class Pages:
         looks = [*found.looks, *([] if found.evidence is None else [(found.seen_until, found.evidence)])]
         shown = await asyncio.to_thread(self.board.of, found.document, looks)
         outlook = [] if not looks or found.evidence is None else (await asyncio.to_thread(self.board.now, found.document, looks[-1]))["outlook"]
-        buttons = buttons_for(found, principal)
+        buttons = buttons_for(found, principal) if self._state.leader() is None else []
         refused = CODES.get(request.query_params.get("refused", ""))
         return self.render(
             "experiment.html",
@@ -227,7 +227,7 @@ class Pages:
         if principal is not None:
             pages = [path for path, scopes in PAGES.items() if not scopes.isdisjoint(principal.scopes)]
             who = {"id": principal.id, "roles": [scope for scope in principal.scopes if ":" in scope], "pages": pages}
-        text = self._templates.get_template(template).render(**{"who": who, "here": "", "refresh": False, **context})
+        text = self._templates.get_template(template).render(**{"who": who, "here": "", "refresh": False, "follows": self._state.leader(), **context})
         return HTMLResponse(text, status, headers=_HEADERS)
 
     # --- machines -------------------------------------------------------------------------------------------------------------------------

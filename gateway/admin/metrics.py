@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,11 @@ class Known(Protocol):
 
     def head(self) -> LogHead | None:
         """Return the log's latest published head."""
+        ...
+
+    @property
+    def leader(self) -> Callable[[], str | None]:
+        """Gives the node that leads, None where this one does."""
         ...
 
     def witness_standings(self) -> list[Standing]:
@@ -104,6 +109,8 @@ class Collector:
         for standing in self._known.witness_standings():
             cosigned.add_metric([standing.name], int(head is not None and standing.name in head.cosigned))
         yield cosigned
+        leader = self._known.leader()
+        yield GaugeMetricFamily("assay_leads", "1 where this node's controller leads, 0 where it follows another node's.", value=int(leader is None))
         yield GaugeMetricFamily("assay_config_age_seconds", "Time since the configuration in force was published.", value=self._known.config_age_s())
         yield GaugeMetricFamily(
             "assay_config_issues", "Issues that keep the latest configuration from being in force.", value=self._known.config_issues()

@@ -140,7 +140,10 @@ class Leading:
         self._parts.registry.lead(self._store.term, self._parts.clerk.writer_key)
         try:
             async with asyncio.timeout(_CATCH_UP_S):
-                await asyncio.to_thread(self._parts.tail.catch_up, index)
+                is_folded = False
+                while not is_folded:
+                    is_folded = self._parts.tail.catch_up(index)
+                    await asyncio.sleep(0)  # the lease is renewed meanwhile
         except (StoreError, TimeoutError) as fault:
             raise CannotStart(f"what the leader before has recorded cannot be read: {fault}") from fault
         shown = await asyncio.to_thread(read_or_none, layout.checkpoint_path(self._parts.data))

@@ -106,14 +106,15 @@ class Tail:
         """Fold what other nodes commit from now on."""
         self._others = others
 
-    def catch_up(self, until: int) -> None:
-        """Fold what other nodes have committed before a leaf that is committed. May run in another thread while `step` does not.
+    def catch_up(self, until: int) -> bool:
+        """Fold a bounded number of leaves that other nodes have committed; say whether all before `until` are folded.
 
         Raises:
             StoreError: the log cannot be read.
         """
-        while self._others is not None and self._others.at < until:
+        if self._others is not None and self._others.at < until:
             self._others.take(self._follower.read(self._others.at, ROWS_PER_STEP))
+        return self._others is None or self._others.at >= until
 
     def open_index(self) -> None:
         """Open the index if it is not: with many records that takes a moment. May run in another thread, before the first step."""

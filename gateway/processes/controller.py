@@ -3,9 +3,10 @@
 It leads (`gateway/control/leading.py`), or where another node of a shared log does, follows (`gateway/control/following.py`) until it may. Whichever
 it does, it opens the journal, folds the log, reads on as the log grows, certifies its receipt key, tells metrics, and answers people.
 
-Start: take the lead or find out who has it, open the journal, fold the log, prepare the role. What no call waits for (the index, the admin port, the
-statistics) is loaded after that, in threads: it is more than half of what there is to load. If a loop fails unexpectedly the process ends and the
-parent starts it again: workers go on within their staleness bounds.
+Start: open the journal, fold the log, take the lead or find out who has it, prepare the role. A node that is alone leads first of all; where others
+could, whoever has folded the log leads, so that a long log does not keep all of them waiting for the one that was restarted. What no call waits for
+(the index, the admin port, the statistics) is loaded after that, in threads: it is more than half of what there is to load. If a loop fails
+unexpectedly the process ends and the parent starts it again: workers go on within their staleness bounds.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Controller:
         self._vault_key = read_vault_key(chosen.vault)
         nodes_key = self._read_nodes_key()
         try:
-            self._store: ControlStore | None = ControlStore.open(self._data)  # None while another node leads; changed by `_lead` and `_take_over`
+            self._store: ControlStore | None = ControlStore.open(self._data)  # None until this node leads; changed by `_lead` and `_take_lease`
             self._nodes = self._reach_nodes(nodes_key)
             self._lead(may_follow=nodes_key is not None)
         except StoreError as fault:
@@ -155,22 +156,22 @@ class Controller:
         return KeysFile(self._chosen.keys, epochs, SharedKeys(self._nodes, key))
 
     def _lead(self, *, may_follow: bool) -> None:
-        """Become the leader, or find that another node leads; a node that may not follow waits for as long as it does.
+        """Become the leader; a node that may follow asks later, one that may not waits for as long as another leads.
 
         Raises:
             StoreError: another process of this machine leads, or the store cannot be used.
         """
         assert self._store is not None  # noqa: S101 - just opened
+        if may_follow:
+            self._store.close()
+            self._store = None
+            return
         is_told = False
         while True:
             self._asked_s = time.monotonic()
             try:
                 self._store.lead(f"{self._chosen.node}.controller", time.time_ns() // 1000)
             except LedElsewhere as fault:
-                if may_follow:
-                    self._store.close()
-                    self._store = None
-                    return
                 if not is_told:
                     _log.warning("standing by: nothing is served here until this node leads, or shares `postgres.key`", extra={"why": str(fault)})
                 is_told = True
@@ -221,7 +222,7 @@ class Controller:
                 await journal.open(deadline_s=60.0)
                 try:
                     self._clerk = Clerk(journal, clock)
-                    await self._begin()
+                    await self._begin(group)
                     await self._loops(group)
                 finally:
                     await journal.close(deadline_s=5.0)
@@ -243,9 +244,14 @@ class Controller:
         if self._nodes is not None:
             self._nodes.close()
 
-    async def _begin(self) -> None:
+    async def _begin(self, group: asyncio.TaskGroup) -> None:
         """Open what either role works with, then prepare the one that this node has."""
         self._parts = await self._open_parts()
+        try:
+            if self._store is None and await asyncio.to_thread(self._take_lease):
+                self._hold(group)
+        except StoreError as fault:
+            raise CannotStart(str(fault)) from fault
         role = self._leading() if self._store is not None else self._following()
         await self._prepare(role)
         self._receipt_key = ReceiptKey(

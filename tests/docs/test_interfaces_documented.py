@@ -76,6 +76,9 @@ class Nothing:
     def witness_standings(self):
         return ()
 
+    def leader(self):
+        return None
+
 
 def test_every_metric_is_documented_with_its_type_and_labels_and_nothing_else_is():
     documented = {}
