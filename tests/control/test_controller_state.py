@@ -391,6 +391,7 @@ def test_the_policy_server_of_a_configuration_is_asked_for_as_long_as_that_is_in
     lane.install = install
     worker._in_force = SimpleNamespace(look=lambda _: None, keys_changed=lambda: ("a", "p") if has_new_keys else None)
     worker._receipts, worker._receipt_fault = SimpleNamespace(look=lambda held, _journal: held), ""
+    worker._settling = SimpleNamespace(is_over=True)
     for _ in range(3):
         worker._follow(lane)
     assert lane.policy_server is asked
