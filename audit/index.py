@@ -5,8 +5,13 @@ Rules:
 - It is filled in index order without gaps and resumes at `next_index`. A batch sent twice changes nothing; a batch that would leave a gap is refused.
 - Damage is noticed, not repaired: a file that is not a sound database, has another layout, misses rows, or ends in another leaf than the log does, is
   removed and rebuilt. The deletion of the file under a running indexer is noticed at the next batch.
-- What many records share (model, version, status, ...) is one row of `shape`, which a record's row names: a record then costs one narrow row and four
-  entries in secondary indexes instead of a wide row and seven. Shapes are few, because what they hold is configured or coded.
+- What many records share (model, version, status, ...) is one row of `shape`, which a record's row names. Shapes are few, because what they hold is
+  configured or coded.
+- Everything is written in the order of the log: no record changes a page that holds old ones, so that a record costs the same however many there
+  are. A full block of rows gets, once: its records by shape, by id, decision and subject (`audit/postings.py`), and its earliest and latest time.
+  The postings of a full run of blocks are sorted together. What follows the last full block is read row by row.
+- Postings, shapes and times only say where to look. Whether a row answers is asked of the row (`Query.matches`), and a row that should be there
+  and is not is damage.
 - Rows edited in place so that counts still agree are found by `damage(deep=...)` or avoided by `--full-scan`.
 
 Example:
@@ -30,12 +35,13 @@ from typing import Self
 import msgspec
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
-from sqlalchemy.orm import registry
 from sqlalchemy.pool import NullPool
-from sqlmodel import Field, Session, SQLModel, and_, col, create_engine, or_, select
-from sqlmodel.sql.expression import Select
+from sqlmodel import create_engine
 
 from audit.entry import CALL_TYPES
+from audit.index_tables import LAYOUT, METADATA, OWN, SHARED
+from audit.lookup import Lookup, OwnRow, Span, missing
+from audit.postings import PARTS, Sizes, block_entries, run_parts, shape_places
 from audit.query import Page, Query, Row, page_of, row_of, start
 from audit.store.errors import StoreError
 
@@ -43,83 +49,22 @@ Follow = Callable[[Path, int], Iterable[tuple[int, bytes]]]
 """`follow(data_dir, from_index)`: committed leaves in index order, ending at the last one committed."""
 
 FILE_NAME = "index.sqlite"
-LAYOUT = 3
-"""Raised with every change of the tables; an index of another layout is rebuilt."""
 BATCH_ROWS = 2048
 CHECKED_BYTES = 64 << 20
-"""Up to this size every page is checked when the index is opened; above, a damaged page is noticed when it is read."""
-CACHE_KIB = 32 * 1024
-"""Pages kept by the writer: subjects and ids fall anywhere in their indexes."""
-CHECKPOINT_PAGES = 8000
-"""Pages in the WAL before they are copied back, so that a page changed by many batches is copied once."""
+"""Up to this size every page is checked and every row counted when the index is opened; above, what is missing is noticed when it is asked for."""
+CACHE_KIB = 8 * 1024
+CHECKPOINT_PAGES = 1000
+"""Pages in the WAL before they are copied back."""
 BUSY_MS = 1000
 """How long a write waits for another process's batch."""
 
 logger = logging.getLogger(__name__)
 
-
-class _Tables(SQLModel, registry=registry()):
-    """Own registry: these tables are rebuilt, never migrated, and stay out of the ledger's metadata."""
-
-
-class Shape(_Tables, table=True):
-    """What many records have in common. Columns as in `audit.query.Row`."""
-
-    __tablename__ = "shape"
-
-    id: int = Field(primary_key=True)
-    digest: bytes
-    """SHA-256 of the other columns, by which a shape is found; its index has nothing else in it."""
-    type: str
-    tenant: str
-    actor: str
-    model: str | None
-    version: str | None
-    policy: str | None
-    rule: str | None
-    experiment: str | None
-    assigned: str | None
-    served: str | None
-    status: int | None
-    code: str | None
-
-
-class Indexed(_Tables, table=True):
-    """One leaf: what is its own, and the shape it shares."""
-
-    __tablename__ = "leaf_index"
-
-    idx: int = Field(primary_key=True)
-    shape: int
-    time: str
-    id: str
-    decision: str | None
-    """NULL where it is the record's own id: of calls."""
-    subject: str | None
-
-
-class Progress(_Tables, table=True):
-    """One row: how far the index reaches, and the SHA-256 of the last leaf in it."""
-
-    __tablename__ = "progress"
-
-    id: int = Field(primary_key=True)
-    layout: int
-    next_index: int
-    tail_sha256: str
-
-
-# Few and chosen: each costs time per record. Partial ones hold only the rows that have the value.
-_INDEXES = (("shape", "shape"), ("time", "time"), ("id", "id"), ("decision", "decision"), ("subject", "subject"))
-_SHAPE = tuple(name for name in Shape.model_fields if name not in ("id", "digest"))
-_OWN = ("idx", "shape", "time", "id", "decision", "subject")
-_INSERT = f"INSERT OR IGNORE INTO leaf_index ({', '.join(_OWN)}) VALUES ({', '.join('?' * len(_OWN))})"  # noqa: S608 - column names of a constant
+_INSERT = f"INSERT INTO leaf_index ({', '.join(OWN)}) VALUES ({', '.join('?' * len(OWN))})"  # noqa: S608 - column names of a constant
 _FIND_SHAPE = "SELECT id FROM shape WHERE digest = ?"
-_INSERT_SHAPE = f"INSERT INTO shape (digest, {', '.join(_SHAPE)}) VALUES (?, {', '.join('?' * len(_SHAPE))})"  # noqa: S608 - as above
-_SHAPES_MERGED = 64
-"""Up to so many shapes a page is merged from one short walk for each; past it the rows are walked in index order."""
+_INSERT_SHAPE = f"INSERT INTO shape (digest, {', '.join(SHARED)}) VALUES (?, {', '.join('?' * len(SHARED))})"  # noqa: S608 - as above
 _SHAPES_REMEMBERED = 65_536
-_shape_of = attrgetter(*_SHAPE)
+_shape_of = attrgetter(*SHARED)
 ShapeKey = tuple[str | int | None, ...]
 
 
@@ -141,12 +86,13 @@ class Indexer:
     Owner: one thread of one process; several processes may each have one. It may be handed from one thread to another, never used by two at once.
     """
 
-    def __init__(self, data_dir: Path, follow: Follow) -> None:
+    def __init__(self, data_dir: Path, follow: Follow, sizes: Sizes = Sizes()) -> None:  # noqa: B008 - immutable
         """Open the index, removing it first if it is damaged or belongs to another log.
 
         Args:
             data_dir: the data directory.
             follow: reads committed leaves from an index on.
+            sizes: rows of blocks and runs; the same for whoever opens the same file.
         """
         self.path = data_dir / FILE_NAME
         self._data_dir = data_dir
@@ -157,7 +103,10 @@ class Indexer:
             f"sqlite:///{self.path}", poolclass=NullPool, connect_args={"isolation_level": None, "check_same_thread": False}
         )
         self._connection: Connection  # owner: _open, close
+        self._sizes = sizes
+        self._lookup: Lookup  # owner: _open
         self._shapes: dict[ShapeKey, int] = {}  # of this file; forgotten with it, and when a batch is rolled back
+        self._young: list[OwnRow] = []  # rows after the last full block, where this process knows them; changed and forgotten likewise
         self._open()
         fault = self.damage()
         if fault is not None:
@@ -220,39 +169,32 @@ class Indexer:
 
         Raises:
             QueryError: on a cursor that does not fit.
+            IndexUnavailable: it cannot be read now, or was found damaged and is being made anew.
         """
-        indexed = self.next_index
-        position = start(query, cursor, indexed if size is None else min(size, indexed))
-        first, end = position.bounds(query)
-        shapes = self._matching_shapes(query)
-        statement = _statement(query).where(col(Indexed.idx) >= first, col(Indexed.idx) < end).limit(limit + 1)
-        if shapes is None or query.id or query.decision or query.subject or len(shapes) > _SHAPES_MERGED:
-            statements = [statement if shapes is None else statement.where(col(Indexed.shape).in_(shapes))]
-        else:
-            # In `by_shape` the rows of a shape lie in index order: no sort, and never more than a page of each is read.
-            statements = [statement.where(col(Indexed.shape) == shape) for shape in shapes]
-        with Session(self._connection) as session:
-            found = [_row(indexed, shape) for statement in statements for indexed, shape in session.exec(statement)]
-        found.sort(key=lambda row: row.idx, reverse=not query.oldest_first)
-        del found[limit + 1 :]
+        try:
+            return self._page(query, limit=limit, cursor=cursor, size=size)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                raise IndexUnavailable(f"`{self.path}`: {error}") from error
+            self._rebuild(str(error))
+            raise IndexUnavailable(f"`{self.path}` was damaged ({error}) and is made anew from the log; ask again") from error
+
+    def _page(self, query: Query, *, limit: int, cursor: str | None, size: int | None) -> Page:
+        raw = self._driver()
+        raw.execute("BEGIN")
+        try:
+            indexed = self.next_index
+            position = start(query, cursor, indexed if size is None else min(size, indexed))
+            span = Span(*position.bounds(query), query.oldest_first)
+            found = list(islice(self._lookup.find(query, span, indexed), limit + 1))
+        finally:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
         return page_of(query, position, found, limit)
 
     def related(self, decision_id: str, limit: int = 1000) -> tuple[Row, ...]:
         """Rows of every record about one decision, oldest first: the decision, its outcome, its feedback."""
         return self.page(Query(decision=decision_id, oldest_first=True), limit=limit).rows
-
-    def _matching_shapes(self, query: Query) -> list[int] | None:
-        """Return the shapes that answer the question; None when it asks for nothing that shapes hold."""
-        wanted = {name: value for name, value in query.equals().items() if name in _SHAPE}
-        if not wanted and query.arm is None:
-            return None
-        statement = select(Shape.id)
-        for name, value in wanted.items():
-            statement = statement.where(getattr(Shape, name) == value)
-        if query.arm is not None:
-            statement = statement.where(or_(col(Shape.assigned) == query.arm, col(Shape.served) == query.arm))
-        with Session(self._connection) as session:
-            return list(session.exec(statement))
 
     def damage(self, *, deep: bool = False) -> str | None:
         """Say what is wrong with the index, or None.
@@ -267,28 +209,77 @@ class Indexer:
 
     def _fault(self) -> str | None:
         raw = self._driver()
-        is_small = self.path.stat().st_size <= CHECKED_BYTES
-        (found,) = raw.execute("PRAGMA quick_check(1)").fetchone() if is_small else ("ok",)
         layout, wanted, tail = self._progress()
-        counted = raw.execute("SELECT count(*), coalesce(max(idx), -1) FROM leaf_index").fetchone()
-        if found != "ok":
-            return f"quick_check says `{found}`"
         if layout != LAYOUT:
             return f"layout `{layout}`, expected `{LAYOUT}`"
-        if counted != (wanted, wanted - 1):
-            return f"`{counted[0]}` rows up to index `{counted[1]}`, expected `{wanted}`"
+        if self.path.stat().st_size <= CHECKED_BYTES:
+            (found,) = raw.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                return f"quick_check says `{found}`"
+            fault = self._miscounted(wanted)
+            if fault is not None:
+                return fault
+        (highest,) = raw.execute("SELECT coalesce(max(idx), -1) FROM leaf_index").fetchone()
+        if highest != wanted - 1:
+            return f"rows up to index `{highest}`, expected `{wanted - 1}`"
         if wanted and _sha256_of_first(self._follow(self._data_dir, wanted - 1), wanted - 1) != tail:
             return "the log ends in another leaf"
         return None
 
+    def _miscounted(self, rows: int) -> str | None:
+        """Say which table has not as many rows as the index must have."""
+        blocks = rows // self._sizes.block
+        runs = blocks // self._sizes.blocks_a_run
+        raw = self._driver()
+        (placed,) = raw.execute("SELECT coalesce(sum(length(places)), 0) / 2 FROM shape_block").fetchone()
+        counts = {
+            "rows": (raw.execute("SELECT count(*) FROM leaf_index").fetchone()[0], rows),
+            "blocks": (raw.execute("SELECT count(*) FROM block").fetchone()[0], blocks),
+            "places by shape": (placed, blocks * self._sizes.block),
+            "postings of blocks": (
+                raw.execute("SELECT count(*) FROM block_postings").fetchone()[0],
+                blocks - runs * self._sizes.blocks_a_run,
+            ),
+            "postings of runs": (raw.execute("SELECT count(*) FROM run_postings").fetchone()[0], runs * PARTS),
+        }
+        return next((f"`{found}` {what}, expected `{expected}`" for what, (found, expected) in counts.items() if found != expected), None)
+
     def _first_difference(self) -> str | None:
-        with Session(self._connection) as session:
-            rows = session.exec(_statement(Query(oldest_first=True)))
-            place = -1
-            for (indexed, shape), (place, leaf) in zip(rows, self._follow(self._data_dir, 0), strict=False):
-                if _row(indexed, shape) != row_of(place, leaf):
-                    return f"row `{place}` differs from its leaf"
-        return None if place + 1 == self.next_index else f"row `{place + 1}` names no shape"
+        """Compare every row with its leaf, and all that is derived from rows with what they give."""
+        young: list[OwnRow] = []
+        block = self._sizes.block
+        rows = self._lookup.own_rows(0, self.next_index)
+        place, postings = -1, []
+        for own, (place, leaf) in zip(rows, self._follow(self._data_dir, 0), strict=False):
+            if self._lookup.row(own) != row_of(place, leaf):
+                return f"row `{place}` differs from its leaf"
+            young.append(own)
+            if len(young) == block:
+                postings.append(block_entries(_keys(young), self._sizes.run))
+                fault = self._derived_fault(place // block, young, postings)
+                if fault is not None:
+                    return fault
+                young = []
+                if len(postings) == self._sizes.blocks_a_run:
+                    postings = []
+        return None if place + 1 == self.next_index else f"row `{place + 1}` is missing"
+
+    def _derived_fault(self, number: int, rows: list[OwnRow], postings: list[bytes]) -> str | None:
+        """Say what is wrong with what is derived from a full block's rows; `postings` are those of its run so far."""
+        raw = self._driver()
+        if raw.execute("SELECT low_time, high_time FROM block WHERE number = ?", (number,)).fetchone() != _times(rows):
+            return f"the times of block `{number}` are others than its rows'"
+        places = dict(raw.execute("SELECT shape, places FROM shape_block WHERE block = ?", (number,)).fetchall())
+        if places != shape_places([row[:2] for row in rows], self._sizes.block):
+            return f"the shapes of block `{number}` are others than its rows'"
+        run = number // self._sizes.blocks_a_run
+        if run >= self.next_index // self._sizes.run:
+            found = raw.execute("SELECT entries FROM block_postings WHERE block = ?", (number,)).fetchone()
+            return None if found == (postings[-1],) else f"the postings of block `{number}` are others than its rows'"
+        if len(postings) < self._sizes.blocks_a_run:
+            return None
+        parts = raw.execute("SELECT entries FROM run_postings WHERE place >= ? AND place < ? ORDER BY place", (run * PARTS, (run + 1) * PARTS))
+        return None if [part for (part,) in parts] == run_parts(postings) else f"the postings of run `{run}` are others than its rows'"
 
     def _progress(self) -> tuple[int, int, str]:
         found = self._driver().execute("SELECT layout, next_index, tail_sha256 FROM progress").fetchone()
@@ -302,19 +293,53 @@ class Indexer:
             fresh = [pair for pair in batch if pair[0] >= wanted]
             if fresh:
                 _refuse_gap(fresh, wanted)
-                raw.executemany(_INSERT, [self._own(raw, row_of(idx, leaf)) for idx, leaf in fresh])
+                self._append(raw, wanted, [self._own(raw, row_of(idx, leaf)) for idx, leaf in fresh])
                 wanted += len(fresh)
                 tail = hashlib.sha256(fresh[-1][1]).hexdigest()
                 raw.execute("UPDATE progress SET next_index = ?, tail_sha256 = ?", (wanted, tail))
             raw.execute("COMMIT")
         except BaseException:
-            self._shapes.clear()
+            self._forget()
             if raw.in_transaction:
                 raw.execute("ROLLBACK")
             raise
         return int(wanted)
 
-    def _own(self, raw: sqlite3.Connection, row: Row) -> tuple[int, int, str, str, str | None, str | None]:
+    def _append(self, raw: sqlite3.Connection, wanted: int, fresh: list[OwnRow]) -> None:
+        """Insert rows from `wanted` on, and close the blocks they fill."""
+        raw.executemany(_INSERT, fresh)
+        block, first = self._sizes.block, wanted - wanted % self._sizes.block
+        if len(self._young) != wanted - first or (self._young and self._young[0][0] != first):
+            self._young = list(self._lookup.own_rows(first, wanted))  # another process has indexed since, or this one has just begun
+        rows = self._young + fresh
+        for at in range(0, len(rows) - len(rows) % block, block):
+            self._close_block(raw, (first + at) // block, rows[at : at + block])
+        self._young = rows[len(rows) - len(rows) % block :]
+
+    def _close_block(self, raw: sqlite3.Connection, number: int, rows: list[OwnRow]) -> None:
+        """Derive what is asked of a full block, once; and of a full run."""
+        raw.execute("INSERT INTO block (number, low_time, high_time) VALUES (?, ?, ?)", (number, *_times(rows)))
+        places = shape_places([row[:2] for row in rows], self._sizes.block)
+        raw.executemany(
+            "INSERT INTO shape_block (shape, block, places) VALUES (?, ?, ?)", [(shape, number, packed) for shape, packed in places.items()]
+        )
+        raw.execute("INSERT INTO block_postings (block, entries) VALUES (?, ?)", (number, block_entries(_keys(rows), self._sizes.run)))
+        run, last = divmod(number + 1, self._sizes.blocks_a_run)
+        if last:
+            return
+        blocks = [entries for (entries,) in raw.execute("SELECT entries FROM block_postings ORDER BY block")]
+        if len(blocks) != self._sizes.blocks_a_run:
+            raise missing(f"postings of every block of run `{run - 1}`")
+        parts = enumerate(run_parts(blocks), (run - 1) * PARTS)
+        raw.executemany("INSERT INTO run_postings (place, entries) VALUES (?, ?)", parts)
+        raw.execute("DELETE FROM block_postings")
+
+    def _forget(self) -> None:
+        """Forget what is known of the file."""
+        self._shapes.clear()
+        self._young = []
+
+    def _own(self, raw: sqlite3.Connection, row: Row) -> OwnRow:
         """Return the columns of a record's row, its shape found or made within the batch's transaction."""
         key: ShapeKey = _shape_of(row)
         shape = self._shapes.get(key)
@@ -351,6 +376,7 @@ class Indexer:
                     raise IndexUnavailable(f"`{self.path}`: {error}") from error
                 self._remove(str(error))
         self._inode = self.path.stat().st_ino
+        self._lookup = Lookup(self._driver(), self._sizes)
 
     def _create_tables(self) -> None:
         raw = self._driver()
@@ -359,17 +385,15 @@ class Indexer:
         raw.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         raw.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         raw.execute("PRAGMA synchronous = OFF")  # lost at power loss, then noticed and rebuilt: it is derived
-        _Tables.metadata.create_all(self._connection)
+        METADATA.create_all(self._connection)
         self._connection.commit()
-        for name, column in _INDEXES:
-            raw.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON leaf_index ({column}) WHERE {column} IS NOT NULL")
         raw.execute("CREATE UNIQUE INDEX IF NOT EXISTS shape_by_digest ON shape (digest)")
         raw.execute("CREATE INDEX IF NOT EXISTS shape_by_type ON shape (type, actor, model)")
         raw.execute("INSERT OR IGNORE INTO progress VALUES (1, ?, 0, '')", (LAYOUT,))
 
     def _rebuild(self, fault: str) -> None:
         self._connection.close()
-        self._shapes.clear()
+        self._forget()
         self._remove(fault)
         self._open()
 
@@ -384,28 +408,13 @@ def _refuse_gap(fresh: Sequence[tuple[int, bytes]], wanted: int) -> None:
         raise GapError(f"leaves `{fresh[0][0]}` to `{fresh[-1][0]}` offered, but `{wanted}` is next, without gaps")
 
 
-def _statement(query: Query) -> Select[Indexed, Shape]:
-    """Return the question as far as a record's own row answers it; its shape comes with each row."""
-    order = col(Indexed.idx).asc() if query.oldest_first else col(Indexed.idx).desc()
-    statement = select(Indexed, Shape).where(col(Indexed.shape) == col(Shape.id)).order_by(order)
-    if query.id is not None:
-        statement = statement.where(col(Indexed.id) == query.id)
-    if query.subject is not None:
-        statement = statement.where(col(Indexed.subject) == query.subject)
-    if query.decision is not None:
-        own = and_(col(Indexed.id) == query.decision, col(Shape.type).in_(sorted(CALL_TYPES)))
-        statement = statement.where(or_(own, col(Indexed.decision) == query.decision))
-    if query.since is not None:
-        statement = statement.where(col(Indexed.time) >= query.since)
-    if query.until is not None:
-        statement = statement.where(col(Indexed.time) < query.until)
-    return statement
+def _keys(rows: Iterable[OwnRow]) -> Iterable[tuple[int, str, str | None, str | None]]:
+    return ((index, own, decision, subject) for index, _, _, own, decision, subject in rows)
 
 
-def _row(indexed: Indexed, shape: Shape) -> Row:
-    decision = indexed.id if shape.type in CALL_TYPES else indexed.decision
-    shared = {name: getattr(shape, name) for name in _SHAPE}
-    return Row(idx=indexed.idx, time=indexed.time, id=indexed.id, decision=decision, subject=indexed.subject, **shared)
+def _times(rows: Iterable[OwnRow]) -> tuple[str, str]:
+    times = [row[2] for row in rows]
+    return min(times), max(times)
 
 
 def _is_unavailable(error: Exception) -> bool:

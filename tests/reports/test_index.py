@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,13 @@ from hypothesis import strategies as st
 from records_strategy import Log, leaf_bytes, logs
 
 from audit.index import GapError, Indexer, IndexUnavailable
+from audit.postings import Sizes, id_term
 from audit.query import Page, Query, QueryError, Row, full_scan, normal_time
 
 Leaves = list[tuple[int, bytes]]
+SMALL = Sizes(block=2, run=6)
+ALL_SIZES = [Sizes(), Sizes(block=3, run=3), SMALL, Sizes(block=1, run=4)]
+"""Of a small log: nothing in full blocks, all in full runs, and everything between."""
 
 
 def following(leaves: Leaves):
@@ -67,12 +72,12 @@ def walk(ask, limit: int) -> list[Row]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(log=logs(), query=queries, limit=st.integers(1, 7), garbage=st.sampled_from([b"", b"\xff not a record"]))
-def test_index_and_full_scan_give_the_same_rows_page_by_page(log: Log, query: Query, limit: int, garbage: bytes):
+@given(log=logs(), query=queries, limit=st.integers(1, 7), garbage=st.sampled_from([b"", b"\xff not a record"]), sizes=st.sampled_from(ALL_SIZES))
+def test_index_and_full_scan_give_the_same_rows_page_by_page(log: Log, query: Query, limit: int, garbage: bytes, sizes: Sizes):
     leaves = log.leaves()
     if garbage:
         leaves.append((len(leaves), garbage))
-    with TemporaryDirectory() as folder, Indexer(Path(folder), following(leaves)) as indexer:
+    with TemporaryDirectory() as folder, Indexer(Path(folder), following(leaves), sizes) as indexer:
         indexer.catch_up()
         by_index = walk(lambda cursor, limit: indexer.page(query, limit=limit, cursor=cursor), limit)
         by_scan = walk(lambda cursor, limit: full_scan(leaves, query, size=len(leaves), limit=limit, cursor=cursor), limit)
@@ -193,6 +198,115 @@ def test_a_row_edited_in_place_is_found_by_the_deep_check(tmp_path: Path):
         _sql(tmp_path / "index.sqlite", "UPDATE leaf_index SET subject = '9' WHERE idx = 2")
         assert indexer.damage() is None
         assert indexer.damage(deep=True) == "row `2` differs from its leaf"
+
+
+DERIVED_HARM = {
+    "time-of-a-block": ("UPDATE block SET low_time = 'x' WHERE number = 1", "times of block `1`"),
+    "a-shape-without-its-rows": ("UPDATE shape_block SET places = x'0100' WHERE block = 0 AND places = x'0000'", "shapes of block `0`"),
+    "postings-of-a-block": ("UPDATE block_postings SET entries = zeroblob(length(entries)) WHERE block = 3", "postings of block `3`"),
+    "postings-of-a-run": ("UPDATE run_postings SET entries = zeroblob(length(entries))", "postings of run `0`"),
+}
+
+
+@pytest.mark.parametrize(("harm", "told"), DERIVED_HARM.values(), ids=DERIVED_HARM)
+def test_what_is_derived_from_rows_and_was_edited_is_found_by_the_deep_check(tmp_path: Path, harm: str, told: str):
+    leaves = small_log()
+    with Indexer(tmp_path, following(leaves), SMALL) as indexer:
+        indexer.catch_up()
+        assert indexer.damage(deep=True) is None
+        _sql(tmp_path / "index.sqlite", harm)
+        assert indexer.damage() is None
+        assert told in str(indexer.damage(deep=True))
+
+
+COUNTED = ("block", "shape_block", "block_postings", "run_postings")
+
+
+@pytest.mark.parametrize("table", COUNTED)
+def test_a_row_missing_from_what_is_derived_is_noticed_when_the_index_is_opened(tmp_path: Path, table: str):
+    leaves = small_log()
+    with Indexer(tmp_path, following(leaves), SMALL) as indexer:
+        indexer.catch_up()
+    _sql(tmp_path / "index.sqlite", f"DELETE FROM {table} WHERE rowid = (SELECT min(rowid) FROM {table})")  # noqa: S608 - a name of ours
+    with Indexer(tmp_path, following(leaves), SMALL) as indexer:
+        assert indexer.next_index == 0
+
+
+MISSED = {
+    "a-row-asked-by-id": ("DELETE FROM leaf_index WHERE idx = 2", "id"),
+    "a-row-asked-by-shape": ("DELETE FROM leaf_index WHERE idx = 2", "model"),
+    "a-row-walked-over": ("DELETE FROM leaf_index WHERE idx = 2", None),
+    "postings-of-a-run": ("DELETE FROM run_postings", "id"),
+    "postings-of-a-block": ("DELETE FROM block_postings WHERE block = 3", "id"),
+    "a-shape": ("DELETE FROM shape", None),
+}
+
+
+@pytest.mark.parametrize(("harm", "by"), MISSED.values(), ids=MISSED)
+def test_where_an_index_is_too_large_to_be_counted_what_is_missing_is_noticed_by_who_asks(monkeypatch, tmp_path: Path, harm: str, by: str | None):
+    monkeypatch.setattr("audit.index.CHECKED_BYTES", 0)
+    leaves = small_log()
+    with Indexer(tmp_path, following(leaves), SMALL) as indexer:
+        indexer.catch_up()
+        row = next(row for row in indexer.page(Query(), limit=100).rows if row.idx == 2)
+        _sql(tmp_path / "index.sqlite", harm)
+    with Indexer(tmp_path, following(leaves), SMALL) as indexer:
+        assert indexer.next_index == len(leaves), "not seen when it was opened"
+        with pytest.raises(IndexUnavailable, match="made anew"):
+            indexer.page(Query(**({} if by is None else {by: getattr(row, by)})), limit=100)
+        assert indexer.next_index == 0
+        assert indexer.catch_up() == len(leaves)
+        assert len(indexer.page(Query(), limit=100).rows) == len(leaves)
+
+
+def test_an_index_of_the_layout_before_is_noticed_and_rebuilt(tmp_path: Path):
+    leaves = small_log()
+    assert len(leaves) == 11
+    _sql(tmp_path / "index.sqlite", "CREATE TABLE progress (id INTEGER PRIMARY KEY, layout INTEGER, next_index INTEGER, tail_sha256 VARCHAR)")
+    _sql(tmp_path / "index.sqlite", "INSERT INTO progress VALUES (1, 3, 11, '')")
+    with Indexer(tmp_path, following(leaves)) as indexer:
+        assert indexer.next_index == 0
+        assert indexer.catch_up() == len(leaves)
+
+
+def test_two_processes_that_index_the_same_log_in_turns_agree(tmp_path: Path):
+    """What one remembers of the last block is forgotten when the other has gone on."""
+    leaves = small_log()
+    with Indexer(tmp_path, following(leaves), SMALL) as one, Indexer(tmp_path, following(leaves), SMALL) as other:
+        for at in range(len(leaves)):
+            (one, other)[at % 3 == 1].add(leaves[at : at + 1])
+        assert one.damage(deep=True) is None
+        assert [row.idx for row in other.page(Query(oldest_first=True), limit=100).rows] == list(range(len(leaves)))
+
+
+def test_a_posting_that_names_another_record_by_chance_is_no_answer(tmp_path: Path):
+    """Terms have 22 bits: two ids of one term are looked at, one answers."""
+    seen: dict[int, str] = {}
+    first = second = ""
+    for number in range(100_000):
+        second = hashlib.sha256(str(number).encode()).hexdigest()
+        first = seen.setdefault(id_term(second), second)
+        if first != second:
+            break
+    assert first != second
+    leaves = [(place, leaf_bytes({"id": name, "type": "log.heartbeat", "time": "t"})) for place, name in enumerate((first, second))]
+    with Indexer(tmp_path, following(leaves), Sizes(block=1, run=1)) as indexer:
+        indexer.catch_up()
+        assert [row.id for row in indexer.page(Query(id=first), limit=5).rows] == [first]
+        assert [row.id for row in indexer.page(Query(id=second), limit=5).rows] == [second]
+
+
+def test_times_that_go_back_are_found_all_the_same(tmp_path: Path):
+    """Blocks are left out by their earliest and latest time, not by their place."""
+    clock = [5, 6, 1, 9, 2, 7, 3, 8]
+    leaves = [(place, leaf_bytes({"id": str(place), "type": "log.heartbeat", "time": str(second)})) for place, second in enumerate(clock)]
+    with Indexer(tmp_path, following(leaves), Sizes(block=2, run=4)) as indexer:
+        indexer.catch_up()
+        for since in range(11):
+            for until in range(11):
+                found = indexer.page(Query(since=str(since), until=str(until), oldest_first=True), limit=100).rows
+                expected = full_scan(leaves, Query(since=str(since), until=str(until), oldest_first=True), size=len(leaves), limit=100).rows
+                assert found == expected
 
 
 def test_related_gives_the_decision_its_outcome_and_its_labels(tmp_path: Path):
