@@ -296,6 +296,18 @@ def test_a_posting_that_names_another_record_by_chance_is_no_answer(tmp_path: Pa
         assert [row.id for row in indexer.page(Query(id=second), limit=5).rows] == [second]
 
 
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize("sizes", ALL_SIZES)
+def test_many_records_of_one_subject_come_in_walking_order_over_blocks_and_runs(tmp_path: Path, sizes: Sizes, *, oldest_first: bool):
+    leaves = [(place, leaf_bytes({"id": str(place), "type": "log.heartbeat", "time": "t", "subject": "ab"[place % 3 == 0]})) for place in range(23)]
+    question = Query(subject="a", oldest_first=oldest_first)
+    with Indexer(tmp_path, following(leaves), sizes) as indexer:
+        indexer.catch_up()
+        found = walk(lambda cursor, limit: indexer.page(question, limit=limit, cursor=cursor), 4)
+        assert found == walk(lambda cursor, limit: full_scan(leaves, question, size=len(leaves), limit=limit, cursor=cursor), 4)
+    assert len(found) == 15
+
+
 def test_times_that_go_back_are_found_all_the_same(tmp_path: Path):
     """Blocks are left out by their earliest and latest time, not by their place."""
     clock = [5, 6, 1, 9, 2, 7, 3, 8]
