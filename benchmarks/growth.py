@@ -1,8 +1,9 @@
 """How the log grows: what a record costs, what a start and a proof take, and how much disk, at 10^4, 10^5, ... records.
 
-Usage: `python -m benchmarks.growth [--most 1000000] [--without-index]`. One process does everything in turn: append in groups of 2,048, publish,
-seal and take into excerpts, index. CPU seconds of this process, so that other work on the machine counts little; proofs and questions in wall time, best of
-twenty, pages of 50. Verification is of the whole log as a stranger does it; a start opens everything but the index and finds what is in force.
+Usage: `python -m benchmarks.growth [--most 1000000] [--without-index | --only-index]`. One process does everything in turn: append in groups of
+2,048, publish, seal and take into excerpts, index. CPU seconds of this process, so that other work on the machine counts little; proofs and
+questions in wall time, best of twenty, pages of 50. Verification is of the whole log as a stranger does it; a start opens everything but the index
+and finds what is in force. `--only-index` indexes the same records without a log beneath, and asks.
 """
 
 from __future__ import annotations
@@ -109,6 +110,11 @@ def best_s(step: Callable[[], object], times: int) -> float:
     return min(seconds)
 
 
+def asked_s(indexer: Indexer, count: int) -> list[float]:
+    """Return how long each question takes."""
+    return [best_s(lambda query=query: indexer.page(query, limit=50), 20) for query in questions(count).values()]  # type: ignore[misc]
+
+
 def size_bytes(folder: Path) -> int:
     """Return what the files below a folder take."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -186,8 +192,7 @@ class Growing:
         """Return how long each question takes."""
         if self.indexer is None:
             return []
-        page = self.indexer.page
-        return [best_s(lambda query=query: page(query, limit=50), 20) for query in questions(self.count).values()]  # type: ignore[misc]
+        return asked_s(self.indexer, self.count)
 
     def proof_s(self) -> float:
         """Return how long a proof takes, its tiles read from disk."""
@@ -226,12 +231,32 @@ def sizes(most: int) -> Iterator[int]:
         size *= 10
 
 
+def index_alone(most: int) -> None:
+    """Print what the index costs and how long it takes to answer."""
+    print("| records | index µs | index: x record bytes |" + "".join(f" {name} ms |" for name in questions(1)))
+    print("|---|---|---|" + "---|" * len(questions(1)))
+    count, leaf_bytes, seconds = 0, 0, 0.0
+    with tempfile.TemporaryDirectory() as folder, Indexer(Path(folder), lambda _, first: iter([(first, leaf(first))])) as indexer:
+        for size in sizes(most):
+            while count < size:
+                batch = [(seq, leaf(seq)) for seq in range(count, min(count + GROUP, size))]
+                seconds += cpu_s(lambda batch=batch: indexer.add(batch))  # type: ignore[misc]
+                count += len(batch)
+                leaf_bytes += sum(len(one) for _, one in batch)
+            told = [f"{count:,}", f"{seconds / count * 1e6:.1f}", f"{size_bytes(Path(folder)) / leaf_bytes:.2f}"]
+            print("| " + " | ".join([*told, *(f"{one * 1e3:.2f}" for one in asked_s(indexer, count))]) + " |", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=1_000_000)
     parser.add_argument("--without-index", action="store_true")
+    parser.add_argument("--only-index", action="store_true")
     chosen = parser.parse_args()
+    if chosen.only_index:
+        index_alone(chosen.most)
+        return
     print(f"Python {sys.version.split()[0]}, leaf of {len(leaf(12345))} bytes")
     names = "" if chosen.without_index else "".join(f" {name} ms |" for name in questions(1))
     print(
