@@ -18,7 +18,7 @@ The lane (`gateway/lane.py`) is one handler that knows no socket. A transport gi
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -38,6 +38,8 @@ class Request:
     body: bytes
     peer: str = ""
     """Address of the caller's end of the connection, for the record of unauthenticated refusals."""
+    named: Mapping[bytes, bytes] | None = None
+    """`headers` by name, where no name stands twice and the transport has them so."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of the first field called `name` (lower case), or None."""

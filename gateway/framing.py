@@ -69,7 +69,7 @@ _OVERRIDES: Final = (
 _OURS: Final = frozenset((b"host", b"content-length", b"authorization", b"expect", b"accept-encoding", *_OVERRIDES, *HOP_BY_HOP))
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 _HAS_SPECIAL_FORM: Final = frozenset((*HOP_BY_HOP, b"host", b"content-length", b"expect", b"content-encoding"))
-_LINE_BREAK: Final = re.compile(rb"[\r\n]")
+LINE_BREAK: Final = re.compile(rb"[\r\n]")
 _CANONICAL_LENGTH: Final = re.compile(rb"0|[1-9][0-9]{0,17}")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%\-]+(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _TOKEN_BYTES: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -380,7 +380,7 @@ def check_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
     for name, value in headers:
         if name in _REPLY_SPECIAL:
             raise ValueError(f"header `{_shown(name)}` is the transport's to set")
-        if _LINE_BREAK.search(value) is not None or _LINE_BREAK.search(name) is not None:
+        if LINE_BREAK.search(value) is not None or LINE_BREAK.search(name) is not None:
             raise ValueError(f"header `{_shown(name)}` holds a line break")
 
 

@@ -137,7 +137,7 @@ class Lane:
         document = route.document
 
         # 1. Who: before this nothing is recorded one by one.
-        fields = fields_of(request.headers)
+        fields = fields_of(request.headers) if request.named is None else request.named
         principal = self.authenticator.authenticate(fields.get(b"authorization"), unix_us)
         self.ledger.require_recording(document)
         pseudonyms = self.pseudonyms.get(principal.tenant)

@@ -220,9 +220,9 @@ class Caller(asyncio.Protocol):
         plain = front.plain.request(data, front.limits.body_limit_bytes)
         if plain is None:
             return False
-        method, path, query, headers, body = plain
+        method, path, query, named, body = plain
         self.is_http_1_0 = False
-        self._serve(NativeExchange(self, Request(method, path, query, headers, body, self._peer), b""))
+        self._serve(NativeExchange(self, Request(method, path, query, list(named.items()), body, self._peer, named), b""))
         return True
 
     def _note(self, refusal: FramingError) -> None:

@@ -131,7 +131,7 @@ class WholeReply:
 
     __slots__ = ("_body", "content_length", "headers", "status")
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
         """Keep status, end-to-end headers and body."""
         self.status = status
         self.headers: Headers = headers

@@ -65,14 +65,15 @@ def _rows(tensor: Mapping[str, Any]) -> int:
 
     Limits, records and reports count rows by the shape; data of another length would be rows nobody counted.
     """
-    shape = tensor.get("shape")
+    shape, data = tensor.get("shape"), tensor["data"]
+    if type(shape) is list and len(shape) == 1 and type(shape[0]) is int and shape[0] == len(data):
+        return len(data)  # nearly every tensor; no list of a body is longer than `_MOST_ROWS`
     if type(shape) is not list or not 0 < len(shape) <= _MOST_DIMENSIONS:
         raise Refusal("malformed_body", f"request body: the `shape` of a tensor has to be a list of 1 to {_MOST_DIMENSIONS} whole numbers")
     for size in shape:
         if type(size) is not int or not 0 <= size <= _MOST_ROWS:
             raise Refusal("malformed_body", "request body: the `shape` of a tensor has to be a list of whole numbers")
     rows: int = shape[0]
-    data = tensor["data"]
     expected = rows
     if len(shape) > 1 and not (data and type(data[0]) is list):
         expected = math.prod(shape)
