@@ -34,7 +34,7 @@ from audit.store import layout
 from audit.store.errors import StoreBroken
 from audit.store.migrate import VAULT, ensure_schema
 from audit.store.place import PostgresPlace, postgres_place
-from audit.store.sqlite import checkpoint_wal, open_writer, translated
+from audit.store.sqlite import BUSY_TIMEOUT_MS, checkpoint_wal, open_writer, translated
 from audit.vault.crypto import KEY_BYTES, NONCE_BYTES, CannotOpen, MasterKey, bound_to, seal, unseal
 from audit.vault.entry import Entry
 from audit.vault.tables import VaultTable
@@ -44,7 +44,7 @@ EXPIRED_AT_ONCE: Final = 5_000
 UNDER_WAY_US: Final = 86_400_000_000
 """How long a subject is remembered as erased, for entries still on their way."""
 _COMMITS_PER_CHECKPOINT: Final = 64
-_SCRUB_TRIES: Final = 50
+_SCRUB_TRIES: Final = 100
 _VAULT_LOCK: Final = 0x61737361_79000002
 """Advisory lock of PostgreSQL: shared by those who keep, alone for those who destroy."""
 # Statements are made of the tables' columns: to a type checker a row's attribute is its value, not a column.
@@ -382,11 +382,16 @@ class VaultStore:
                 connection.exec_driver_sql("VACUUM vault_key, vault_entry")
             return
         with translated(self._path):
-            for _ in range(_SCRUB_TRIES):
-                busy, _frames, _moved = self._sqlite().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                if not busy:
-                    return
-                time.sleep(0.1)
+            connection = self._sqlite()
+            connection.execute("PRAGMA busy_timeout=0")  # SQLite would wait for readers with the write lock in its hand: nobody could keep anything
+            try:
+                for _ in range(_SCRUB_TRIES):
+                    busy, _frames, _moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    if not busy:
+                        return
+                    time.sleep(0.1)
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         raise StoreBroken(f"a reader holds `{self._path}`: what was deleted may still be read there\nhint: end the reading process")
 
     def _sqlite(self) -> sqlite3.Connection:

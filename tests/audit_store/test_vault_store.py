@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 from audit.store import layout
+from audit.store.errors import StoreBroken
+from audit.store.sqlite import BUSY_TIMEOUT_MS
 from audit.vault.crypto import MasterKey
 from audit.vault.entry import Entry, committed, decode_content, encode_content
 from audit.vault.store import UNDER_WAY_US, Found, VaultStore, WrongMasterKey
@@ -195,7 +198,6 @@ def test_after_an_erasure_neither_the_wrapped_key_nor_a_box_is_left_in_any_file(
 
 def test_an_erasure_is_not_called_done_while_a_reader_holds_the_old_pages(folder, monkeypatch):
     monkeypatch.setattr("audit.vault.store._SCRUB_TRIES", 1)
-    monkeypatch.setattr("audit.store.sqlite.BUSY_TIMEOUT_MS", 100)
     with VaultStore.open(folder, MASTER) as vault:
         vault.keep([entry()], NOW_US)
         reader = sqlite3.connect(layout.vault_path(folder), isolation_level=None)
@@ -206,6 +208,31 @@ def test_an_erasure_is_not_called_done_while_a_reader_holds_the_old_pages(folder
         reader.execute("COMMIT")
         reader.close()
         assert erase(vault, "ann").keys == 0
+
+
+def test_while_an_erasure_waits_for_a_reader_of_the_old_pages_everybody_else_goes_on(folder, monkeypatch):
+    waits = []
+    monkeypatch.setattr("audit.vault.store._SCRUB_TRIES", 3)
+    with VaultStore.open(folder, MASTER) as vault, VaultStore.open(folder, MASTER) as keeper:
+        vault.keep([entry()], NOW_US)
+
+        def meanwhile(_seconds: float) -> None:
+            waits.append(busy_timeout_ms(vault))
+            keeper.keep([entry("bob")], NOW_US)
+
+        monkeypatch.setattr("audit.vault.store.time.sleep", meanwhile)
+        with closing(sqlite3.connect(layout.vault_path(folder), isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM vault_entry").fetchone()
+            with pytest.raises(StoreBroken, match="what was deleted may still be read"):
+                erase(vault, "ann")
+        assert waits == [0, 0, 0], "a wait in SQLite itself would keep the write lock"
+        assert busy_timeout_ms(vault) == BUSY_TIMEOUT_MS
+        assert keeper.holds().entries == 3
+
+
+def busy_timeout_ms(vault: VaultStore) -> int:
+    return vault._sqlite().execute("PRAGMA busy_timeout").fetchone()[0]
 
 
 def test_what_is_held_is_counted_and_the_first_end_told_without_those_who_were_erased(vault):
