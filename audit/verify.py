@@ -7,8 +7,7 @@ Steps of `verify_log`:
 2. Read every entry in order; hash them to the root; compare every published tile on the way.
 3. Where something differs, find out which file is wrong: the entry, the tile, or everything together.
 4. Check every record of ours: spelling, members, writer sequence. Entries that are not ours are bytes, and counted as such.
-5. Compare with the head that was kept from last time, and look for witnesses' cosignatures that are recent: an operator can show an old head for
-   ever, and its cosignatures stay valid for ever.
+5. Compare with what was kept or seen outside of the log (`audit/independence.py`).
 
 Any C2SP tlog-tiles log can be verified; steps 4's checks then find nothing that is ours. One pass, memory independent of the size of the log
 but for the writers and calls that are open.
@@ -28,6 +27,7 @@ from typing import Any, Final
 
 import orjson
 
+from audit.independence import FRESHNESS_LIMIT_S, Kept, judge_independence
 from audit.keyring import LogKey
 from audit.keys import VerifierKey
 from audit.leaf import LeafError, parse
@@ -37,17 +37,13 @@ from audit.note import NoteError, SignedCheckpoint, open_checkpoint
 from audit.sequences import Account
 from audit.source import CHECKPOINT, LogSource, SourceError
 from audit.tiles import TILE_BYTES, WIDTH, HashTiles, TileError, TileReader, entries_path, read_tile, tile_path, tile_root
-from audit.verdict import FINDINGS_LIMIT, Check, Verdict, fork_proof
+from audit.verdict import FINDINGS_LIMIT, Check, Verdict
 
 Progress = Callable[[int, int], None]
 """(leaves checked, leaves in all), about every 4,096 leaves."""
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _RECORD_VERSION: Final = 1
-FRESHNESS_LIMIT_S: Final = 24 * 3600
-"""A cosignature older than this says nothing of today."""
-CLOCK_SKEW_S: Final = 300
-"""A cosignature may be this far ahead of the verifier's clock."""
 
 
 def verify_log(
@@ -83,7 +79,8 @@ def verify_log(
     known = _open_known(known_checkpoint, verifier_keys, origin, verdict) if known_checkpoint is not None else None
     scan = _Scan(source, head, known, verdict)
     scan.run(progress)
-    _judge_independence(head, known, scan, witnesses, verdict, (int(time.time()) if now_s is None else now_s, freshness_limit_s))
+    kept = None if known is None else Kept(known, scan.known_root)
+    judge_independence(head, kept, witnesses, verdict, now_s=int(time.time()) if now_s is None else now_s, freshness_limit_s=freshness_limit_s)
     return verdict
 
 
@@ -352,68 +349,3 @@ def _judge_completeness(account: Account, verdict: Verdict) -> None:
         check.done(f"{check.fault_count} findings in the numbers of {account.counted} records")
     else:
         check.done(f"{account.counted} records, no number of any writer is missing")
-
-
-def _judge_independence(
-    head: SignedCheckpoint, known: SignedCheckpoint | None, scan: _Scan, witnesses: Sequence[VerifierKey], verdict: Verdict, age: tuple[int, int]
-) -> None:
-    """Step 5. `age` is (now, limit) in seconds."""
-    check, said = verdict.independence, list[str]()
-    if known is not None:
-        _compare_known(head, known, scan.known_root, verdict, said)
-    stale = _judge_cosignatures(head, *age, said)
-    unseen = len(set(witnesses)) - len({one.key for one in head.cosignatures})
-    if unseen:
-        check.notes.append(f"{unseen} of the given witnesses did not cosign this head")
-    if said:
-        check.notes.extend(stale)
-        check.done("; ".join(said))
-    elif check.fault_count:
-        check.done("the kept checkpoint and this log do not agree")
-    else:
-        check.done("nothing recent to compare this head with" if stale else "nothing to compare this head with")
-        why = "; ".join(stale) or "no kept checkpoint and no witness"
-        check.doubt(f"freshness is unproven: {why}; an operator with the key could show an old or another log")
-
-
-def _judge_cosignatures(head: SignedCheckpoint, now_s: int, limit_s: int, said: list[str]) -> list[str]:
-    """Add to `said` each witness that saw this head lately; return what is wrong with the times of the others."""
-    stale = []
-    for one in head.cosignatures:
-        age_s = now_s - (one.time_s or 0)
-        if age_s > limit_s:
-            stale.append(f"witness `{one.key.name}` saw this head {_span(age_s)} ago, at {_moment(one.time_s or 0)}, more than {_span(limit_s)}")
-        elif age_s < -CLOCK_SKEW_S:
-            stale.append(f"witness `{one.key.name}` says POSIX time {one.time_s}, which is {_span(-age_s)} ahead of this clock")
-        else:
-            said.append(f"witness `{one.key.name}` saw this head at {_moment(one.time_s or 0)}")
-    return stale
-
-
-def _moment(unix_s: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s))
-
-
-def _span(seconds: int) -> str:
-    """Return a span in its largest fitting unit."""
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
-def _compare_known(head: SignedCheckpoint, known: SignedCheckpoint, known_root: bytes | None, verdict: Verdict, said: list[str]) -> None:
-    check, kept, now = verdict.independence, known.checkpoint, head.checkpoint
-    if kept.origin != now.origin:
-        check.fail(f"the kept checkpoint is of origin `{kept.origin}`, this log is `{now.origin}`")
-    elif kept.size > now.size:
-        check.fail(f"the log was cut or rolled back: a head of size `{kept.size}` was signed, it now shows `{now.size}`", index=now.size)
-    elif (proof := fork_proof(known, head)) is not None:
-        verdict.misbehaviour = proof
-        check.fail(f"the log is forked: two roots are signed for size `{kept.size}`; both notes together prove it")
-    elif known_root is None:
-        check.doubt(f"the entries could not be read up to the kept size `{kept.size}`")
-    elif known_root != kept.root:
-        check.fail(f"the log was rewritten before leaf `{kept.size}`: it does not extend the kept checkpoint; both notes together prove it")
-    elif kept.size:
-        said.append(f"the log extends the kept head of size {kept.size}")

@@ -382,16 +382,16 @@ class VaultStore:
                 connection.exec_driver_sql("VACUUM vault_key, vault_entry")
             return
         with translated(self._path):
-            connection = self._sqlite()
-            connection.execute("PRAGMA busy_timeout=0")  # SQLite would wait for readers with the write lock in its hand: nobody could keep anything
+            database = self._sqlite()
+            database.execute("PRAGMA busy_timeout=0")  # SQLite would wait for readers with the write lock in its hand: nobody could keep anything
             try:
                 for _ in range(_SCRUB_TRIES):
-                    busy, _frames, _moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    busy, _frames, _moved = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                     if not busy:
                         return
                     time.sleep(0.1)
             finally:
-                connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+                database.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         raise StoreBroken(f"a reader holds `{self._path}`: what was deleted may still be read there\nhint: end the reading process")
 
     def _sqlite(self) -> sqlite3.Connection:
