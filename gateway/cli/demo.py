@@ -20,6 +20,10 @@ def demo(
     keep: Annotated[
         bool | None, typer.Option("--keep/--no-keep", help="Go on serving at the end, until Ctrl-C. Default: when at a terminal.")
     ] = None,
+    *,
+    traffic: Annotated[
+        bool, typer.Option("--traffic", help="Go on serving, and calling with labels a second later, until Ctrl-C: for experiments of your own.")
+    ] = False,
 ) -> None:
     """Train two model versions, serve them behind the gateway, and watch an A/B test, a canary, refusals and the signed log.
 
@@ -36,9 +40,13 @@ def demo(
     signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: whatever was started is ended
     stage = Stage(directory.absolute(), free_port(), free_port())
     try:
-        Story(stage, out).tell()
+        story = Story(stage, out)
+        story.tell()
         _what_next(stage)
-        if sys.stdin.isatty() if keep is None else keep:
+        if traffic:
+            out.print("\nThe gateway goes on serving, and is called 50 times a second. Ctrl-C ends it.")
+            story.go_on(50.0)
+        elif sys.stdin.isatty() if keep is None else keep:
             out.print("\nThe gateway goes on serving. Ctrl-C ends it.")
             while True:
                 time.sleep(1)

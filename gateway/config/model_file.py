@@ -5,6 +5,7 @@ Every key is documented in `docs/configuration.md` and taught in `config/models/
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 
@@ -38,10 +39,20 @@ class Prices(FileModel):
     per_1000_output_tokens: Price | None = Field(default=None, description="Price of 1,000 output tokens; needs `capture.usage.output_tokens`.")
 
 
+def _currency(value: str) -> str:
+    if re.fullmatch(r"[A-Z]{3}", value) is None:
+        raise ValueError(f"`{value}` is not a currency; write its three capital letters (ISO 4217): EUR")
+    return value
+
+
+Currency = Annotated[str, AfterValidator(_currency), WithJsonSchema({"type": "string", "pattern": "^[A-Z]{3}$", "examples": ["EUR"]})]
+"""ISO 4217."""
+
+
 class Cost(Prices):
     """What a call costs, for records, metrics and budgets."""
 
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(description="Three letters (ISO 4217), for example EUR.")
+    currency: Currency = Field(description="Three letters (ISO 4217), for example EUR.")
 
 
 class VersionEntry(FileModel):

@@ -89,6 +89,11 @@ class Story:
         self._rule()
         self._evidence()
 
+    def go_on(self, rate_per_s: float) -> None:
+        """Call the model with held-out cases, and tell their labels, until interrupted."""
+        while True:
+            self._calls(round(rate_per_s), quiet=True, rate_per_s=rate_per_s)
+
     # --- acts -----------------------------------------------------------------------------------------------------------------------------
 
     def _models(self) -> None:
@@ -203,10 +208,10 @@ class Story:
 
     # --- what acts are made of ------------------------------------------------------------------------------------------------------------
 
-    def _calls(self, count: int, *, quiet: bool = False) -> Any:
+    def _calls(self, count: int, *, quiet: bool = False, rate_per_s: float = RATE_PER_S) -> Any:
         """Send calls, then their labels."""
         stage = self._stage
-        plan = self._traffic.Plan(stage.front, stage.keys["product"], RATE_PER_S, 16, MODEL)
+        plan = self._traffic.Plan(stage.front, stage.keys["product"], rate_per_s, 16, MODEL)
         batch = list(itertools.islice(self._cases, count))
         columns = (TextColumn("  [dim]{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn())
         with Progress(*columns, console=self._console, transient=True, disable=quiet) as progress:

@@ -120,6 +120,22 @@ class Log:
         return [(idx, leaf_bytes(record)) for idx, record in enumerate(self.records)]
 
 
+CONSUMED = st.one_of(
+    st.just({}),
+    st.just({"unread": 1}),
+    st.fixed_dictionaries({"input_tokens": st.integers(0, 10**6)}),
+    st.fixed_dictionaries(
+        {
+            "input_tokens": st.integers(0, 10**6),
+            "output_tokens": st.integers(0, 10**6),
+            "cost_nano": st.integers(0, 10**12),
+            "currency": st.sampled_from(["EUR", "USD"]),
+        }
+    ),
+)
+"""What a call consumed: nothing asked for, nothing said, tokens alone, tokens and their cost."""
+
+
 @st.composite
 def logs(draw: st.DrawFn, max_records: int = 40) -> Log:
     """A history: each draw appends one record; labels, outcomes and corrections refer to earlier or unknown decisions."""
@@ -139,6 +155,7 @@ def logs(draw: st.DrawFn, max_records: int = 40) -> Log:
                 score_ppm=draw(st.integers(0, 1_000_000)),
                 latency_us=draw(st.integers(0, 10_000_000)),
                 model=draw(st.sampled_from(["credit-risk", "churn"])),
+                usage={"rows": 1, "bytes_in": 10, "bytes_out": 20, **draw(CONSUMED)},
                 **arms,
             )
         elif kind == "refused":

@@ -309,3 +309,37 @@ def test_the_positive_class_and_a_condition_may_be_a_declared_class_in_its_own_w
     assert (told["positive"], told["quality"]["tpr"]["value_ppm"]) == ("golden retriever", 1_000_000)
     some = only_model(log, classes=named, positive="golden retriever", observed_when={"credit-risk": 'prediction == "golden retriever"'})
     assert some["quality"]["precision"]["value_ppm"] == 750_000, "what the condition selects is identified"
+
+
+@settings(max_examples=60, deadline=None)
+@given(log=logs())
+def test_tokens_and_cost_are_the_sums_of_what_calls_said_by_version_and_in_all(log: Log):
+    for model in described(log.leaves())["models"]:
+        records = [record for record in log.records if record["type"] == "call" and record["model"]["name"] == model["model"]]
+        for group, mine in (
+            (model, records),
+            *((found, [record for record in records if record["model"]["version"] == found["version"]]) for found in model["versions"]),
+        ):
+            said = [record["usage"] for record in mine if {"input_tokens", "cost_nano"} & record["usage"].keys()]
+            unread = sum("unread" in record["usage"] for record in mine)
+            usage = group["usage"]
+            if not said and not unread:
+                assert usage is None
+                continue
+            assert (usage["calls"], usage["unread"]) == (len(said), unread)
+            assert usage["input_tokens"] == sum(one["input_tokens"] for one in said)
+            assert usage["output_tokens"] == sum(one.get("output_tokens", 0) for one in said)
+            for cost in usage["cost"]:
+                paid = [one["cost_nano"] for one in said if one.get("currency") == cost["currency"]]
+                assert cost["calls"] == len(paid)
+                assert abs(1000 * cost["total_micro"] - sum(paid)) <= 500
+                assert abs(cost["per_call_nano"] * len(paid) - sum(paid)) <= len(paid) / 2
+
+
+def test_a_log_in_which_nothing_says_what_it_consumed_shows_no_table_of_it():
+    log = Log()
+    log.call()
+    assert only_model(log)["usage"] is None
+    log.call(usage={"rows": 1, "bytes_in": 1, "bytes_out": 1, "unread": 1})
+    assert only_model(log)["usage"] == {"calls": 0, "unread": 1, "input_tokens": 0, "output_tokens": 0, "cost": []}
+    assert "1 replies did not say what they consumed" in " ".join(described(log.leaves())["limits"])
