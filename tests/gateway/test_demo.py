@@ -68,4 +68,4 @@ def decide_an_experiment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for line in COMMANDS[2:-2]:
         run(line)
     wait_until(lambda: "Rolled back" in run(COMMANDS[-2]), "the evidence to decide", 300, 2)
-    assert "accuracy was proven worse" in run(COMMANDS[-1])
+    assert "Harm is proven: accuracy." in run(COMMANDS[-1])
