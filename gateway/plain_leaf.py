@@ -28,7 +28,7 @@ _LEAF: Final = (
     '"outcome":{"latency_us":%d,"stages":{"decide_us":%d,"upstream_us":%d},"status":%d},'
     '"payload":{"in":"%s","out":"%s"},'
     '%s%s"route":%s,%s"subject":"%s",%s"time":"%s",%s"type":"call",'
-    '"usage":{"bytes_in":%d,"bytes_out":%d,"rows":%d},"v":1'
+    '"usage":{"bytes_in":%d,"bytes_out":%d,%s"rows":%d%s},"v":1'
 )
 
 
@@ -92,7 +92,9 @@ class PlainLeaves:
                 "" if record.trace is None else f'"trace":"{record.trace}",',
                 record.bytes_in,
                 record.bytes_out,
+                "" if not record.metered or "unread" in record.metered else part(record.metered)[1:-1] + ",",  # all its keys stand before `rows`
                 record.rows,
+                "" if not record.metered or "unread" not in record.metered else ',"unread":1',
             )
         ).encode()
 

@@ -33,6 +33,7 @@ LEAVES = PlainLeaves()
 """One memo for all examples: what one call left in it must not be seen in another."""
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 counts = st.integers(0, 2**40)
+CONSUMED = {"cost_nano": counts, "currency": st.just("EUR"), "input_tokens": counts, "output_tokens": counts}
 names = st.from_regex(r"[\w.:/+#%=<>,-]{1,64}", fullmatch=True)
 
 
@@ -64,6 +65,7 @@ def ended(draw) -> CallRecord:
     record.trace = draw(st.none() | digests)
     record.prediction = draw(st.none() | names)
     record.score_ppm = draw(st.none() | st.integers(-(10**15), 10**15))
+    record.metered = draw(st.none() | st.just({"unread": 1}) | st.fixed_dictionaries({}, optional=CONSUMED))
     return record
 
 
