@@ -13,6 +13,7 @@ Rules:
   bounds is refused whole, also when another key signed it rightly: somebody used a key that had ended, or had not begun.
 - The key of a stolen or lost machine is revoked by an `until` at the last size that is known to be honest (a kept or witnessed head).
 - Unknown words, bounds that exclude everything, and one key twice are errors: a policy is read whole or not at all.
+- A line ends with a newline and with nothing else: what looks like a part of a comment is one.
 
 Example:
     policy = parse_policy(Path("log.keys").read_text())
@@ -78,7 +79,7 @@ def plain(key: LogKey) -> VerifierKey:
 
 def is_policy(text: str) -> bool:
     """Say whether a file's text is a policy rather than one bare key."""
-    return any(line.split(" ", 1)[0] in {"log", "witness"} for line in text.splitlines())
+    return any(line.split(" ", 1)[0] in {"log", "witness"} for line in text.split("\n"))
 
 
 def parse_policy(text: str) -> KeyPolicy:
@@ -91,7 +92,7 @@ def parse_policy(text: str) -> KeyPolicy:
         raise InvalidKey(f"a key policy has at most {POLICY_LIMIT_BYTES} characters")
     log_keys: list[BoundedKey] = []
     witnesses: list[VerifierKey] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.split("#", 1)[0].split()
         if not words:
             continue

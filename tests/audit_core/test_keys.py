@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit.keyring import is_policy, parse_policy
 from audit.keys import (
     COSIGNATURE_V1,
     ED25519,
@@ -163,3 +164,11 @@ def test_a_huge_or_binary_secret_file_is_refused(tmp_path):
         (tmp_path / name).chmod(0o600)
         with pytest.raises(InvalidKey, match=r"larger|UTF-8"):
             read_secret(f"file:{name}", base=tmp_path, environ={})
+
+
+@pytest.mark.parametrize("hidden", ["\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x85", "\r"])
+def test_a_key_policy_has_no_line_that_a_person_reads_as_part_of_a_comment(hidden):
+    own, other = (str(SigningKey.generate("log.example", seed=bytes([number]) * 32).verifier) for number in (1, 2))
+    policy = parse_policy(f"# Keys of log.example{hidden}log {other}\r\nlog {own} from 5\r\n")
+    assert [(str(one.key), one.first_size) for one in policy.log_keys] == [(own, 5)]
+    assert not is_policy(f"# a vkey{hidden}log {other}\n")
