@@ -50,6 +50,9 @@ EXIT_IO: Final = 74
 """A write failed; a restart reads what is there."""
 
 _DRAIN_S: Final = 2.0
+_OUTLAST_S: Final = 12.0
+"""How long a recorder that was asked to end waits for its writers to close their books: longer than a worker finishes its calls."""
+_OUTLAST_LOOK_S: Final = 0.05
 _CENSUS_S: Final = 0.25
 """How often dead writers are looked for."""
 _PASSES_TO_READ_ALL: Final = 3
@@ -86,9 +89,15 @@ class Recorder:
         self._sockets = Switchboard(listener)
         self._census = Census(layout.run_dir(data_dir), store, self._identity, clock.boot_id)
         self._stopping = False  # set by `stop`
+        self._hurried = False  # set by `stop`
 
-    def stop(self) -> None:
-        """Ask `run` to drain what has arrived and to end. Safe from a signal handler."""
+    def stop(self, *, at_once: bool = True) -> None:
+        """Ask `run` to drain what has arrived and to end. Safe from a signal handler.
+
+        Args:
+            at_once: Do not wait until the writers that are connected have closed their books. A second call does not wait either.
+        """
+        self._hurried = at_once or self._stopping
         self._stopping = True
 
     def run(self, wakeup: socket.socket | None = None) -> None:
@@ -112,6 +121,7 @@ class Recorder:
                 if now_s >= census_at_s:
                     self._state_ends()
                     census_at_s = now_s + _CENSUS_S
+            self._outlast_writers()
             self._drain()
         except StoreBroken as error:
             self._sockets.refuse_all(wire.STORE_BROKEN, str(error))
@@ -264,6 +274,12 @@ class Recorder:
         self._store.commit()
         self._own_seq += 1
 
+    def _outlast_writers(self) -> None:
+        """Serve on while writers are connected that have not closed their books: whoever ends a whole group of processes at once ends them too."""
+        until_s = time.monotonic() + _OUTLAST_S
+        while not self._hurried and time.monotonic() < until_s and any(not self._store.position(key).ended for key in self._sockets.connected()):
+            self._pass(_OUTLAST_LOOK_S)
+
     def _drain(self) -> None:
         """Commit what has arrived, then close the recorder's own epoch."""
         until_s = time.monotonic() + _DRAIN_S
@@ -302,12 +318,12 @@ def _check_owner(key: WriterKey, batch: wire.Batch) -> None:
 
 
 @contextlib.contextmanager
-def _stop_signals(stop: Callable[[], None]) -> Iterator[socket.socket]:
-    """Call `stop` on SIGTERM and SIGINT; give a socket that a signal makes readable, so that no wait outlasts it."""
+def _stop_signals(stop: Callable[[signal.Signals], None]) -> Iterator[socket.socket]:
+    """Call `stop` with SIGTERM or SIGINT; give a socket that a signal makes readable, so that no wait outlasts it."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, lambda came, _: stop(signal.Signals(came))) for number in (signal.SIGTERM, signal.SIGINT)}
     before_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield reader
@@ -320,7 +336,7 @@ def _stop_signals(stop: Callable[[], None]) -> Iterator[socket.socket]:
 
 
 def main(data_dir: Path, listening_socket_fd: int, node: str) -> int:
-    """Run the recorder until SIGTERM and return its exit code.
+    """Run the recorder until SIGTERM, and until its writers have closed their books, or until SIGINT; return its exit code.
 
     Args:
         data_dir: The data directory.
@@ -335,7 +351,7 @@ def main(data_dir: Path, listening_socket_fd: int, node: str) -> int:
         except StoreError as error:
             return _complain(error, EXIT_REFUSED)
         recorder = Recorder(data_dir, store, listener, node, Clock(machine_boot_id()))
-        with _stop_signals(recorder.stop) as wakeup:
+        with _stop_signals(lambda came: recorder.stop(at_once=came == signal.SIGINT)) as wakeup:
             try:
                 recorder.run(wakeup)
                 store.close()

@@ -56,15 +56,16 @@ class CannotListen(Exception):  # noqa: N818 - says what happened
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent(parent: int) -> None:
-    """Have the kernel send this process SIGTERM when its parent dies (prctl(2)); on other systems than Linux, do nothing.
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when its parent dies (prctl(2)); on other systems than Linux, do nothing.
 
     Args:
         parent: process id of the parent, as the parent itself told it.
+        number: which signal.
     """
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
     if os.getppid() != parent:  # it died before the kernel knew
         sys.exit(int(Status.OK))
 
@@ -82,8 +83,8 @@ class Child:
     start_at_s: float = 0.0
 
     def start(self) -> None:
-        """Start the process."""
-        self.process = subprocess.Popen(self.command, pass_fds=self.inherits)
+        """Start the process, in a group of its own: Ctrl-C is the parent's to hear, which ends its children in their order."""
+        self.process = subprocess.Popen(self.command, pass_fds=self.inherits, process_group=0)
         self.started_s = time.monotonic()
 
 

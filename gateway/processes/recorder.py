@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True, help="process id of the parent; this process ends with it")
     parser.add_argument("--listen", type=int, required=True, help="inherited Unix socket")
     chosen = parser.parse_args(arguments)
-    end_with_parent(chosen.parent)
+    end_with_parent(chosen.parent, signal.SIGINT)  # at once: the next gateway's recorder must not find the store in use
     logs.configure("recorder")
     return run(chosen.data, chosen.listen, f"{chosen.node}.recorder")
 

@@ -250,6 +250,7 @@ class Deployment:
                 stderr=log,
                 cwd=CHECKOUT,
                 env=ENVIRONMENT | self.environment,
+                process_group=0,
             )
         if wait:
             self.wait_ready()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,29 @@ def test_the_log_of_a_stopped_gateway_has_no_open_writer(serving: Deployment):
     assert verdict.completeness.notes == []
     assert serving.log.records[-1]["writer"]["node"] == "t.recorder"
     assert not (serving.data / "run" / "parting").exists()
+
+
+def everyone_closed(deployment: Deployment) -> bool:
+    opened, closed = ({record["writer"]["node"] for record in deployment.log.of_type(kind)} for kind in ("writer.open", "writer.close"))
+    return opened == closed and not deployment.log.of_type("log.lost")
+
+
+def test_ctrl_c_is_for_the_parent_alone_which_ends_the_others_in_order(serving: Deployment):
+    assert serving.process is not None
+    os.killpg(serving.process.pid, signal.SIGINT)
+    assert serving.process.wait(40) == 0
+    assert everyone_closed(serving)
+    assert (serving.verify().completeness.grade, open_writers(serving)) == ("ok", [])
+    assert "Traceback" not in serving.output()
+
+
+def test_told_to_end_all_at_once_the_recorder_waits_for_its_writers(serving: Deployment):
+    for name in serving.pids():
+        serving.signal(name, signal.SIGTERM)
+    assert serving.process is not None
+    assert serving.process.wait(40) == 0
+    assert everyone_closed(serving)
+    assert "Traceback" not in serving.output()
 
 
 @pytest.mark.slow
