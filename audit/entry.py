@@ -119,7 +119,8 @@ class Entry(msgspec.Struct, frozen=True):
     subject: str | None = None
     parents: tuple[str, ...] = ()
     model: Model | str | None = None
-    version: str | None = None
+    version: str | int | None = None
+    """Of the model, as text; a number where the record is about a trust root."""
     digest: str | None = None
     route: Route | None = None
     policy: Policy | None = None
@@ -173,7 +174,7 @@ class Entry(msgspec.Struct, frozen=True):
     @property
     def model_version(self) -> str | None:
         """Version of the model concerned."""
-        return self.model.version if isinstance(self.model, Model) else self.version
+        return self.model.version if isinstance(self.model, Model) else text_of(self.version)
 
 
 class HeadingModel(msgspec.Struct, frozen=True, gc=False):
@@ -214,12 +215,17 @@ class Heading(msgspec.Struct, frozen=True, gc=False):
     subject: str | None = None
     parents: tuple[str, ...] = ()
     model: HeadingModel | str | None = None
-    version: str | None = None
+    version: str | int | None = None
     route: _HeadingRoute | None = None
     policy: _HeadingPolicy | None = None
     outcome: _HeadingOutcome | None = None
     decision: str | None = None
     experiment: str | None = None
+
+
+def text_of(version: str | int | None) -> str | None:
+    """Return a model's version; None for the number of a trust root, which is no model's."""
+    return version if isinstance(version, str) else None
 
 
 _decoder = msgspec.json.Decoder(Entry)

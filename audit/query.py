@@ -23,7 +23,7 @@ from itertools import takewhile
 
 import msgspec
 
-from audit.entry import CALL_TYPES, HeadingModel, read_heading, time_text, time_us
+from audit.entry import CALL_TYPES, HeadingModel, read_heading, text_of, time_text, time_us
 
 UNREADABLE = "unreadable"
 """Type given to a leaf that is not a record this version can read, so that it is counted and can be asked for."""
@@ -238,7 +238,7 @@ def row_of(idx: int, leaf: bytes) -> Row:
     elif kind == "outcome":
         decision = heading.parents[0] if heading.parents else None
     name = model.name if isinstance(model, HeadingModel) else model
-    version = model.version if isinstance(model, HeadingModel) else heading.version
+    version = model.version if isinstance(model, HeadingModel) else text_of(heading.version)
     return Row(
         idx,
         heading.time,

@@ -28,6 +28,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from audit.entry import read_entry, read_heading
 from audit.follow import Follower
 from audit.keys import SigningKey, VerifierKey, save_signing_key
 from audit.source import open_directory
@@ -98,6 +99,7 @@ class Log:
         while rows := self._follower.read(len(self.records)):
             for _, leaf in rows:
                 record = msgspec.json.decode(leaf)
+                assert None not in (read_entry(leaf), read_heading(leaf)), f"reports and queries can read {record}"
                 assert record["id"] not in self.by_id, "no record stands in the log twice"
                 self.records.append(record)
                 self.by_id[record["id"]] = record
