@@ -150,7 +150,8 @@ class Entry(msgspec.Struct, frozen=True):
     count: int | None = None
     person: str | None = None
     approval_id: str | None = None
-    signed: bool | None = None
+    signed: bool | tuple[Any, ...] | None = None
+    """Of an approval: whether its signatures were checked. Of a step and of an erasure: the consents it rests on."""
     evidence: dict[str, Any] | None = None
     erasure: Any = None
     entries: Any = None

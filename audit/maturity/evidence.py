@@ -159,7 +159,7 @@ def _take_call(evidence: Evidence, idx: int, decision: Entry, end: Entry, labels
 def _take_change(evidence: Evidence, idx: int, entry: Entry) -> None:
     evidence.changes.add(idx, entry.time)
     evidence.changers.add(entry.actor.id)
-    if entry.signed:
+    if entry.signed is True:
         evidence.signed_changes.add(idx, entry.time)
 
 
