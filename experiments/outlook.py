@@ -19,6 +19,7 @@ from experiments.document import ExperimentDocument
 from experiments.evidence import Evidence
 from experiments.judge import judge
 from experiments.observations import MetricEvidence
+from experiments.pairs import SHADOW, Limit, PairEvidence, judge_pairs
 from experiments.verdict import MetricVerdict
 
 FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 35.0, 60.0, 100.0)
@@ -63,6 +64,41 @@ def outlook(document: ExperimentDocument, evidence: Evidence) -> list[Outlook]:
             words = f"at the rates seen, not even {FACTORS[-1]:g} times as many units would decide `{arm}`; the margin is too narrow"
             told.append(Outlook(metric, arm, f"{metric}: {words}"))
     return told
+
+
+def outlook_of_pairs(document: ExperimentDocument, evidence: PairEvidence) -> list[Outlook]:
+    """Return one line for each limit of a shadow that is neither proven kept nor broken: how many more calls of the same kind would prove it."""
+    held = [found.metric for found in judge_pairs(document, evidence).metrics if found.outcome == "hold"]
+    waiting = {name for name in held if evidence.limits[name].pairs}
+    decided: dict[str, tuple[int, str]] = {}
+    for factor in FACTORS:
+        if not waiting:
+            break
+        scaled = msgspec.structs.replace(evidence, limits={name: _more_pairs(limit, factor) for name, limit in evidence.limits.items()})
+        for found in judge_pairs(document, scaled).metrics:
+            if found.metric in waiting and found.outcome != "hold":
+                waiting.discard(found.metric)
+                decided[found.metric] = round(evidence.limits[found.metric].pairs * (factor - 1)), found.outcome
+    return [_line_of_pairs(name, evidence.limits[name], decided.get(name)) for name in held]
+
+
+def _line_of_pairs(name: str, limit: Limit, decided: tuple[int, str] | None) -> Outlook:
+    if not limit.pairs:
+        return Outlook(name, SHADOW, f"{name}: nothing compared yet; nothing can be said")
+    if decided is None:
+        words = f"{name}: at the rate seen, not even {FACTORS[-1]:g} times as many calls would decide it; it is too near its limit"
+        return Outlook(name, SHADOW, words)
+    more, outcome = decided
+    proof = "kept" if outcome == "fine" else "broken"
+    return Outlook(name, SHADOW, f"{name}: at the rate seen, about {more:,} more calls would prove the limit {proof}", outcome, more)
+
+
+def _more_pairs(limit: Limit, factor: float) -> Limit:
+    means = limit.means
+    if means is not None:
+        excess = stats.Moments(round(means.excess.n * factor), means.excess.mean, means.excess.variance)
+        means = msgspec.structs.replace(means, excess=excess, unsaid=round(means.unsaid * factor))
+    return msgspec.structs.replace(limit, pairs=round(limit.pairs * factor), broken=round(limit.broken * factor), means=means)
 
 
 def _obstacle(document: ExperimentDocument, evidence: Evidence, held: MetricVerdict) -> str:

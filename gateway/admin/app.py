@@ -194,7 +194,8 @@ class Pages:
         found = self._state.rollouts.running[name]
         looks = [*found.looks, *([] if found.evidence is None else [(found.seen_until, found.evidence)])]
         shown = await asyncio.to_thread(self.board.of, found.document, looks)
-        outlook = [] if not looks or found.evidence is None else (await asyncio.to_thread(self.board.now, found.document, looks[-1]))["outlook"]
+        evidence = found.evidence or found.pairs
+        outlook = [] if evidence is None else (await asyncio.to_thread(self.board.now, found.document, found.seen_until, evidence))["outlook"]
         buttons = buttons_for(found, principal) if self._state.leader() is None else []
         refused = CODES.get(request.query_params.get("refused", ""))
         return self.render(

@@ -59,6 +59,14 @@ def _consequence(found: Running, verb: Verb) -> str:
         "approve": f"This step may be left: the person it names ({document.steps[found.state.step].approve}) signs.",
         "promote": f"Within a second version {document.arms.get(winner, '')} ({winner}) serves everyone. `rollback` takes it back.",
     }
+    if document.strategy == "shadow":
+        told |= {
+            "start": "The plan is hashed and committed, then calls are mirrored. Callers notice nothing.",
+            "resume": "Calls are mirrored again as before the pause.",
+            "pause": "Within a second nothing is mirrored any more; callers notice nothing. What was compared is kept, and the deadline goes on.",
+            "rollback": "Within a second nothing is mirrored any more, for good; callers notice nothing. This shadow does not run again.",
+            "stop": "It ends without a decision: nothing is mirrored any more, and callers notice nothing. It does not run again.",
+        }
     if verb == "promote" and needs_signatures(found, verb):
         return told[verb] + " It is not proven fine: two approvers sign, and the record says so for good."
     return told[verb]

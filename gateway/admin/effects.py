@@ -21,6 +21,7 @@ from audit.reports.effect_chart import effect_chart
 from audit.reports.figures import gap, rate
 from experiments.document import ExperimentDocument
 from experiments.evidence import Evidence
+from experiments.pairs import PairEvidence
 
 _MOST_KEPT: Final = 2000
 Look = tuple[str, Evidence]
@@ -48,11 +49,12 @@ class EffectBoard:
         trail = [(time, self._effects(document, time, evidence)) for time, evidence in looks]
         return [self._shown(effect, trail) for effect in trail[-1][1]]
 
-    def now(self, document: ExperimentDocument, look: Look) -> dict[str, Any]:
-        """Return what a person at a terminal asks: effects in ppm and in words, and what would change the verdict."""
-        from experiments.outlook import outlook  # noqa: PLC0415 - SciPy, only when someone asks
+    def now(self, document: ExperimentDocument, time: str, evidence: Evidence | PairEvidence) -> dict[str, Any]:
+        """Return what a person at a terminal asks: effects in ppm and in words (a shadow has none), and what would change the verdict."""
+        from experiments.outlook import outlook, outlook_of_pairs  # noqa: PLC0415 - SciPy, only when someone asks
 
-        time, evidence = look
+        if isinstance(evidence, PairEvidence):
+            return {"effects": [], "outlook": [one.words for one in outlook_of_pairs(document, evidence)]}
         found = self._effects(document, time, evidence)
         return {
             "effects": [{**effect, "words": _sentence(effect)} for effect in found],

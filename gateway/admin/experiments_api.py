@@ -72,8 +72,9 @@ class ExperimentsApi:
             raise Refusal("unknown_experiment", f"no experiment `{name}`") from None
         found = self._state.rollouts.running[name]
         now: dict[str, Any] = {"effects": [], "outlook": []}
-        if found.evidence is not None:
-            now = await asyncio.to_thread(self._board.now, found.document, (found.seen_until, found.evidence))
+        evidence = found.evidence or found.pairs
+        if evidence is not None:
+            now = await asyncio.to_thread(self._board.now, found.document, found.seen_until, evidence)
         return JSONResponse({**told, **now})
 
     async def _step(self, request: Request) -> Response:

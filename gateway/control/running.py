@@ -15,7 +15,7 @@ from experiments.breaker import Window
 from experiments.document import ExperimentDocument
 from experiments.evidence import Evidence, Fold
 from experiments.judge import judge
-from experiments.pairs import PairFold, judge_pairs
+from experiments.pairs import PairEvidence, PairFold, judge_pairs
 from experiments.rollout import RolloutState
 from experiments.slices import slice_findings
 from experiments.verdict import NO_DATA, Verdict
@@ -57,12 +57,15 @@ class Running:
     next_look: int = 25
     evidence: Evidence | None = None
     """Counts of the last verdict."""
+    pairs: PairEvidence | None = None
+    """The same of a shadow."""
     seen_until: str = ""
     """Time of the newest record taken in."""
 
     def look(self) -> None:
-        """Keep the counts if the units have grown enough since they were last kept."""
-        if isinstance(self.fold, Fold) and self.fold.unit_count >= self.next_look:
+        """Keep the counts if the units have grown enough since they were last kept; not once it has ended: the verdict rests on what it had then."""
+        is_going_on = self.state.phase in ("running", "paused")
+        if is_going_on and isinstance(self.fold, Fold) and self.fold.unit_count >= self.next_look:
             self.looks.append((self.seen_until, self.fold.evidence()))
             self.next_look = math.ceil(self.fold.unit_count * _LOOK_GROWTH)
 
@@ -70,7 +73,8 @@ class Running:
         """Judge what was fed since the last verdict."""
         self.fed = 0
         if isinstance(self.fold, PairFold):
-            self.verdict = judge_pairs(self.document, self.fold.evidence())
+            self.pairs = self.fold.evidence()
+            self.verdict = judge_pairs(self.document, self.pairs)
         else:
             self.evidence = self.fold.evidence()
             self.verdict = judge(self.document, self.evidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -18,11 +19,13 @@ from hypothesis import strategies as st
 from audit.store.errors import TermLost
 from experiments import preregistration
 from experiments.document import BreakerDocument, HoldoutDocument
+from experiments.evidence import Fold
 from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
-from experiments.rollout import Action
+from experiments.rollout import Action, initial
 from gateway.control.orders import Order
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
+from gateway.control.running import Running
 
 FIRST = experiment()
 VARIANTS = {
@@ -450,3 +453,24 @@ def test_a_holdout_that_has_ended_is_released():
     day_us = 86_400_000_000
     assert controller.rollouts.live(A_SECOND_LATER_US)["x"].holdout_released is False
     assert controller.rollouts.live(A_SECOND_LATER_US + day_us)["x"].holdout_released is True
+
+
+class Counting(Fold):
+    """Evidence of as many units as it is told."""
+
+    unit_count = 0
+
+    def __init__(self) -> None:
+        """Count nothing by itself."""
+
+    def evidence(self) -> str:
+        return f"{self.unit_count} units"
+
+
+def test_looks_are_kept_while_it_goes_on_and_not_after_it_has_ended():
+    """What comes in late is not what the verdict rested on: drawn as one line, the end would contradict the verdict."""
+    found = Running(FIRST, "digest", initial(FIRST, 1), Counting(), None)
+    for units, phase in ((30, "running"), (60, "paused"), (200, "rolled_back"), (400, "promoted")):
+        found.fold.unit_count, found.state = units, replace(found.state, phase=phase)
+        found.look()
+    assert [counts for _, counts in found.looks] == ["30 units", "60 units"]

@@ -129,6 +129,14 @@ def test_the_experiment_page_tells_who_answered_and_where_the_sample_ratio_is_of
     assert text.count("nothing that rests on it is judged") == 1
 
 
+def test_the_page_of_a_shadow_speaks_of_calls_and_says_what_would_change_its_verdict():
+    text = rendered(
+        "experiment.html", e={**experiment("running"), "strategy": "shadow"}, outlook=["label: about 40 more calls would prove the limit kept"]
+    )
+    assert [word for word in ("Calls mirrored", "Counted by call", "What would change this", "about 40 more calls") if word not in text] == []
+    assert [word for word in ("Counted by unit", "Units seen", "Units compared") if word in text] == []
+
+
 def test_an_experiment_without_data_says_that_no_data_is_a_hold():
     nothing = {**experiment("running"), "metrics": [], "reasons": ["no data yet"], "history": []}
     assert "No data is a hold" in rendered("experiment.html", e=nothing)

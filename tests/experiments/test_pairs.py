@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument, PartDocument, ShadowDocument, StepDocument
-from experiments.pairs import PairFold, judge_pairs
+from experiments.outlook import outlook_of_pairs
+from experiments.pairs import Limit, PairEvidence, PairFold, judge_pairs
 from experiments.rollout import apply, initial, step
 from experiments.shares import WHOLE
 
@@ -279,3 +280,42 @@ def test_looking_at_costs_after_every_pair_proves_nothing_false_more_often_than_
         crossed = mean + half < 0 if wrong == "fine" else mean - half > 0
         false += bool(crossed[stats.BURN_IN_UNITS - 1 :].any())
     assert false / runs <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / runs)
+
+
+# --- what would change a verdict ----------------------------------------------------------------------------------------------------------
+
+
+def evidence_of(**limits: tuple[int, int]) -> PairEvidence:
+    """Evidence of limits of 5 %: (calls, calls that broke it)."""
+    return PairEvidence(max(pairs for pairs, _ in limits.values()), {name: Limit(pairs, broken, 50_000) for name, (pairs, broken) in limits.items()})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "broken", "words", "outcome"),
+    [
+        (40, 0, "more calls would prove the limit kept", "fine"),
+        (60, 6, "more calls would prove the limit broken", "harm"),
+        (2000, 100, "not even 100 times as many calls would decide it", None),
+        (0, 0, "nothing compared yet", None),
+    ],
+)
+def test_a_shadow_says_how_many_more_calls_would_decide_a_limit(pairs, broken, words, outcome):
+    (told,) = outlook_of_pairs(shadow_of(PART), evidence_of(label=(pairs, broken)))
+    assert words in told.words
+    assert told.outcome == outcome
+
+
+@settings(max_examples=30)
+@given(pairs=st.integers(1, 400), share=st.floats(0, 0.2))
+def test_with_as_many_more_calls_of_the_same_kind_the_judge_says_so(pairs, share):
+    document, broken = shadow_of(PART), round(pairs * share)
+    for told in outlook_of_pairs(document, evidence_of(label=(pairs, broken))):
+        if told.more_units is not None:
+            factor = (pairs + told.more_units) / pairs
+            (found,) = judge_pairs(document, evidence_of(label=(round(pairs * factor), round(broken * factor)))).metrics
+            assert found.outcome == told.outcome
+
+
+def test_a_limit_that_is_decided_needs_no_more_calls():
+    document = shadow_of(PART)
+    assert [told.metric for told in outlook_of_pairs(document, evidence_of(label=(1000, 0), other=(50, 2)))] == ["other"]
