@@ -3,7 +3,7 @@
 Most of a leaf's 1.4 kB stays the same from call to call: who called, the version, its approvals, what policies said. Building all of it as a
 document and writing that as JSON costs more than deciding the call. Here those parts are rendered once, checked by `audit.leaf`, and joined with what
 varies: numbers, hex digests, names. The bytes are those that `audit.leaf.render(record.call())` gives; `tests/gateway_core/test_plain_leaf.py` and
-every lane of its harness hold them to that. A call that is not plain (refused, streamed, changed, captured or metered, failed upstream) is declined.
+every lane of its harness hold them to that. A call that is not plain (refused, streamed, changed or captured, failed upstream) is declined.
 
 Example::
 
@@ -107,7 +107,6 @@ def _is_plain(record: CallRecord, decision: Decision) -> bool:
         and record.code is None
         and record.reply_policy is None
         and record.kept is None
-        and record.metered is None
         and record.committed_in is not None
         and record.committed_out is not None
         and record.committed_to_model is None

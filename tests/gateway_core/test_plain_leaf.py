@@ -102,7 +102,6 @@ def plain() -> CallRecord:
         ("fault", "closed"),
         ("reply_policy", {"decision": "allow"}),
         ("kept", object()),
-        ("metered", {"tokens_in": 3}),
         ("committed_in", None),
         ("committed_out", None),
         ("committed_to_model", "cc"),
@@ -123,7 +122,7 @@ def test_a_call_that_is_not_plain_is_declined(name, value):
 SAID = {"bytes_in": 7, "code": "odd", "decision": None, "prediction": "yes", "rows": 7, "score_ppm": 7, "status": 418, "subject": "cd", "trace": "ef"}
 SAID |= dict.fromkeys(("bytes_out", "decided_us", "latency_us", "upstream_us"), 7) | dict.fromkeys(("fault", "vault"), "odd")
 SAID |= dict.fromkeys(("committed_in", "committed_out", "committed_to_model", "committed_from_model"), "ee")
-SAID |= {"reply_policy": {"decision": "allow"}, "metered": {"tokens_in": 3}, "streamed": True}
+SAID |= {"reply_policy": {"decision": "allow"}, "metered": {"input_tokens": 3}, "streamed": True}
 NOT_IN_A_LEAF = {"facts", "kept", "promised", "wants_receipt"}
 
 
