@@ -93,16 +93,16 @@ def stop(process: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for pid, started in below:
-        if not _gone_within(pid, started, 2.0):
+    for pid, since in below:
+        if not _gone_within(pid, since, 2.0):
             os.kill(pid, signal.SIGKILL)
-            _gone_within(pid, started, 2.0)
+            _gone_within(pid, since, 2.0)
 
 
-def _gone_within(pid: int, started: str | None, seconds: float) -> bool:
+def _gone_within(pid: int, since: str | None, seconds: float) -> bool:
     """Wait for a process to end. A pid used again has another start time and is none of ours."""
     deadline_at = time.monotonic() + seconds
-    while started is not None and started(pid) == started:
+    while since is not None and started(pid) == since:
         if time.monotonic() > deadline_at:
             return False
         time.sleep(0.02)
