@@ -1,7 +1,7 @@
 """A writer's end of the log: numbers records, hands them to the recorder in batches, knows what is committed.
 
-Used by workers (uvloop) and the controller, from one event loop. `append` is synchronous and takes microseconds; batches leave within 5 ms, or at
-256 records or 1 MiB. Every record is kept until it is acknowledged and sent again after a reconnect: the recorder knows it by its number.
+Used by workers (uvloop) and the controller, from one event loop. `append` is synchronous and takes microseconds; batches leave within `flush_s`, at
+256 records or at 1 MiB. Every record is kept until it is acknowledged and sent again after a reconnect: the recorder knows it by its number.
 
 Rules:
 - The high-water mark is raised before a record may leave, so a record can be lost with its process but never unnoticed.
@@ -105,6 +105,7 @@ class Journal:
         *,
         clock: Clock,
         limits: Limits | None = None,
+        flush_s: float = FLUSH_S,
     ) -> None:
         """Prepare a writer; `open` starts it.
 
@@ -115,6 +116,7 @@ class Journal:
             highwater: Claimed for the same node and epoch; closed by `close`.
             clock: For batch ages, and for `writer.open` and `writer.close`.
             limits: Bounds of the queue.
+            flush_s: How long a record may wait for others to travel with; a commit costs as much for one as for many. `flush` does not wait.
         """
         if (highwater.node, highwater.epoch) != (node, epoch):
             raise ValueError(f"high-water mark of `{highwater.node}` epoch `{highwater.epoch}` given to writer `{node}` epoch `{epoch}`")
@@ -127,6 +129,7 @@ class Journal:
         self._marks = highwater.words
         self._clock = clock
         self._mono_ns = clock.mono_ns
+        self._flush_s = flush_s
         bounds = limits or Limits()
         self._limit_records, self._limit_bytes = bounds.records, bounds.leaf_bytes  # changed by `close` and `_fail` alone
         self._next_seq = 0
@@ -239,7 +242,7 @@ class Journal:
         if count == 1:
             batch.opened_ns = self._mono_ns()
             if self._timer is None and self._loop is not None:
-                self._timer = self._loop.call_later(FLUSH_S, self._on_timer)
+                self._timer = self._loop.call_later(self._flush_s, self._on_timer)
         elif count >= BATCH_RECORDS:
             self.flush()
         return seq
@@ -275,8 +278,8 @@ class Journal:
         if not batch.leaves:
             return
         age_s = (self._mono_ns() - batch.opened_ns) / 1e9
-        if age_s < FLUSH_S * 0.9 and self._loop is not None:
-            self._timer = self._loop.call_later(FLUSH_S - age_s, self._on_timer)
+        if age_s < self._flush_s * 0.9 and self._loop is not None:
+            self._timer = self._loop.call_later(self._flush_s - age_s, self._on_timer)
         else:
             self.flush()
 
@@ -319,7 +322,7 @@ class Journal:
     def oldest_unacked_age_s(self, now_ns: int) -> float:
         """Return how long the oldest uncommitted record has waited at `now_ns` of the journal's monotonic clock; 0 when none waits.
 
-        After an acknowledgement of part of a batch this is the age of the batch: too old by 5 ms at most, never too young.
+        After an acknowledgement of part of a batch this is the age of the batch: too old by `flush_s` at most, never too young.
         """
         batch = self._closed[0] if self._closed else self._open
         return max(0.0, (now_ns - batch.opened_ns) / 1e9) if batch.leaves else 0.0

@@ -384,9 +384,10 @@ class Lane:
         told.append((b"assay-decision", record.id.encode()))
         if route.document.expose_arm and record.decision is not None and record.decision.served is not None:
             told.append((b"assay-arm", record.decision.served.encode()))
-        warnings = [one for one in (judged.warning if judged else None, governed.warning if governed else None) if one is not None]
-        if warnings:
-            told.append((b"assay-policy-warning", b", ".join(warnings)))
+        if governed is not None or (judged is not None and judged.warning is not None):
+            warnings = [one.warning for one in (judged, governed) if one is not None and one.warning is not None]
+            if warnings:
+                told.append((b"assay-policy-warning", b", ".join(warnings)))
         if record.wants_receipt:
             told += self._receipt(record)
         return told

@@ -13,6 +13,7 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from audit.leaf import INTEGER_LIMIT, known_part, part
@@ -32,6 +33,9 @@ _LEAF: Final = (
 )
 
 
+_NO_HASHES: Final = '"hashes":{}'
+
+
 class _Fixed(NamedTuple):
     """What stays the same, in the order of a leaf's keys."""
 
@@ -46,11 +50,12 @@ class _Fixed(NamedTuple):
 class PlainLeaves:
     """Renders the leaves of plain calls. Owned by one worker's loop; the memo never changes a byte."""
 
-    __slots__ = ("_fixed",)
+    __slots__ = ("_fixed", "_routes")
 
     def __init__(self) -> None:
         """Start with nothing rendered."""
         self._fixed: dict[tuple[Any, ...], _Fixed] = {}  # changed by `render` alone
+        self._routes: dict[tuple[Any, ...], tuple[str, str]] = {}  # the part before and after its hashes; changed by `_route` alone
 
     def render(self, record: CallRecord) -> bytes | None:
         """Return the leaf of a call that has ended, without `writer` and the closing brace; None where the call is not plain.
@@ -84,7 +89,7 @@ class PlainLeaves:
                 record.committed_out,
                 fixed.policy,
                 "" if record.prediction is None else f'"prediction":"{record.prediction}",',  # a name: nothing in it has to be escaped
-                known_part(record.route_of(decision)),
+                self._route(record, decision),
                 "" if record.score_ppm is None else '"score_ppm":%d,' % record.score_ppm,  # noqa: UP031 - takes whole numbers alone
                 record.subject,
                 fixed.tenant,
@@ -97,6 +102,30 @@ class PlainLeaves:
                 "" if not record.metered or "unread" not in record.metered else ',"unread":1',
             )
         ).encode()
+
+    def _route(self, record: CallRecord, decision: Decision) -> str:
+        """Return the `route` part. For a call of an experiment only the hashes vary, as long as configuration and live state are the same."""
+        assignment = decision.assignment
+        if assignment is None or assignment.extra:
+            return known_part(record.route_of(decision))
+        hashes = assignment.hashes
+        reasons = tuple([one.get("reason") for one in decision.eligible])
+        drawn = (assignment.experiment, assignment.epoch, assignment.versions, assignment.arm, assignment.exposed, decision.served)
+        key = (record.config_digest, record.live_digest, drawn, reasons, tuple(hashes))
+        around = self._routes.get(key)
+        if around is None:
+            if len(self._routes) >= MOST_PARTS:
+                self._routes.clear()
+            route = record.route_of(decision)
+            before, _, after = part({**route, "hashes": {}}).partition(_NO_HASHES)
+            if part(hashes) != _hashes(hashes):
+                return known_part(route)  # an arm whose name has to be escaped
+            around = self._routes[key] = (f'{before}"hashes":', after)
+        return f"{around[0]}{_hashes(hashes)}{around[1]}"
+
+
+def _hashes(hashes: Mapping[str, str]) -> str:
+    return "{" + ",".join([f'"{name}":"{hashes[name]}"' for name in sorted(hashes)]) + "}"
 
 
 def _is_plain(record: CallRecord, decision: Decision) -> bool:

@@ -72,26 +72,24 @@ class Route:
     """Declared classes that are no names -> the names they are recorded under."""
     meter: Meter | None = None
     """How tokens and cost are read; None where a model's file says nothing of them."""
+    reads_reply: bool = field(init=False)
+    """Whether anything is captured from replies."""
+    reads_outcome: bool = field(init=False)
+    """Whether prediction or score is read from replies."""
+    captures_reply: bool = field(init=False)
+    """Whether anything of a reply may go into the vault."""
 
     @property
     def model(self) -> str:
         """Return the model's name."""
         return self.document.model
 
-    @property
-    def reads_reply(self) -> bool:
-        """Say whether anything is captured from replies."""
-        return self.reads_outcome or self.captures_reply
-
-    @property
-    def reads_outcome(self) -> bool:
-        """Say whether prediction or score is read from replies."""
-        return self.prediction is not None or self.score is not None
-
-    @property
-    def captures_reply(self) -> bool:
-        """Say whether anything of a reply may go into the vault."""
-        return self.plan is not None and any(plan.reads_reply for plan in (self.plan, *self.plans.values()))
+    def __post_init__(self) -> None:
+        """Work out what every call asks."""
+        captures = self.plan is not None and any(plan.reads_reply for plan in (self.plan, *self.plans.values()))
+        reads = self.prediction is not None or self.score is not None
+        for name, value in (("captures_reply", captures), ("reads_outcome", reads), ("reads_reply", reads or captures)):
+            object.__setattr__(self, name, value)  # frozen from here on
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ from gateway.standing import Approvals
 
 LATE_DECISION_S: Final = 0.015
 """A call that has been open for longer writes its `decision`; with the sweep's tick this keeps the 20 ms of semantics.md 1.1 for nearly all."""
+FLUSH_S: Final = 0.010
+"""How long records that nobody waits for are gathered (semantics allow 20 ms): at 3,000 calls a second this halves the commits of 5 ms."""
 DRAIN_S: Final = 10.0
 _LAST_ANSWERS_S: Final = 60.0
 _STATUS_S: Final = 1.0
@@ -178,7 +180,7 @@ class Worker:
         transport = TRANSPORTS[self._chosen.transport](sweep)
         clock = Clock(machine_boot_id())
         highwater = HighWater.claim(self._run_dir, self._node, clock.wall_ms(), clock.boot_id)
-        journal = Journal(self._node, highwater.epoch, self._chosen.recorder, highwater, clock=clock)
+        journal = Journal(self._node, highwater.epoch, self._chosen.recorder, highwater, clock=clock, flush_s=FLUSH_S)
         await journal.open(deadline_s=60.0)
         if self._chosen.keeper is not None:
             self._line = Line(self._node, highwater.epoch, self._chosen.keeper)

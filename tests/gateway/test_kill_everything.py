@@ -39,8 +39,8 @@ STALL_S = 0.3
 WINDOW_MS = 50
 PATIENCE_S = 180.0
 """How long anything is waited for: what is awaited here says nothing about how fast the machine is."""
-SLACK_MS = 5
-"""Clocks are read in whole milliseconds, and a batch's age may be too great by its 5 ms."""
+SLACK_MS = 10
+"""Clocks are read in whole milliseconds, and a batch's age may be too great by its 10 ms."""
 
 
 @dataclass(slots=True)
