@@ -65,6 +65,8 @@ _OF_THE_ARM = frozenset({"caller_gone", "reply_unreadable"})
 MOST_EVENTS = 64
 """Events of one metric kept for a unit whose events are summed; where there are more, the metric is not judged."""
 _MOST_REMEMBERED = 10_000
+FOREVER_US = 2**62
+"""Later than any time."""
 
 
 class Fold:
@@ -125,21 +127,31 @@ class Fold:
         """Return how many units are counted."""
         return len(self._units)
 
-    def segment_evidence(self) -> dict[str, Evidence]:
-        """Counts of each declared segment, `country=CH`: those that have units, and each declared value."""
+    def counts(self, decision: str) -> bool:
+        """Say whether answers to a decision count: it is the one its unit counts by."""
+        return decision in self._by_decision
+
+    def segment_evidence(self, until_us: int = FOREVER_US) -> dict[str, Evidence]:
+        """Counts of each declared segment, `country=CH`: those that have units, and each declared value; `until_us` as in `evidence`."""
         members: dict[str, list[Unit]] = {
             f"{attribute}={value}": [] for attribute, values in self._document.segments.items() for value in (*values, "other", "unknown")
         }
         for unit in self._units.values():
             for attribute, value in (unit.segments or {}).items():
                 members.setdefault(f"{attribute}={value}", []).append(unit)
-        return {name: self.evidence(units) for name, units in members.items() if units or not name.endswith(("=other", "=unknown"))}
+        return {name: self.evidence(units, until_us) for name, units in members.items() if units or not name.endswith(("=other", "=unknown"))}
 
-    def evidence(self, among: Collection[Unit] | None = None) -> Evidence:
-        """Counts at this moment, of all units or of those given. Cost: one pass over the units, about 1 microsecond each and metric."""
+    def evidence(self, among: Collection[Unit] | None = None, until_us: int = FOREVER_US) -> Evidence:
+        """Counts at this moment. Cost: one pass over the units, about 1 microsecond each and metric.
+
+        Args:
+            among: the units; None for all.
+            until_us: the reader's own time. Windows close by the newest record, but never before the reader's clock says so: one node whose clock is
+                ahead would otherwise close everybody's.
+        """
         arms = sorted(self._document.arms)
         among = self._units.values() if among is None else among
-        now_us = _time_us(self._clock) if self._clock else 0
+        now_us = min(_time_us(self._clock), until_us) if self._clock else 0
         stages: Stages = {stage: dict.fromkeys(arms, 0) for stage in ("assigned", "served", "outcome", "labelled")}
         for unit in among:
             stages["assigned"][unit.arm] += 1

@@ -37,6 +37,7 @@ import numpy as np
 from experiments import stats
 from experiments.document import ExperimentDocument, MetricDocument, OnHarm
 from experiments.effects import tuned_for
+from experiments.evidence import FOREVER_US
 from experiments.observations import measured_ppm
 from experiments.verdict import MetricVerdict, Outcome, Verdict
 
@@ -44,6 +45,8 @@ SHADOW: Final = "shadow"
 CHAMPION: Final = "champion"
 MOST_UNSAID_PERCENT: Final = 1
 """Pairs that may leave out what they cost before nothing is proven of the others."""
+MOST_UNDECIDED_PERCENT: Final = 10
+"""Calls that people may leave undecided before nothing is proven of the others: whoever chooses what to decide chooses what agrees."""
 LATENCY_BURN_IN_EVENTS: Final = 10
 """Expected exceedances among the champion's replies that fix a latency threshold: 200 pairs for p95."""
 
@@ -132,8 +135,14 @@ class PairFold:
         for name in self._parts:
             self._broken[name] += not compared.get(name, {}).get("agrees", 0)
 
-    def evidence(self) -> PairEvidence:
-        """Counts at this moment. Cost: one pass over the pairs for each latency guardrail."""
+    def counts(self, decision: str) -> bool:
+        """Say whether answers to a decision are waited for: no call of a shadow has any that are joined by it."""
+        del decision
+        return False
+
+    def evidence(self, until_us: int = FOREVER_US) -> PairEvidence:
+        """Counts at this moment; `until_us` closes no window here. Cost: one pass over the pairs for each latency guardrail."""
+        del until_us
         limits = {name: Limit(len(self._pairs), self._broken[name], most) for name, most in self._parts.items()}
         for guardrail in self._document.guardrails:
             if guardrail.kind == "measured":
@@ -194,15 +203,16 @@ def judge_pairs(document: ExperimentDocument, evidence: PairEvidence) -> Verdict
     outcome: Outcome = "hold"
     if harmed:
         outcome = "harm"
-    elif verdicts and all(found.outcome == "fine" for found in verdicts):
+    elif verdicts and all(found.outcome == "fine" for found in verdicts) and not _is_chosen(evidence):
         outcome = "fine"
-    worst_first = sorted(verdicts, key=lambda found: ("harm", "hold", "fine").index(found.outcome))
+    worst_first = [found.reason for found in sorted(verdicts, key=lambda found: ("harm", "hold", "fine").index(found.outcome))]
+    left_out = _left_out(evidence)
     return Verdict(
         outcome=outcome,
         on_harm="rollback" if any(found.on_harm == "rollback" for found in harmed) else "hold",
         may_advance=not harmed and evidence.pairs > 0,
         units={CHAMPION: evidence.pairs, SHADOW: evidence.pairs},
-        reasons=(*(found.reason for found in worst_first), *_left_out(evidence)) or ("no data yet",),
+        reasons=tuple(left_out + worst_first if _is_chosen(evidence) and not harmed else worst_first + left_out) or ("no data yet",),
         metrics=verdicts,
         evidence=_for_record(evidence),
     )
@@ -213,7 +223,12 @@ def _left_out(evidence: PairEvidence) -> list[str]:
     if not evidence.undecided:
         return []
     all_of_them = evidence.pairs + evidence.undecided
-    return [f"{evidence.undecided} of {all_of_them} mirrored calls were not decided in time; they are not compared, and may be the hard ones"]
+    said = f"{evidence.undecided} of {all_of_them} mirrored calls were not decided in time; they are not compared, and may be the hard ones"
+    return [f"{said}: over {MOST_UNDECIDED_PERCENT} % of them nothing is proven" if _is_chosen(evidence) else said]
+
+
+def _is_chosen(evidence: PairEvidence) -> bool:
+    return evidence.undecided * 100 > MOST_UNDECIDED_PERCENT * (evidence.pairs + evidence.undecided)
 
 
 def _judge_limit(name: str, limit: Limit, alpha: float, alpha_harm: float, on_harm: Any) -> MetricVerdict:

@@ -28,6 +28,7 @@ from typing import Any, Final
 import msgspec
 
 from experiments.document import ExperimentDocument
+from experiments.evidence import FOREVER_US
 from experiments.labels import Label, label_of, standing, with_label
 from experiments.pairs import SHADOW, Limit, PairEvidence, PairFold
 
@@ -77,12 +78,13 @@ class PersonFold(PairFold):
         elif kind == SHADOW and record.get("experiment") == self._document.experiment and record.get("epoch") == self._epoch:
             self._add_answer(record)
 
-    def evidence(self) -> PairEvidence:
-        """Counts at this moment, of the calls whose time to be decided is over. Cost: one pass over them."""
+    def evidence(self, until_us: int = FOREVER_US) -> PairEvidence:
+        """Counts at this moment, of the calls whose time to be decided is over; `until_us` as of `Fold.evidence`. Cost: one pass over them."""
+        now_us = min(self._clock_us, until_us)
         compared = undecided = 0
         broken = dict.fromkeys(self._parts, 0)
         for decision, mirrored in self._mirrored.items():
-            if mirrored.at_us + self._within_us > self._clock_us:
+            if mirrored.at_us + self._within_us > now_us:
                 continue
             said = self._of(decision, mirrored)
             if said is None:

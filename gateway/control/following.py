@@ -264,4 +264,4 @@ class Following:
 
     async def _consider_loop(self) -> None:
         if not self._parts.tail.is_behind:
-            await self._parts.rollouts.consider()
+            await self._parts.rollouts.consider(time.time_ns() // 1000)

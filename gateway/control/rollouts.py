@@ -37,7 +37,9 @@ _MOST_WAITING = 50_000
 _MOST_EARLY, _MOST_EARLY_EACH = 4096, 16
 """Decisions whose answers are read before them, and answers kept for each: what a caller makes up costs no more."""
 _MOST_DECISIONS = 1_000_000
-"""Decisions whose late labels find their experiment (about 150 bytes each); a label of an older one is in the log, not in the verdict."""
+"""Decisions whose late labels find their experiment (about 150 bytes each), beside those that units count by, which are never forgotten."""
+_LOOKED_AT = 8
+"""Oldest decisions looked at for each new one; as long as one in eight of them counts for nothing, the table does not grow."""
 
 
 class Rollouts:
@@ -85,11 +87,11 @@ class Rollouts:
             else:
                 held.state = state
 
-    async def consider(self) -> None:
-        """Judge what was fed, for whoever looks; nothing moves."""
+    async def consider(self, now_us: int) -> None:
+        """Judge what was fed by now, for whoever looks; nothing moves."""
         for found in list(self.running.values()):
             if found.fed:
-                found.judge()
+                found.judge(now_us)
                 await asyncio.sleep(0)
 
     async def align(self, configured: Mapping[str, str], now_us: int) -> bool:
@@ -265,8 +267,13 @@ class Rollouts:
 
     def _remember(self, decision: str, experiment: str) -> None:
         self._experiment_of[decision] = experiment
-        if len(self._experiment_of) > _MOST_DECISIONS:
-            del self._experiment_of[next(iter(self._experiment_of))]
+        for _ in range(_LOOKED_AT):
+            if len(self._experiment_of) <= _MOST_DECISIONS:
+                break
+            oldest = next(iter(self._experiment_of))
+            of = self._experiment_of.pop(oldest)
+            if (found := self.running.get(of)) is not None and found.fold.counts(oldest):
+                self._experiment_of[oldest] = of  # its answer may come as late as it likes: who is slow is not silent
         for record in self._early.pop(decision, ()):
             _take(self.running[experiment], record)
 
@@ -284,12 +291,12 @@ class Rollouts:
             if not found.is_watched(now_us):
                 # Its page goes on telling what it ended with, also after a restart; nothing moves any more.
                 if found.fed and found.verdict is NO_DATA:
-                    found.judge()
+                    found.judge(now_us)
                 continue
             if not found.fed and now_us < found.due_us:
                 continue
             if found.fed:
-                found.judge()
+                found.judge(now_us)
             is_tripped = found.window is not None and found.window.is_tripped(now_us)
             state, actions = step(found.document, found.state, found.verdict, now_us, is_tripped=is_tripped)
             steps += [(found.document, action) for action in actions]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from experiments.breaker import Window
 from experiments.document import ExperimentDocument
-from experiments.evidence import Evidence, Fold
+from experiments.evidence import FOREVER_US, Evidence, Fold
 from experiments.judge import judge
 from experiments.pairs import PairEvidence, PairFold, judge_pairs
 from experiments.rollout import RolloutState
@@ -69,17 +69,17 @@ class Running:
             self.looks.append((self.seen_until, self.fold.evidence()))
             self.next_look = math.ceil(self.fold.unit_count * _LOOK_GROWTH)
 
-    def judge(self) -> None:
-        """Judge what was fed since the last verdict."""
+    def judge(self, until_us: int = FOREVER_US) -> None:
+        """Judge what was fed since the last verdict; `until_us` is the judge's own time, which no record's clock runs ahead of."""
         self.fed = 0
         if isinstance(self.fold, PairFold):
-            self.pairs = self.fold.evidence()
+            self.pairs = self.fold.evidence(until_us)
             self.verdict = judge_pairs(self.document, self.pairs)
         else:
-            self.evidence = self.fold.evidence()
+            self.evidence = self.fold.evidence(until_us=until_us)
             self.verdict = judge(self.document, self.evidence)
             if self.document.strategy == "champion_challenger" and self.document.segments:
-                findings = slice_findings(self.document, self.fold.segment_evidence())
+                findings = slice_findings(self.document, self.fold.segment_evidence(until_us))
                 self.verdict = replace(self.verdict, losing=tuple(found.words for found in findings if found.finding == "shown worse"))
 
     def is_watched(self, now_us: int) -> bool:

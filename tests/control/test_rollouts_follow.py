@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from audit.store.errors import TermLost
 from experiments import preregistration
-from experiments.document import BreakerDocument, HoldoutDocument
+from experiments.document import BreakerDocument, HoldoutDocument, MetricDocument
 from experiments.evidence import Fold
 from experiments.lifecycle import ASKED_BY, IllegalStepError, Verb
 from experiments.rollout import Action, initial
@@ -363,6 +363,50 @@ def test_evidence_goes_on_over_a_change_that_continues_once_it_has_been_read_aga
     for record in records:
         controller.rollouts.feed(record)
     assert controller.rollouts.running["x"].fold.evidence() == before
+
+
+SOON = MetricDocument(metric="errors", kind="errors", better="lower", margin=5_000, margin_unit="pp")
+BOUGHT = MetricDocument(metric="bought", kind="reward", better="higher", margin=50_000, margin_unit="pp", window_us=3_600_000_000, missing="zero")
+
+
+def bought(number: int, at: str = "10:00:30"):
+    decision = f"{number:08d}-0000-7000-8000-000000000000"
+    told = {"type": "reward", "id": f"{number:08d}-9998-7000-8000-000000000000", "time": f"2026-11-20T{at}.000000Z", "decision": decision}
+    return {**told, "metric": "bought", "value_ppm": 1_000_000}
+
+
+def test_an_answer_finds_its_unit_however_many_calls_came_between(monkeypatch):
+    """It had been forgotten after a million decisions, in time as it was, and with `missing: zero` been counted as a no."""
+    monkeypatch.setattr("gateway.control.rollouts._MOST_DECISIONS", 50)
+    controller = Controller()
+    controller.align(x=experiment(guardrails=(SOON, BOUGHT)))
+    rollouts = controller.rollouts
+    for number in range(40):
+        rollouts.feed(call(number))
+    for number in range(40, 400):  # later calls of units that are counted already
+        rollouts.feed({**call(number), "subject": f"s{number % 40}"})
+    assert len(rollouts._experiment_of) <= 50 + 8
+    for number in range(400):
+        rollouts.feed(bought(number))
+    found = rollouts.running["x"].fold.evidence().metrics["bought"]
+    assert found.answered == {"challenger": 0, "champion": 0}
+    rollouts.feed(call(400, at="11:00:01"))
+    found = rollouts.running["x"].fold.evidence().metrics["bought"]
+    assert (found.answered["challenger"], found.events["challenger"]) == (40, 0)
+
+
+def test_a_node_whose_clock_is_ahead_closes_nobodys_window():
+    """With `missing: zero` every unit would have said no, and the arm whose units answer sooner would have won."""
+    controller = Controller()
+    controller.align(x=experiment(guardrails=(SOON, BOUGHT)))
+    for number in range(40):
+        controller.rollouts.feed(call(number, arm=("champion", "challenger")[number % 2]))
+    controller.rollouts.feed(call(99, at="23:00:00"))
+    running = controller.rollouts.running["x"]
+    for now, due in (("10:30:00", 0), ("11:00:00", 40)):
+        controller.judge(int(datetime.fromisoformat(f"2026-11-20T{now}Z").timestamp() * 1e6))
+        assert sum(running.evidence.metrics["bought"].due.values()) == due
+        controller.rollouts.feed(call(0))
 
 
 def test_evidence_of_one_epoch_is_not_that_of_another():

@@ -82,6 +82,15 @@ def test_what_nobody_decided_in_time_is_left_out_and_told():
     assert "2 of 3 mirrored calls were not decided in time" in " ".join(judge_pairs(document(), found).reasons)
 
 
+@pytest.mark.parametrize(("undecided", "outcome"), [(20, "fine"), (40, "hold")])
+def test_whoever_decides_what_is_easy_alone_proves_nothing(undecided, outcome):
+    calls = [answer(number) for number in range(300)]
+    decisions = [decided(number) for number in range(300 - undecided)]
+    verdict = judge_pairs(document(), folded(*calls, *decisions, clock()))
+    assert verdict.outcome == outcome
+    assert ("nothing is proven" in verdict.reasons[0]) == (outcome == "hold")
+
+
 def test_the_first_decision_counts_and_who_gave_it_may_correct_it():
     assert counts(answer(1), decided(1, "1", name="a"), decided(1, "0", name="b")) == (1, 0)
     assert counts(answer(1), decided(1, "1", name="a"), decided(1, "0", name="b", corrects=True)) == (1, 1)
