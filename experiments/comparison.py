@@ -22,10 +22,13 @@ from experiments import stats
 from experiments.stats import Moments
 from experiments.stats.covariates import correlation, cuped
 from experiments.stats.group_sequential import Spending
+from experiments.stats.ratios import require_denominator
 from experiments.sufficient import NO_COVARIATE, Cell, Metric
 
 Method = Literal["always_valid", "group_sequential", "fixed", "bayesian"]
 METHODS: tuple[Method, ...] = ("always_valid", "group_sequential", "fixed", "bayesian")
+COVARIATE_ALPHA = 0.001
+"""Of the test that a covariate does not depend on the arm; as of a sample ratio: an alarm means that the data are not what they are said to be."""
 DEFAULT_PLANNED_UNITS = 10_000
 """What a confidence sequence is tuned for when nothing was planned; a number, because the size of the data at hand would be peeking."""
 
@@ -137,7 +140,7 @@ def _by_counts(treatment: Cell, control: Cell, plan: Plan) -> dict[str, Any]:
 def _by_moments(treatment: Cell, control: Cell, metric: Metric, plan: Plan, *, adjusts: bool) -> dict[str, Any]:
     if metric.type in ("quantile", "proportion") and plan.method == "always_valid":
         _has_events(treatment, control)
-    arms, extra = _adjusted(treatment, control) if adjusts else ([_moments_of(cell, metric) for cell in (treatment, control)], {})
+    arms, extra = _adjusted(treatment, control, plan.n_star) if adjusts else ([_moments_of(cell, metric) for cell in (treatment, control)], {})
     first, second = arms
     found: dict[str, Any] = {"difference": first.mean - second.mean, **extra}
     if plan.method == "always_valid":
@@ -165,11 +168,22 @@ def _has_events(treatment: Cell, control: Cell) -> None:
 
 def _moments_of(cell: Cell, metric: Metric | None = None) -> Moments:
     if metric is not None and metric.is_ratio:
+        require_denominator(cell.whole)
         return stats.linearised(cell.whole)
     return cell.whole.along([1.0, 0.0, 0.0])
 
 
-def _adjusted(treatment: Cell, control: Cell) -> tuple[list[Moments], dict[str, Any]]:
+def _is_from_before(treatment: Moments, control: Moments, n_star: float) -> None:
+    """Refuse a covariate that differs by arm: one from before the exposure cannot, and one from after it would hide the effect it is part of."""
+    if min(treatment.n, control.n) < 2 or not (sd := stats.difference_sd(treatment, control)):
+        return
+    gap = treatment.mean - control.mean
+    log_e = float(stats.log_asymptotic_e_value(treatment.n + control.n, gap, sd, stats.asymptotic_rho(n_star)))
+    if log_e >= math.log(1 / COVARIATE_ALPHA):
+        raise ValueError(f"the covariate differs by arm ({treatment.mean:.4g} and {control.mean:.4g}): it is not from before the exposure")
+
+
+def _adjusted(treatment: Cell, control: Cell, n_star: float) -> tuple[list[Moments], dict[str, Any]]:
     """CUPED on linearised values; units without a covariate are added as they are."""
     linear = []
     for cell in (treatment, control):
@@ -180,6 +194,7 @@ def _adjusted(treatment: Cell, control: Cell) -> tuple[list[Moments], dict[str, 
     adjusted = [
         arm + parts[NO_COVARIATE].along([1.0, 0.0]) if parts[NO_COVARIATE].n else arm for arm, parts in zip(cuped(halves), linear, strict=True)
     ]
+    _is_from_before(*((parts[0] + parts[1]).along([0.0, 1.0]) for parts in linear), n_star)
     rho = correlation([half for arm in halves for half in arm])
     without = sum(parts[NO_COVARIATE].n for parts in linear)
     return adjusted, {"cuped": {"correlation": rho, "variance_factor": 1 - rho * rho, "units_without_covariate": without}}

@@ -31,6 +31,8 @@ CHUNK_ROWS = 131_072
 BLOCK_CHARACTERS = 1 << 22
 """Text read at a time from a CSV file."""
 _PLAIN_QUOTED = re.compile(r'[,\n]"[^",\n\r]*"(?=[,\n])')
+MOST_SHOWN = 60
+"""Characters of a wrong cell that an error shows."""
 LARGEST = 1e150
 """Values beyond it are refused: their squares would overflow."""
 
@@ -72,6 +74,8 @@ def read_file(path: Path, unit: str, arm: str, columns: Sequence[str]) -> Iterat
             yield from _read_csv(header, file, unit, arm, columns)
         except csv.Error as error:
             raise ValueError(f"not readable as CSV: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not readable as UTF-8: byte `0x{error.object[error.start]:02x}`; hint: export it as `CSV UTF-8`") from error
 
 
 def read_rows(rows: Iterable[Mapping[str, str]], unit: str, arm: str, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -200,7 +204,7 @@ def _finite(values: Array, missing: NDArray[np.bool_], name: str, number: int, t
     wrong = ~(np.abs(values) <= LARGEST) & ~missing
     if wrong.any():
         at = int(np.argmax(wrong))
-        said = texts[at] if texts is not None else f"{values[at]:g}"
+        said = f"{texts[at]:.{MOST_SHOWN}}" if texts is not None else f"{values[at]:g}"
         raise ValueError(f"row {number + at}: `{said}` in column `{name}` is not a number below 1e150; hint: leave a missing value empty")
     return np.where(missing, np.nan, values)
 

@@ -26,15 +26,11 @@ import numpy as np
 
 from experiments import stats
 from experiments.document import MetricDocument
-from experiments.stats.ratios import linearised
+from experiments.stats.ratios import linearised, require_denominator
 from experiments.verdict import Outcome
 
 Events = Mapping[str, tuple[str, int]]
 """Event id (`""` without one) -> (record id, value in ppm)."""
-
-
-_ROUNDING = 1e-9
-"""Relative spread below which values differ by nothing but how their mean was rounded."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -73,7 +69,10 @@ def moments_of(metric: MetricDocument, values: Sequence[Any]) -> stats.Moments:
     if metric.type != "ratio" or not values:
         return stats.Moments.of(np.sort(found))
     try:
-        return linearised(stats.JointMoments.of(found[np.lexsort(found.T)]))
+        joint = stats.JointMoments.of(found[np.lexsort(found.T)])
+        if joint.n >= stats.BURN_IN_UNITS:
+            require_denominator(joint)
+        return linearised(joint)
     except ValueError:
         return stats.Moments(0, 0.0, 0.0)  # nothing to divide by in this arm: no observation
 
@@ -108,8 +107,6 @@ def judge_values(
     alpha, alpha_harm = alphas
     sign = 1 if better == "lower" else -1
     low, high = sorted(sign * bound for bound in bounds(treatment, control, n_star, min(0.5, 2 * alpha)))
-    if all(arm.variance <= (arm.mean * _ROUNDING) ** 2 for arm in (treatment, control)):
-        raise stats.BurnInError("all values of an arm are the same, so nothing is known of how they vary")
     harm_low = min(sign * bound for bound in bounds(treatment, control, n_star, min(0.5, 2 * alpha_harm)))
     slack = abs(control.mean) * margin_ppm / 1e6
     told = f"{treatment.mean - control.mean:+.4g}, between {min(sign * low, sign * high):+.4g} and {max(sign * low, sign * high):+.4g}"

@@ -27,6 +27,10 @@ BURN_IN_EVENTS = 50
 """Events an arm below which no sequence of a rate is given."""
 
 
+_ROUNDING = 1e-9
+"""Relative spread below which values differ by nothing but how their mean was rounded."""
+
+
 class BurnInError(ValueError):
     """Too little data for an asymptotic statement; more may come."""
 
@@ -102,13 +106,15 @@ def asymptotic_difference(
         (lower, upper).
 
     Raises:
-        BurnInError: an arm with fewer than `min_units` units.
+        BurnInError: an arm with fewer than `min_units` units, or two arms without any spread.
 
     Source: Waudby-Smith et al. (2024), Ann. Stat. 52:2613, section 3 (randomised experiments).
     """
     _burnt_in(min_units, treatment, control)
-    n = treatment.n + control.n
-    half = float(asymptotic_half_width(n, difference_sd(treatment, control), alpha, asymptotic_rho(n_star, alpha)))
+    n, sd = treatment.n + control.n, difference_sd(treatment, control)
+    if sd <= _ROUNDING * max(abs(treatment.mean), abs(control.mean)):
+        raise BurnInError("all values of an arm are the same, so nothing is known of how they vary")
+    half = float(asymptotic_half_width(n, sd, alpha, asymptotic_rho(n_star, alpha)))
     gap = treatment.mean - control.mean
     return gap - half, gap + half
 

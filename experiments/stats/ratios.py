@@ -17,6 +17,9 @@ from experiments.stats.kinds import normal_quantile
 from experiments.stats.means import Estimate, normal_estimate
 from experiments.stats.moments import JointMoments, Moments
 
+FEWEST_ERRORS = 4.0
+"""Standard errors that a mean denominator has to be away from 0. Four: below that Fieller's interval is visibly lopsided, or unbounded."""
+
 
 def linearised(joint: JointMoments, numerator: int = 0, denominator: int = 1) -> Moments:
     """Unit values whose mean is the ratio R = mean(x) / mean(y), to first order: L = R + (x - R y) / mean(y).
@@ -25,7 +28,7 @@ def linearised(joint: JointMoments, numerator: int = 0, denominator: int = 1) ->
 
         Var(R) = (1/n) (s_xx / y^2 - 2 x s_xy / y^3 + x^2 s_yy / y^4)        (means x, y; covariances s)
 
-    Assumes the mean denominator is many standard errors from 0; else use `fieller_interval`.
+    Assumes the mean denominator is many standard errors from 0 (`require_denominator`); else use `fieller_interval`.
 
     Raises:
         ValueError: a mean denominator of 0.
@@ -39,6 +42,15 @@ def linearised(joint: JointMoments, numerator: int = 0, denominator: int = 1) ->
     weights = [0.0] * joint.mean.size
     weights[numerator], weights[denominator] = 1 / below, -ratio / below
     return joint.along(weights, offset=ratio)
+
+
+def require_denominator(joint: JointMoments, denominator: int = 1) -> None:
+    """Refuse a mean denominator so close to 0 that the first order is not enough. Raises ValueError."""
+    if joint.n == 0:
+        return
+    below, error = abs(float(joint.mean[denominator])), float(joint.covariance[denominator, denominator] / joint.n) ** 0.5
+    if below < FEWEST_ERRORS * error:
+        raise ValueError(f"the mean denominator of the ratio is {below / error:.1f} standard errors from 0; {FEWEST_ERRORS:g} are needed")
 
 
 def ratio_difference(treatment: JointMoments, control: JointMoments, alpha: float = 0.05) -> Estimate:
