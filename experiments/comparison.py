@@ -194,7 +194,8 @@ def _adjusted(treatment: Cell, control: Cell, n_star: float) -> tuple[list[Momen
     adjusted = [
         arm + parts[NO_COVARIATE].along([1.0, 0.0]) if parts[NO_COVARIATE].n else arm for arm, parts in zip(cuped(halves), linear, strict=True)
     ]
-    _is_from_before(*((parts[0] + parts[1]).along([0.0, 1.0]) for parts in linear), n_star)
+    first, second = ((parts[0] + parts[1]).along([0.0, 1.0]) for parts in linear)
+    _is_from_before(first, second, n_star)
     rho = correlation([half for arm in halves for half in arm])
     without = sum(parts[NO_COVARIATE].n for parts in linear)
     return adjusted, {"cuped": {"correlation": rho, "variance_factor": 1 - rho * rho, "units_without_covariate": without}}
