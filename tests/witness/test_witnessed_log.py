@@ -63,11 +63,10 @@ def verify(deployment, *options: str):
 def test_every_published_head_is_cosigned_and_verify_is_green(deployment, witness):
     name_witnesses(deployment, (witness.url, witness.key))
     with running(deployment):
-        before = head(deployment, witness)
+        before = wait_until(lambda: (one := head(deployment, witness)).cosignatures and one, "a cosigned head")
         assert [one.key for one in before.cosignatures] == [witness.key]
         grows(deployment, before.checkpoint.size)
-        log = wait_until(lambda: deployment.api("/api/status")["log"], "a head in the admin API")
-        assert log["cosigned"] == ["witness.example/w1"]
+        wait_until(lambda: deployment.api("/api/status")["log"]["cosigned"] == ["witness.example/w1"], "a cosigned head in the admin API")
         metrics = deployment.client.get(f"{deployment.admin}/metrics", headers=deployment.bearer("console")).text
         assert 'assay_log_cosigned{witness="witness.example/w1"} 1.0' in metrics
     last = head(deployment, witness)
