@@ -100,8 +100,8 @@ TEMPLATES: Final[Mapping[str, tuple[str, str]]] = {
 """Strategy -> title and body."""
 
 
-def starter(strategy: str, name: str, model: str, champion: str, challenger: str, owner: str = "") -> str:
-    """Return the text of a new experiment file. Raises KeyError for a strategy without a template."""
+def starter(strategy: str, name: str, model: str, champion: str, challenger: str, owner: str = "", *, layer: str = "") -> str:
+    """Return the text of a new experiment file; `layer` is a last line of it. Raises KeyError for a strategy without a template."""
     title, body = TEMPLATES[strategy]
     words = {"title": title, "name": name, "strategy": strategy, "model": model, "champion": champion, "challenger": challenger}
-    return (_HEAD + body).format(**words, owner=owner or '""')
+    return (_HEAD + body).format(**words, owner=owner or '""') + (layer and f"\n{layer}")

@@ -22,7 +22,7 @@ from gateway.admin.access import SAFER_STEPS, SEES_EXPERIMENTS, Access, require_
 from gateway.admin.effects import EffectBoard
 from gateway.admin.state import AdminState
 from gateway.authenticate import Principal
-from gateway.control.orders import Asked
+from gateway.control.orders import Asked, unknown
 from gateway.refusals import Refusal
 
 Act = Callable[[Asked, Principal], Awaitable[Action]]
@@ -69,7 +69,7 @@ class ExperimentsApi:
         try:
             told = self._state.experiment(name)
         except KeyError:
-            raise Refusal("unknown_experiment", f"no experiment `{name}`") from None
+            raise unknown(name, len(self._state.configuration.issues)) from None
         found = self._state.rollouts.running[name]
         now: dict[str, Any] = {"effects": [], "outlook": []}
         evidence = found.evidence or found.pairs

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.table import Table
 
-from experiments.templates import TEMPLATES, starter
 from gateway.cli.admin_client import AdminClient, AdminOption, ApiKeyOption
-from gateway.cli.folder import DirOption, layout_of
+from gateway.cli.experiment_new import new
+from gateway.cli.folder import DirOption
 from gateway.cli.terminal import JsonFlag, emit_json, err, fail, out
 from gateway.cli.trust import read_person_key
 from gateway.config.layout import write_durably
@@ -40,33 +40,6 @@ def register(app: typer.Typer) -> None:
         app.command(verb)(command)
     app.command("approve")(approve)
     app.command("promote")(promote)
-
-
-def new(
-    strategy: Annotated[str, typer.Argument(metavar="STRATEGY", help=f"One of {', '.join(TEMPLATES)}.")],
-    name: Name,
-    model: Annotated[str, typer.Option("--model", help="Model (file of `config/models/`) whose calls are split.")],
-    champion: Annotated[str, typer.Option("--champion", help="Version that serves now.")],
-    challenger: Annotated[str, typer.Option("--challenger", help="Version that is tried.")],
-    directory: DirOption = Path(),
-    owner: Annotated[str, typer.Option("--owner", help="Who answers for it.")] = "",
-) -> None:
-    """Write a good start of an experiment, as a draft: nothing is drawn before `assay experiment start`.
-
-    Example: assay experiment new canary credit-v4 --model credit-risk --champion 3 --challenger 4
-    """
-    if strategy not in TEMPLATES:
-        fail(f"there is no strategy `{strategy}`", hint=f"one of {', '.join(TEMPLATES)}")
-    path = layout_of(directory).config / "experiments" / f"{name}.yaml"
-    if path.exists():
-        fail(f"`{path}` is there already", hint="choose another name, or edit it")
-    write_durably(path, starter(strategy, name, model, champion, challenger, owner).encode())
-    out.print(f"Written: {path}", markup=False, soft_wrap=True)
-    out.print(
-        f"Next: say what you expect in `hypothesis`; assay experiment plan {name} --dir {directory}; assay experiment start {name}",
-        markup=False,
-        soft_wrap=True,
-    )
 
 
 def list_experiments(

@@ -93,7 +93,7 @@ def admit(asked: Asked, running: Mapping[str, Running], principal: Principal, ro
     """
     found = running.get(asked.experiment)
     if found is None:
-        raise Refusal("unknown_experiment", f"no experiment `{asked.experiment}`", hint="`assay experiment list` names those that are configured")
+        raise unknown(asked.experiment)
     scope = ASKED_BY[asked.verb]
     if not {scope, "admin:write"} & set(principal.scopes):
         raise Refusal("missing_scope", f"to {asked.verb} an experiment needs the scope `{scope}`")
@@ -113,6 +113,14 @@ def admit(asked: Asked, running: Mapping[str, Running], principal: Principal, ro
         )
     signed = tuple((consent.person, envelope.decode()) for consent, envelope in consents)
     return Order(asked.experiment, asked.verb, asked.reason, principal.actor, asked.epoch, asked.phase, signed, against)
+
+
+def unknown(experiment: str, problems: int = 0) -> Refusal:
+    """Return the refusal of an experiment that is not in force; where the folder has problems its file may be saved all the same."""
+    if not problems:
+        return Refusal("unknown_experiment", f"no experiment `{experiment}`", hint="`assay experiment list` names those that are configured")
+    what = f"no experiment `{experiment}` is in force; problems of the configuration folder: {problems}, so what was saved last does not count"
+    return Refusal("unknown_experiment", what, hint="`assay check` tells them; once they are mended it is in force within a second")
 
 
 def needs_signatures(found: Running, verb: Verb) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from experiments.rollout import WINNERS, Action
 from gateway.authenticate import Principal
 from gateway.control.configuration import Configuration
-from gateway.control.orders import Asked, admit
+from gateway.control.orders import Asked, admit, unknown
 from gateway.control.readiness import require_approved, unreachable
 from gateway.control.registry import Registry
 from gateway.control.rollouts import Rollouts
@@ -43,6 +43,8 @@ class Steps:
             Refusal: they may not, or it cannot be carried out.
         """
         now_us = time.time_ns() // 1000
+        if asked.experiment not in self._rollouts.running:
+            raise unknown(asked.experiment, len(self._configuration.issues))
         if asked.verb in ("start", "promote"):
             admit(asked, self._rollouts.running, principal, self._root, now_us)
             self._require_approved(asked.experiment, now_us)

@@ -150,7 +150,7 @@ CASES = [
         "strategy: `bandit` is not built in this release; allowed: ab, blue_green, canary, champion_challenger, shadow",
         "",
     ),
-    ("experiments/credit-ab.yaml", "slots: 0-499", "slots: 0-500", "0-500", "layer.slots", ""),
+    ("experiments/credit-ab.yaml", "slots: 0-99", "slots: 0-100", "0-100", "layer.slots", ""),
     ("experiments/credit-ab.yaml", "experiment: credit-ab", "experiment: other", "other", "experiment: `other` must be the name of its file", ""),
     ("policies/modes.yaml", "modes: {}", "modes: {limits: enfroce}", "enfroce", "modes.limits: `enfroce` is not allowed", "did you mean `enforce`?"),
 ]
@@ -252,7 +252,7 @@ def test_an_experiment_of_a_broken_model_is_not_told_twice(config):
 
 
 def test_without_slots_two_experiments_of_one_model_clash(config):
-    edit(config, "experiments/credit-ab.yaml", "layer: {name: credit, slots: 0-499}", "")
+    edit(config, "experiments/credit-ab.yaml", "layer: {name: credit, slots: 0-99}", "")
     assert any("credit-risk" in issue or "layer" in issue for issue in issues(config))
 
 
@@ -285,7 +285,7 @@ STEPS = st.lists(
             ("models/credit-risk.yaml", "risk: high", "risk: hgih"),
             ("models/credit-risk.yaml", '  "4":', '  "5":'),
             ("models/credit-risk.yaml", "deadline: 2s", "deadline: 9s"),
-            ("experiments/credit-ab.yaml", "slots: 0-499", "slots: 0-600"),
+            ("experiments/credit-ab.yaml", "slots: 0-99", "slots: 0-600"),
             ("experiments/_layers.yaml", "slots: 1000", "slots: 900"),
             ("gateway.yaml", "high_risk: 1s", "high_risk: 2s"),
         ]

@@ -4,14 +4,16 @@ import json
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from experiments.document import ExperimentDocument
 from gateway import pseudonyms
-from gateway.cli import configure, key, model, trust
+from gateway.cli import configure, experiment_run, key, model, trust
 from gateway.config.compile import compile_folder
 from gateway.config.layout import Layout
 from gateway.documents import encode
@@ -27,6 +29,9 @@ def cli():
     app.add_typer(trust.app, name="trust")
     app.add_typer(model.app, name="model")
     app.add_typer(key.app, name="key")
+    experiment = typer.Typer()
+    experiment_run.register(experiment)
+    app.add_typer(experiment, name="experiment")
     runner = CliRunner()
 
     def run(*arguments: object, code=0):
@@ -60,6 +65,54 @@ def test_secrets_are_readable_by_their_owner_alone(deployment):
     for path in (deployment / "keys").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert {path.name for path in (deployment / "keys").iterdir()} == {"log.key", "api-keys.json", "alice.key", "bob.key"}
+
+
+def experiments_of(folder):
+    compiled = compile_folder(folder / "config")
+    assert compiled.issues == ()
+    return [msgspec.json.decode(compiled.objects[digest], type=ExperimentDocument) for digest in compiled.manifest.experiments.values()]
+
+
+def test_no_experiment_that_init_writes_starts_by_itself(deployment):
+    assert {document.experiment for document in experiments_of(deployment) if document.start != "manual"} == set()
+
+
+NEW = ("--model", "credit-risk", "--champion", "3", "--challenger", "4")
+
+
+def test_a_newcomer_adds_the_first_experiments_of_their_own_beside_those_of_init(deployment, cli):
+    for strategy in ("canary", "ab", "champion_challenger", "blue_green", "shadow"):
+        cli("experiment", "new", strategy, f"my-{strategy}", *NEW, "--dir", deployment)
+    assert cli("check", deployment).startswith("ok: ")
+    layers = {document.experiment: document.layer for document in experiments_of(deployment) if document.experiment.startswith("my-")}
+    assert (layers["my-canary"].first, layers["my-canary"].last) == (200, 599)
+    assert layers["my-shadow"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("mine", ("--model", "credit-rsik", "--champion", "3", "--challenger", "4"), "did you mean `credit-risk`?"),
+        ("mine", ("--model", "credit-risk", "--champion", "3", "--challenger", "9"), "has no version `9`"),
+        ("../mine", NEW, "is not a name"),
+        ("mine!", NEW, "nothing was written"),
+    ],
+)
+def test_an_experiment_that_would_not_hold_beside_the_others_is_not_written(deployment, cli, name, words, told):
+    before = files(deployment)
+    result = cli("experiment", "new", "canary", name, *words, "--dir", deployment, code=2 if "/" in name else 1)
+    assert told in result
+    assert files(deployment) == before
+
+
+def test_where_no_slots_are_left_the_owners_are_named_and_nothing_is_written(deployment, cli):
+    path = deployment / "config" / "experiments" / "credit-duel.yaml"
+    path.write_text(path.read_text().replace("150-199", "150-999"))
+    before = files(deployment)
+    assert "`credit-duel` 150-999" in cli("experiment", "new", "canary", "mine", *NEW, "--dir", deployment, code=1)
+    path.write_text("experiment: [")
+    assert "has problems" in cli("experiment", "new", "canary", "mine", *NEW, "--dir", deployment, code=1)
+    assert set(files(deployment)) == set(before)
 
 
 def test_init_overwrites_nothing(deployment, cli):
@@ -258,9 +311,9 @@ def test_plan_says_what_changes_and_who_moves(deployment, cli):
     (change,) = planned["changes"]
     assert (change["name"], change["action"], change["fields"]) == ("credit-ab", "changed", ["steps"])
     (movement,) = planned["movements"]
-    # Half of the units are in the layer's slots of credit-ab; a tenth of those goes from version 4 to version 3, and nobody the other way.
+    # A tenth of the units are in the layer's slots of credit-ab; a tenth of those goes from version 4 to version 3, and nobody the other way.
     assert set(movement["by_pair"]) == {"4 -> 3"}
-    assert 400 < movement["moved"] < 600
+    assert 60 < movement["moved"] < 140
 
 
 def test_plan_refuses_what_does_not_compile(deployment, cli):

@@ -128,7 +128,7 @@ def test_label_metrics_need_a_captured_prediction():
 @pytest.mark.parametrize(
     ("path", "value", "place", "complaint"),
     [
-        (("layer", "slots"), "499-600", ("layer", "slots"), "overlap"),
+        (("layer", "slots"), "99-600", ("layer", "slots"), "overlap"),
         (("layer",), None, ("model",), "also splits"),
         (("experiment",), "credit-ab", ("experiment",), "another file"),
     ],

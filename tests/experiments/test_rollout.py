@@ -24,7 +24,7 @@ METRICS = MetricsFile.model_validate(yaml.safe_load((FOLDER / "_metrics.yaml").r
 
 
 def load(name, **changes: object):
-    return compile_experiment(parse_experiment({**yaml.safe_load((FOLDER / name).read_text()), **changes}), LAYERS, METRICS)
+    return compile_experiment(parse_experiment({**yaml.safe_load((FOLDER / name).read_text()), "start": "auto", **changes}), LAYERS, METRICS)
 
 
 CANARY, AB = load("credit-canary.yaml"), load("credit-ab.yaml")

@@ -235,6 +235,28 @@ def test_an_unknown_experiment_is_a_404(visited: Deployment):
     assert visited.client.get(f"{visited.admin}/experiments/none", headers=visited.bearer("console")).status_code == 404
 
 
+def test_an_experiment_whose_file_is_not_in_force_says_so(visited: Deployment):
+    """Somebody saved it beside a mistake elsewhere: `no experiment` alone would send them looking in the wrong place."""
+    path = f"{visited.admin}/api/experiments/none"
+    broken = visited.layout.config / "models" / "broken.yaml"
+    try:
+        broken.write_text("model: [")
+        wait_until(
+            lambda: "`assay check`" in visited.client.get(path, headers=visited.bearer("console")).json()["hint"],
+            "the problem to be known",
+        )
+        visited.add_key("starts", "experiment:start", "tenants:all")
+        body = {"reason": "to begin with"}
+        wait_until(
+            lambda: visited.client.post(f"{path}/start", headers=visited.bearer("starts"), json=body).status_code != 401, "the key to be known"
+        )
+        told = visited.client.post(f"{path}/start", headers=visited.bearer("starts"), json=body).json()
+        assert (told["code"], "`assay check`" in told["hint"]) == ("unknown_experiment", True)
+    finally:
+        broken.unlink()
+    wait_until(lambda: "experiment list" in visited.client.get(path, headers=visited.bearer("console")).json()["hint"], "the mended folder")
+
+
 def test_what_a_caller_names_is_escaped_on_pages(visited: Deployment):
     visited.get("/<script>alert(1)</script>")
     assert "<script>alert" not in visited.client.get(f"{visited.admin}/", headers=visited.bearer("console")).text
