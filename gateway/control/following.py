@@ -198,7 +198,12 @@ class Following:
         self._tried_s = time.monotonic()
         require_keys(self._parts)
         require_follows(self._parts.root, self._parts.registry.pinned, self._parts.layout)
-        if not self.may_lead.is_set() and await asyncio.to_thread(self._lead):
+        try:
+            leads = not self.may_lead.is_set() and await asyncio.to_thread(self._lead)
+        except StoreError as fault:
+            self._tell(str(fault))
+            return
+        if leads:
             _log.warning("this node leads from now on", extra={"led_before": self.leader})
             self.may_lead.set()
 

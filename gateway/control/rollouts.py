@@ -67,8 +67,9 @@ class Rollouts:
         self._early: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
 
     def lead(self, fence: Callable[[], None]) -> None:
-        """Move from now on what was followed; `fence` as at the beginning."""
+        """Move from now on what was followed; `fence` as at the beginning. What is not where the log says is taken up anew by `align`."""
         self._fence = fence
+        self.running = {name: found for name, found in self.running.items() if found.state == self._registry.rollouts.get(name)}
 
     def follow(self, configured: Mapping[str, str]) -> None:
         """Show what another node's controller moves: the states are the log's, evidence is read here too, and nothing is committed.

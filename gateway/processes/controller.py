@@ -214,29 +214,33 @@ class Controller:
         node = f"{self._chosen.node}.controller"
         highwater = HighWater.claim(self._data / "run", node, clock.wall_ms(), clock.boot_id)
         journal = Journal(node, highwater.epoch, self._chosen.recorder, highwater, clock=clock)
-        async with asyncio.TaskGroup() as group:
-            async with contextlib.AsyncExitStack() as self._after_journal:  # what ends when this process writes no more
-                self._after_journal.callback(self._close_store)
-                self._after_journal.push_async_callback(self._close_roles)
-                self._hold(group)
-                await journal.open(deadline_s=60.0)
-                try:
-                    self._clerk = Clerk(journal, clock)
-                    await self._begin(group)
-                    await self._loops(group)
-                finally:
-                    await journal.close(deadline_s=5.0)
-                if parting.is_announced(self._data / "run"):
-                    parting.withdraw(self._data / "run")
-                    if isinstance(self._role, Leading):
-                        await parting.await_close(self._data, f"{self._chosen.node}.recorder", self._role.publishing.publisher.size)
-            if self._lease is not None:
-                self._held.cancel()
+        # What ends when this process writes no more is in `_after_journal`.
+        async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as self._after_journal:
+            self._after_journal.callback(self._close_store)
+            self._after_journal.push_async_callback(self._end_lease)
+            self._after_journal.push_async_callback(self._close_roles)
+            self._hold(group)
+            await journal.open(deadline_s=60.0)
+            try:
+                self._clerk = Clerk(journal, clock)
+                await self._begin(group)
+                await self._loops(group)
+            finally:
+                await journal.close(deadline_s=5.0)
+            if parting.is_announced(self._data / "run"):
+                parting.withdraw(self._data / "run")
+                if isinstance(self._role, Leading):
+                    await parting.await_close(self._data, f"{self._chosen.node}.recorder", self._role.publishing.publisher.size)
         return 0
 
     async def _close_roles(self) -> None:
         for role in reversed(self._roles):
             await role.close()
+
+    async def _end_lease(self) -> None:
+        """Renew no more: the lease is about to be given back."""
+        if self._lease is not None:
+            await _ended([self._held])
 
     def _close_store(self) -> None:
         if self._store is not None:

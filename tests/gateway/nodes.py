@@ -48,8 +48,8 @@ class Pair:
         write_durably(a.layout.keys / "vault.key", MasterKey(os.urandom(32)).secret_text().encode(), mode=0o600)
         for node in (a, b):
             path = node.layout.config / "gateway.yaml"
-            # What the survivor of a dead leader must not refuse, on a machine however slow; models of high risk have their second.
-            path.write_text(path.read_text().replace("default: 10s", f"default: {STALE_S}s"))
+            # What the survivor of a dead leader must not refuse, on a machine however slow; what it must refuse of high risk before it leads.
+            path.write_text(path.read_text().replace("default: 10s, high_risk: 1s", f"default: {STALE_S}s, high_risk: 2s"))
         pair = {"1": one.url, "2": two.url}
         capture = {"prediction": "/outputs/0/data/0"}
         a.write_model("plain", pair, expose_arm=True)
@@ -80,8 +80,9 @@ class Pair:
 
     def start(self) -> None:
         """Start one, then the other, so that it is known who leads."""
-        self.a.start()
-        self.b.start()
+        for node in (self.a, self.b):
+            node.start(wait=False)
+            node.wait_ready(120)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Self]:
