@@ -91,7 +91,7 @@ def check_arm(record: Record, recompute: Recompute, salt: str | None = None) -> 
         return ArmCheck("contradicted", recorded, None, f"The record does not lead to an arm: {error}")
     if found != recorded:
         return ArmCheck("contradicted", recorded, found, f"The record states arm `{recorded}`, its own hashes and shares give `{found}`.")
-    basis = "hashes recomputed from subject and salt" if salt and record.get("subject") else "its recorded hashes and shares"
+    basis = "subject and salt" if salt and record.get("subject") else "its recorded hashes and shares"
     return ArmCheck("reproduced", recorded, found, f"Recomputed from {basis}: arm `{found}`, as recorded.")
 
 
@@ -151,10 +151,9 @@ def _route(record: Record) -> tuple[str, ...]:
     if route.get("pinned"):
         lines.append("The caller pinned this version; it takes part in no experiment.")
     elif route.get("experiment"):
-        lines.append(
-            f"Experiment `{route['experiment']}`, epoch {route.get('epoch')}, mode `{route.get('mode')}`: assigned `{assigned}`, served `{served}`."
-        )
-        if served != assigned:
+        ended = "nothing served, the call was refused" if served is None else f"served `{served}`"
+        lines.append(f"Experiment `{route['experiment']}`, epoch {route.get('epoch')}, mode `{route.get('mode')}`: assigned `{assigned}`, {ended}.")
+        if served is not None and served != assigned:
             lines.append(
                 "Served differs from assigned: the assigned arm was not eligible, so the default served. Analysis counts it under the assigned arm."
             )
@@ -178,10 +177,10 @@ def _draw(record: Record, arm: ArmCheck) -> tuple[str, ...]:
     hashes = _map(route, "hashes")
     lines = []
     if isinstance(route.get("exposure"), int):
-        lines.append(f"Exposure {_share(route['exposure'])}; hash `{hashes.get('exposure', 'not recorded')}`.")
+        lines.append(f"Exposure {_share(route['exposure'])}{_hash(hashes, 'exposure')}.")
     for name, share in sorted(_map(route, "shares").items()):
         if isinstance(share, int):
-            lines.append(f"Share of `{name}`: {_share(share)} ({share} of 2^32); hash `{hashes.get(name, 'not recorded')}`.")
+            lines.append(f"Share of `{name}`: {_share(share)}{_hash(hashes, name)}.")
     return (*lines, arm.words)
 
 
@@ -232,10 +231,11 @@ def _ending(end: Record) -> tuple[str, ...]:
     if isinstance(outcome.get("latency_us"), int):
         lines.append(f"Took {_ms(outcome['latency_us'])}{f': {stages}' if stages else ''}.")
     if end.get("prediction") is not None:
-        score = f", score {end['score_ppm']} ppm" if "score_ppm" in end else ""
+        score = f", score {_number(end['score_ppm'])}" if "score_ppm" in end else ""
         lines.append(f"Predicted `{end['prediction']}`{score}.")
     if usage:
-        lines.append(f"{usage.get('rows')} rows, {usage.get('bytes_in')} bytes in, {usage.get('bytes_out')} bytes out.")
+        rows = usage.get("rows")
+        lines.append(f"{rows} {'row' if rows == 1 else 'rows'}, {usage.get('bytes_in')} bytes in, {usage.get('bytes_out')} bytes out.")
         lines += _consumed(usage)
     for name, commitment in sorted(_map(end, "payload").items()):
         lines.append(f"Commitment to the payload {name}: `{commitment}`.")
@@ -262,7 +262,7 @@ def _later(related: Sequence[Record]) -> tuple[str, ...]:
         elif one.get("type") == "human_decision":
             lines.append(f"{one.get('time')}: a person decided `{one.get('human_decision')}` for {row}, from `{one.get('source')}`.")
         elif one.get("type") == "reward":
-            lines.append(f"{one.get('time')}: reward `{one.get('metric')}` = {one.get('value_ppm')} ppm for {row} from `{one.get('source')}`.")
+            lines.append(f"{one.get('time')}: reward `{one.get('metric')}` = {_number(one.get('value_ppm'))} for {row} from `{one.get('source')}`.")
     return tuple(lines)
 
 
@@ -277,9 +277,21 @@ def _list(record: Record, key: str) -> Sequence[Any]:
 
 
 def _share(value: int) -> str:
-    thousandths = value * 100_000 // SHARE_WHOLE
-    return f"{thousandths // 1000}.{thousandths % 1000:03d} %"
+    """Return a share as people write it, to a thousandth of a percent: `5 %`, `33.333 %`."""
+    return f"{Decimal(value * 100_000 // SHARE_WHOLE).scaleb(-3).normalize():f} %"
+
+
+def _hash(hashes: Record, name: str) -> str:
+    """Return the recorded hash of a draw; nothing where this draw needed none, as where all is one arm's."""
+    return f"; hash `{hashes[name]}`" if name in hashes else ""
+
+
+def _number(value_ppm: Any) -> str:
+    """Return millionths as the number that was sent or read."""
+    if type(value_ppm) is not int:
+        return "a number that cannot be read"
+    return f"{Decimal(value_ppm).scaleb(-6).normalize():f}"
 
 
 def _ms(value_us: int) -> str:
-    return f"{value_us // 1000}.{value_us % 1000 // 100} ms" if value_us >= 1000 else f"{value_us} us"
+    return f"{value_us // 1000}.{value_us % 1000 // 100} ms" if value_us >= 1000 else f"0.{value_us:03d} ms"

@@ -154,7 +154,7 @@ class Rehearsal:
 
     def _note_refusals(self, record: Record, route: Record) -> None:
         outcome = record.get("outcome", {})
-        if "code" in outcome and outcome["status"] < 500:
+        if "code" in outcome and 400 <= outcome["status"] < 500:
             policy = record.get("policy", {})
             reasons = [reason["id"] for reason in policy.get("reasons", ()) if policy.get("decision") == "deny" and reason.get("mode") == "enforce"]
             self._refused[" ".join([outcome["code"], *reasons[:1]])] += 1

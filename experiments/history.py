@@ -66,6 +66,8 @@ class EpochStory:
     """Exclusion -> calls."""
     diverted: dict[str, Counter[str]] = field(default_factory=dict)
     """Assigned arm -> reason why another version served -> calls."""
+    refused: dict[str, Counter[str]] = field(default_factory=dict)
+    """Assigned arm -> reason why nothing served -> calls."""
     first_call: str = ""
     last_call: str = ""
     next_look: int = FIRST_LOOK_UNITS
@@ -180,6 +182,8 @@ def _count(epoch: EpochStory, record: Record) -> None:
         return
     arm = route["assigned"]
     epoch.calls[arm] += 1
-    if route.get("served") != arm:
+    served = route.get("served")
+    if served != arm:
         why = next((one.get("reason", "") for one in route.get("eligible", ()) if one.get("arm") == arm), "") or "refused"
-        epoch.diverted.setdefault(arm, Counter())[why] += 1
+        told = epoch.refused if served is None else epoch.diverted
+        told.setdefault(arm, Counter())[why] += 1

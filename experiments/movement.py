@@ -42,6 +42,30 @@ class Moved(msgspec.Struct, frozen=True):
         """Return how many units change from one arm to another: what breaks a comparison that runs."""
         return sum(count for (before, after), count in self.pairs.items() if before != after and not {before, after} & {OUTSIDE, NOT_EXPOSED})
 
+    def to_version(self, before: ExperimentDocument | None, after: ExperimentDocument | None, default: str) -> dict[str, int]:
+        """Return how many units another version serves afterwards, by that version.
+
+        Args:
+            before: the document this was measured from.
+            after: the document it was measured to.
+            default: the model's default version, which serves whoever is in no arm.
+        """
+        counts: Counter[str] = Counter()
+        for (old, new), count in self.pairs.items():
+            version = _version(after, new, default)
+            if version != _version(before, old, default):
+                counts[version] += count
+        return dict(sorted(counts.items()))
+
+
+def _version(document: ExperimentDocument | None, place: str, default: str) -> str:
+    """Return the version that serves a place: an arm's own, the control's in a holdout or outside the exposure."""
+    if document is None or place == OUTSIDE:
+        return default
+    if document.shadow is not None:
+        return document.arms[document.control]
+    return document.arms.get(place) or document.arms[document.control]
+
 
 def moved(before: ExperimentDocument | None, after: ExperimentDocument | None, *, sample: int, step: int = 0) -> Moved:
     """Assign a sample of units under both documents.

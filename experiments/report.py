@@ -116,6 +116,10 @@ def _means(limit: Limit) -> dict[str, Any]:
     return {"shadow_ppm": round(means.shadow * PPM), "champion_ppm": round(means.champion * PPM), "unsaid": means.unsaid}
 
 
+def _reasons(counts: Mapping[str, Mapping[str, int]], arm: str) -> list[dict[str, Any]]:
+    return [{"reason": reason, "calls": calls} for reason, calls in sorted(counts.get(arm, {}).items())]
+
+
 def _verdict_told(document: ExperimentDocument, verdict: Verdict) -> dict[str, Any]:
     return {"outcome": verdict.outcome, "words": verdict_in_words(verdict, document), "reasons": list(verdict.reasons)}
 
@@ -131,7 +135,9 @@ def _of_units(epoch: EpochStory, fold: Fold) -> dict[str, Any]:
                 "arm": arm,
                 "calls": epoch.calls[arm],
                 "diverted": sum(epoch.diverted.get(arm, {}).values()),
-                "reasons": [{"reason": reason, "calls": calls} for reason, calls in sorted(epoch.diverted.get(arm, {}).items())],
+                "reasons": _reasons(epoch.diverted, arm),
+                "refused": sum(epoch.refused.get(arm, {}).values()),
+                "refused_for": _reasons(epoch.refused, arm),
             }
             for arm in sorted(document.arms)
         ],

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from experiments.document import ExperimentDocument
+from experiments.document import ExperimentDocument, LiveExperiment
 from gateway.cli.experiment_dry_run import rehearse, show
 from gateway.cli.folder import DirOption, layout_of
 from gateway.cli.missing_approvals import unapproved_arms
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
 from gateway.config.layout import Layout
-from gateway.documents import Manifest, decode
+from gateway.documents import Manifest, RouteDocument, decode
 from gateway.processes.control import ControlDirectory, ControlError
 
 if TYPE_CHECKING:
@@ -71,13 +71,15 @@ def plan(
         known = {**rehearsed.rates, **known}
     is_undeclared = document.external is not None and not document.steps[0].shares
     foreseen = None if units_per_day is None or is_undeclared else forecast(document, units_per_day=units_per_day, rates=known)
-    movement = moved(_in_force(layout, compiled, name), document, sample=sample)
+    before, step = _in_force(layout, compiled, name)
+    movement = moved(before, document, sample=sample, step=step)
     unapproved = unapproved_arms(layout, compiled, document)
     told = {
         "experiment": name,
         "units_per_day": units_per_day,
         "moved": [{"before": before, "after": after, "units": units} for (before, after), units in movement.pairs.items()],
         "between_arms": movement.between_arms(),
+        "to_version": movement.to_version(before, document, _default_version(compiled, document.model)),
         "sample": sample,
         "approvals_missing": list(unapproved.values()),
         "dry_run": None if rehearsed is None else msgspec.to_builtins(rehearsed),
@@ -113,14 +115,30 @@ def _data(layout: Layout, compiled: Compiled) -> Path:
     return layout.resolve(store or "data")
 
 
-def _in_force(layout: Layout, compiled: Compiled, name: str) -> ExperimentDocument | None:
+def _in_force(layout: Layout, compiled: Compiled, name: str) -> tuple[ExperimentDocument | None, int]:
+    """Return what draws units now, and the step it is on; of a draft, and of what has ended, that is nothing."""
+    from gateway.live import decode as decode_live  # noqa: PLC0415 - the lane's modules, only when asked for
+
     control = ControlDirectory(_data(layout, compiled))
     try:
         current = control.current()
-        digest = None if current is None else decode(control.get(current.manifest), Manifest).experiments.get(name)
-        return None if digest is None else msgspec.json.decode(control.get(digest), type=ExperimentDocument)
+        if current is None:
+            return None, 0
+        stored = decode_live(control.get_live(current.live)).experiments.get(name)
+        live = None if stored is None else msgspec.json.decode(stored, type=LiveExperiment)
+        digest = decode(control.get(current.manifest), Manifest).experiments.get(name)
+        if digest is None or live is None or live.phase not in ("running", "paused"):
+            return None, 0
+        return msgspec.json.decode(control.get(digest), type=ExperimentDocument), live.step
     except (ControlError, ValueError, OSError):
-        return None
+        return None, 0
+
+
+def _default_version(compiled: Compiled, model: str) -> str:
+    manifest = compiled.manifest
+    if manifest is None or model not in manifest.models:
+        return ""
+    return decode(compiled.objects[manifest.models[model]], RouteDocument).default_version
 
 
 def _show_movement(document: ExperimentDocument, told: dict[str, Any]) -> None:
@@ -132,6 +150,10 @@ def _show_movement(document: ExperimentDocument, told: dict[str, Any]) -> None:
         stays = "" if row["before"] != row["after"] else " (stay)"
         out.print(f"  {row['before']} -> {row['after']}: {row['units']}{stays}", markup=False)
     out.print(f"  between arms: {told['between_arms']}")
+    for version, units in told["to_version"].items():
+        out.print(f"  served by version {version} instead of another: {units}", markup=False)
+    if not told["to_version"]:
+        out.print("  served by another version than now: 0")
 
 
 def _show(document: ExperimentDocument, told: dict[str, Any], foreseen: Forecast | None) -> None:

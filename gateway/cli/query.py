@@ -276,13 +276,12 @@ def _print_payload(kept: dict[str, Any]) -> None:
 
 def _print_explanation(idx: int, explanation: Explanation, related: dict[int, dict[str, Any]]) -> None:
     out.print(f"[bold]{escape(explanation.headline)}[/]  [dim]leaf #{idx}[/]")
+    colour = {"reproduced": "green", "contradicted": "bold red", "no_experiment": "dim"}[explanation.arm.state]
     for section in explanation.sections:
         out.print(f"\n[dim]{escape(section.title)}[/]")
         for line in section.lines:
-            out.print(f"  {escape(line)}", soft_wrap=True)
-    out.print("\n[dim]The arm[/]")
-    colour = {"reproduced": "green", "contradicted": "bold red", "no_experiment": "dim"}[explanation.arm.state]
-    out.print(f"  [{colour}]{escape(explanation.arm.words)}[/]", soft_wrap=True)
+            style = colour if line == explanation.arm.words else None
+            out.print(f"  {escape(line)}", style=style, soft_wrap=True)
     if related:
         listed = ", ".join(f"#{index} {one.get('type')}" for index, one in related.items())
         out.print(f"\n[dim]Records used:[/] #{idx}, {escape(listed)}", soft_wrap=True)

@@ -67,9 +67,10 @@ def test_refusals_are_counted_by_reason_and_are_no_failures_of_an_arm():
     denied = {"decision": "deny", "reasons": [{"id": "LIM-1", "mode": "enforce"}]}
     refused = [call(n, policy=denied, outcome={"status": 403, "code": "policy_denied", "latency_us": 1}) for n in range(10)]
     skipped = {"experiment": "next", "exposed": False, "assigned": "champion", "eligible": [{"arm": "challenger", "reason": "approval.missing"}]}
-    found = rehearsed([*refused, call(20, route=skipped), *(call(n, status=500 if n % 10 == 0 else 200) for n in range(100, 300))])
+    unreadable = call(21, outcome={"status": 200, "code": "reply_unreadable", "latency_us": 1})
+    found = rehearsed([*refused, call(20, route=skipped), unreadable, *(call(n, status=500 if n % 10 == 0 else 200) for n in range(100, 300))])
     assert found.refused == {"arm challenger: approval.missing": 1, "policy_denied LIM-1": 10}
-    assert found.rates["errors"] == pytest.approx(20 / 201)
+    assert found.rates["errors"] == pytest.approx(21 / 202), "a reply that nobody can read was answered, and counts as an error of its arm"
 
 
 def test_rates_of_labels_come_from_late_labels_and_outcomes():

@@ -93,6 +93,15 @@ def test_a_new_arm_takes_its_share_from_each_and_moves_nobody_between_those_that
     assert reweighted.moved == pytest.approx(1500, abs=180), "the least there can be: 25 % have to change"
 
 
+def test_units_that_another_version_serves_are_counted_by_that_version():
+    found = moved(None, compiled(), sample=20_000)
+    assert found.between_arms() == 0
+    told = found.to_version(None, compiled(), "1")
+    assert set(told) == {"2"}
+    assert told["2"] == found.pairs[OUTSIDE, "challenger"] > 0
+    assert moved(compiled(), compiled(), sample=500).to_version(compiled(), compiled(), "1") == {}
+
+
 def test_starting_ramping_and_ending_are_told_as_what_they_are():
     small = document_of({"a": 1, "b": 1}, exposure=2**32 // 10)
     large = document_of({"a": 1, "b": 1}, exposure=2**32 // 5)

@@ -94,6 +94,23 @@ def test_the_counts_of_the_report_are_those_of_its_records(harmed):
         assert over["reasons"] == ([{"reason": "approval.missing", "calls": other}] if other else [])
 
 
+def test_calls_that_were_refused_are_not_told_as_served_by_another_version():
+    records = log_of(DOCUMENT, failing={"champion": 0.02, "challenger": 0.02}, calls=400)
+    refused = [record for record in records if record["type"] == "call" and record["route"]["exposed"]][:7]
+    for record in refused:
+        del record["route"]["served"]
+        record["route"]["eligible"] = [{"arm": arm, "reason": "LIM-003"} for arm in DOCUMENT.arms]
+        record["policy"] = {"decision": "deny", "reasons": []}
+        record["outcome"] = {"status": 403, "code": "policy_denied", "latency_us": 1}
+    report = report_of(records)
+    for over in report["body"]["epochs"][0]["overrides"]:
+        mine = sum(record["route"]["assigned"] == over["arm"] for record in refused)
+        assert (over["diverted"], over["refused"]) == (0, mine)
+        assert over["refused_for"] == ([{"reason": "LIM-003", "calls": mine}] if mine else [])
+    assert "LIM-003" in render_markdown(report, report_bytes(report))
+    assert "Calls refused" in render_html(report, report_bytes(report))
+
+
 def test_all_four_stages_of_the_sample_ratio_are_tested_both_ways(harmed):
     stages = harmed["body"]["epochs"][0]["sample_ratio"]
     assert [stage["stage"] for stage in stages] == ["assigned", "served", "outcome", "labelled"]

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from deployment import Deployment
 from typer.testing import CliRunner
 
+from experiments.document import ExperimentDocument, LiveExperiment
 from gateway.cli.main import build
 from gateway.config.compile import compile_folder
+from gateway.documents import encode
+from gateway.live import LiveDocument
+from gateway.live import encode as encode_live
+from gateway.processes.control import ControlDirectory, Current
+from gateway.standing import ApprovalsInForce
 
 
 @pytest.fixture
@@ -37,6 +44,32 @@ def test_a_good_plan_says_who_moves_and_what_can_be_shown(folder: Deployment):
     assert {row["after"] for row in found["moved"]} == {"control", "treatment"}
     status, told = plan(folder, "--units-per-day", "50000", "--rate", "errors=1%")
     assert "margin 1 pp takes" in told
+
+
+def put_in_force(deployment: Deployment, phase: str) -> None:
+    """Publish the folder with its experiment in a phase, as a controller does."""
+    compiled = compile_folder(deployment.layout.config)
+    assert compiled.manifest is not None
+    control = ControlDirectory(deployment.layout.resolve("data"))
+    control.create()
+    control.put_many({**compiled.objects, compiled.digest: encode(compiled.manifest)})
+    step = msgspec.json.decode(compiled.objects[compiled.manifest.experiments["x"]], type=ExperimentDocument).steps[0]
+    state = LiveExperiment(experiment="x", epoch=1, phase=phase, step=0, exposure=step.exposure, shares=step.shares)
+    approvals = ApprovalsInForce(trust_root="", approvals=(), revocations=())
+    live = control.put_live(encode_live(LiveDocument(experiments={"x": state}, approvals=approvals)), 0.0)
+    control.publish(Current(compiled.digest, live, 0))
+
+
+@pytest.mark.parametrize(("phase", "moves"), [("draft", True), ("running", False), ("stopped", True)])
+def test_the_plan_of_what_is_in_force_and_draws_nobody_says_whom_a_start_would_move(folder: Deployment, phase: str, *, moves: bool):
+    put_in_force(folder, phase)
+    status, told = plan(folder, "--units-per-day", "50000", "--rate", "errors=1%", "--json")
+    assert status == 0, told
+    found = json.loads(told)
+    assert {row["before"] for row in found["moved"]} == ({"outside"} if moves else {"control", "treatment"})
+    assert list(found["to_version"]) == (["2"] if moves else [])
+    _, told = plan(folder, "--units-per-day", "50000", "--rate", "errors=1%")
+    assert ("served by version 2 instead of another: " in told) is moves
 
 
 def test_a_deadline_too_short_and_a_missing_approval_are_refused(folder: Deployment):

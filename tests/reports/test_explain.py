@@ -57,7 +57,7 @@ def test_salt_and_subject_reach_the_recomputation():
 
     explanation = explain(call, [start], watch)
     assert seen == [(call["subject"], "s3cret")]
-    assert "from subject and salt" in explanation.arm.words
+    assert "Recomputed from subject and salt: arm" in explanation.arm.words
 
 
 def test_what_policies_asked_to_be_done_is_told_of_request_and_reply():
@@ -85,10 +85,10 @@ def test_who_which_why_policy_timings_and_labels_are_told():
         "key `k_1` of tenant `acme`",
         "Experiment `credit-v4`",
         "Candidate `challenger`: not eligible, `approval.missing`",
-        "Share of `champion`: 50.000 %",
+        "Share of `champion`: 50 %",
         "`hours` (p): m",
         "Approval `a1` by `ann`",
-        "decide 80 us, upstream 4.0 ms",
+        "decide 0.080 ms, upstream 4.0 ms",
         "label `1` for row 0 from `k_1`, a correction",
     ):
         assert part in told, part
@@ -110,6 +110,35 @@ def test_an_outcome_record_tells_how_a_decision_ended():
     log = Log()
     decision = log.call(kind="decision")
     assert explain(decision, [log.outcome(decision)], recompute).headline.startswith("Answered 200")
+
+
+def test_a_refused_call_is_never_told_as_served_by_anything():
+    call = experiment_call(Log(), status=403, code="policy_denied", decision="deny")
+    assigned = call["route"]["assigned"]
+    del call["route"]["served"]
+    told = words(explain(call, [], recompute))
+    assert f"assigned `{assigned}`, nothing served, the call was refused." in told
+    assert "None" not in told
+    assert "default served" not in told
+
+
+def test_numbers_are_told_as_people_write_them():
+    log = Log()
+    call = experiment_call(log, score_ppm=250_000, latency_us=465)
+    reward = log.add("reward", decision=call["id"], metric="repaid", value_ppm=1_000_000, row=0, source="k_1")
+    told = words(explain(call, [reward], recompute))
+    written = (
+        "score 0.25.",
+        "reward `repaid` = 1 for row 0",
+        "Took 0.465 ms",
+        "1 row, 10 bytes in",
+        "Share of `champion`: 50 %; hash",
+        "Exposure 100 %",
+    )
+    for part in written:
+        assert part in told, part
+    call["route"]["hashes"] = {}
+    assert "hash `" not in words(explain(call, [], recompute))
 
 
 @settings(max_examples=30, deadline=None)
