@@ -48,7 +48,7 @@ def main() -> None:
     passed_s = time.monotonic() - began_s
     for key, folder in sorted(found.items()):
         spent = cpu_s(folder) - before[key]
-        print(f"{key[0]:12} {key[1]:14} {spent / passed_s * 100:6.2f} % of a core")  # noqa: T201 - the result
+        print(f"{key[0]:12} {key[1]:14} {spent / passed_s * 100:6.2f} % of a core")
 
 
 if __name__ == "__main__":
