@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 import gateway
-from audit.keys import InvalidKey, SigningKey, save_signing_key
+from audit.keys import InvalidKey, SigningKey, read_secret, save_signing_key
 from audit.signer import load_signer
 from experiments.document import ExperimentDocument
 from gateway import apikeys
@@ -23,6 +23,7 @@ from gateway.cli.folder import Directory, layout_of
 from gateway.cli.key import FIRST_TENANT
 from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import Compiled, compile_folder
+from gateway.config.gateway_file import GatewayFile
 from gateway.config.layout import Layout, write_durably
 from gateway.config.plan import EMPTY, Load, movements
 from gateway.config.plan import plan as plan_changes
@@ -105,7 +106,7 @@ def check(
     layout = layout_of(directory)
     compiled = compile_folder(layout.config)
     problems = [str(issue) for issue in compiled.issues] + _secret_problems(layout, compiled)
-    notes = [] if problems else _unapproved_switches(layout, compiled)
+    notes = [] if problems else _unapproved(layout, compiled)
     if json_flag:
         counts = _counts(compiled.manifest) if compiled.manifest else {}
         digest = compiled.digest if compiled.manifest else None
@@ -127,18 +128,21 @@ def check(
         raise typer.Exit(int(Exit.NO))
 
 
-def _unapproved_switches(layout: Layout, compiled: Compiled) -> list[str]:
-    """Return what keeps each configured blue-green switch from being started: a side that nobody has approved for everyone."""
-    from gateway.cli.missing_approvals import unapproved_arms  # noqa: PLC0415 - cryptography, only where there is something to ask
+def _unapproved(layout: Layout, compiled: Compiled) -> list[str]:
+    """Return which default versions nobody approved, and what keeps each blue-green switch from being started: an unapproved side."""
+    from gateway.cli.missing_approvals import unapproved_arms, unapproved_defaults  # noqa: PLC0415 - cryptography, only where it is asked for
 
     if compiled.manifest is None:
         return []
     documents = [msgspec.json.decode(compiled.objects[digest], type=ExperimentDocument) for digest in compiled.manifest.experiments.values()]
     switches = [document for document in documents if document.strategy == "blue_green"]
     return [
-        f"experiments/{document.experiment}.yaml: cannot be started yet: {line}"
-        for document in switches
-        for line in unapproved_arms(layout, compiled, document).values()
+        *unapproved_defaults(layout, compiled),
+        *(
+            f"experiments/{document.experiment}.yaml: cannot be started yet: {line}"
+            for document in switches
+            for line in unapproved_arms(layout, compiled, document).values()
+        ),
     ]
 
 
@@ -234,6 +238,7 @@ def _secret_problems(layout: Layout, compiled: Compiled) -> list[str]:
                 )
         except InvalidKey as error:
             problems.append(f"gateway.yaml: audit.key: {error}")
+        problems += _vault_problems(layout, compiled.gateway)
         try:
             apikeys.load(layout.resolve(compiled.gateway.keys.file))
         except apikeys.InvalidKeyFile as error:
@@ -244,6 +249,23 @@ def _secret_problems(layout: Layout, compiled: Compiled) -> list[str]:
         problems.append(f"trust root `{layout.trust_root}` is missing; hint: `assay trust init`")
     except (OSError, InvalidTrust) as error:
         problems.append(f"trust root `{layout.trust_root}`: {error}")
+    return problems
+
+
+def _vault_problems(layout: Layout, found: GatewayFile) -> list[str]:
+    """Return what is wrong with the vault's master keys, where there is a vault."""
+    if found.vault is None:
+        return []
+    from audit.vault.crypto import MasterKey  # noqa: PLC0415 - cryptography, only where it is asked for
+
+    problems = []
+    for name, reference in (("key", found.vault.key), ("previous", found.vault.previous)):
+        if reference is None:
+            continue
+        try:
+            MasterKey.parse(read_secret(reference, base=layout.root, environ=os.environ))
+        except InvalidKey as error:
+            problems.append(f"gateway.yaml: vault.{name}: {error}")
     return problems
 
 

@@ -18,6 +18,29 @@ from gateway.config.layout import Layout
 from gateway.documents import RouteDocument
 
 
+def unapproved_defaults(layout: Layout, compiled: Compiled) -> list[str]:
+    """Return a line for each model whose default version may not serve everyone: its calls are refused until people have approved it."""
+    from gateway.cli.model import candidate_of, read_inbox  # noqa: PLC0415 - cryptography, only here
+    from gateway.cli.trust import read_root  # noqa: PLC0415
+    from policies.in_force import judge  # noqa: PLC0415
+
+    if not layout.trust_root.exists() or compiled.manifest is None or compiled.gateway is None:
+        return []
+    root = read_root(layout)
+    approvals, revocations, _ = read_inbox(layout, root)
+    missing = []
+    for name, digest in sorted(compiled.manifest.models.items()):
+        route = msgspec.json.decode(compiled.objects[digest], type=RouteDocument)
+        candidate = candidate_of(route, route.versions[route.default_version])
+        found = judge(approvals, revocations, candidate, root, compiled.gateway.environment, time.time_ns() // 1000, WHOLE)
+        if found.reason is not None:
+            asked = f"`assay model approve {name} {route.default_version}`"
+            missing.append(
+                f"models/{name}.yaml: calls are refused: version {route.default_version}, the default, is not approved: {found.reason}; {asked}"
+            )
+    return missing
+
+
 def unapproved_arms(layout: Layout, compiled: Compiled, document: ExperimentDocument) -> dict[str, str]:
     """Return arm -> why its version may not have its largest share; nothing where there is no trust root yet."""
     from gateway.cli.model import candidate_of, read_inbox  # noqa: PLC0415 - cryptography, only here

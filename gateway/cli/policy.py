@@ -47,7 +47,7 @@ def new(
     *,
     json_flag: JsonFlag = False,
 ) -> None:
-    """Begin a policy from a template: rules with comments, tests, cases, parameters, an example input.
+    """Begin a policy from a template: rules with comments, tests, cases, parameters, an example input. It begins in mode `dryrun`.
 
     Example: assay policy new residency where_data_lives
     """
@@ -72,8 +72,10 @@ def new(
     out.print(f"Package policy.{package} is written. Read {package}.rego, fill in {PARAMETERS}, then:", markup=False, soft_wrap=True)
     out.print(f"  assay policy test{where}", markup=False, soft_wrap=True)
     out.print(f"  assay policy explain data.policy.{package}{where} --input {folder / f'{package}_input.json'}", markup=False, soft_wrap=True)
-    mode = f"`modes: {{{package}: dryrun}}` in {folder / 'modes.yaml'}"
-    out.print(f"Begin in `dryrun`, which records and refuses nothing: {mode}", markup=False, soft_wrap=True)
+    more = f"its METADATA, or `modes: {{{package}: warn}}` in {folder / 'modes.yaml'}, says when it is to do more"
+    out.print(
+        f"A saved file is in force within a second. This one is `dryrun`, which records and refuses nothing; {more}.", markup=False, soft_wrap=True
+    )
 
 
 def _print_templates(found: list[Template], *, json_flag: bool) -> None:

@@ -22,7 +22,9 @@ from gateway.cli.terminal import Exit, JsonFlag, emit_json, err, fail, out
 from gateway.config.compile import compile_folder
 from gateway.config.layout import write_durably
 
+TERMINAL: Final = Path("/dev/tty")
 _CONSENT_US: Final = 86_400_000_000
+_QUESTION: Final = "Everything captured of this subject is destroyed and cannot be brought back. Go on?"
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +77,17 @@ def _tell_key(path: Path, name: str, what: str, section: str, *, is_json: bool) 
     if is_json:
         emit_json({"path": str(path), "id": name})
     else:
-        out.print(f"Written: {path}, {what} `{name}`. In gateway.yaml: {section}: {{key: file:{path}}}", markup=False, soft_wrap=True)
+        reference = _reference(path)
+        out.print(f"Written: {path}, {what} `{name}`. In gateway.yaml: {section}: {{key: file:{reference}}}", markup=False, soft_wrap=True)
+
+
+def _reference(path: Path) -> Path:
+    """Return the path as `gateway.yaml` has to name it: from the folder of the deployment it lies in, absolute where it lies in none."""
+    whole = path.absolute()
+    for folder in whole.parents:
+        if (folder / "config" / "gateway.yaml").is_file():
+            return whole.relative_to(folder)
+    return whole
 
 
 def erase(
@@ -116,7 +128,7 @@ def erase(
             soft_wrap=True,
         )
         return
-    if not yes and not typer.confirm("Everything captured of this subject is destroyed and cannot be brought back. Go on?", err=True):
+    if not yes and not _agreed(by_input=subject == "-"):
         raise typer.Exit(int(Exit.NO))
     body: dict[str, Any] = {"unit": unit, "ground": ground, "consents": consents}
     if tenant is not None:
@@ -127,6 +139,18 @@ def erase(
     else:
         out.print(f"Erased: {done['entries']} entries under {done['keys']} keys.", markup=False)
         out.print(f"Erasure {done['erasure']}, record #{done['record']}: note both with the request.", markup=False, soft_wrap=True)
+
+
+def _agreed(*, by_input: bool) -> bool:
+    """Ask a person; at the terminal where the subject has used standard input up."""
+    if not by_input:
+        return typer.confirm(_QUESTION, err=True)
+    try:
+        with TERMINAL.open() as keyboard, TERMINAL.open("w") as screen:
+            print(f"{_QUESTION} [y/N]: ", end="", file=screen, flush=True)
+            return keyboard.readline().strip().lower() in ("y", "yes")
+    except OSError:
+        fail("the subject came by standard input, and there is no terminal to ask at; nothing was erased", hint="`--yes`, once you are sure")
 
 
 def _subject(given: str) -> str:

@@ -1,6 +1,7 @@
 """From an empty folder to an approved version, by commands alone."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from experiments.document import ExperimentDocument
 from gateway import pseudonyms
-from gateway.cli import configure, experiment_run, key, model, trust
+from gateway.cli import configure, experiment_run, key, model, trust, vault
 from gateway.config.compile import compile_folder
 from gateway.config.layout import Layout
 from gateway.documents import encode
@@ -32,10 +33,13 @@ def cli():
     experiment = typer.Typer()
     experiment_run.register(experiment)
     app.add_typer(experiment, name="experiment")
+    audit = typer.Typer()
+    vault.register(audit)
+    app.add_typer(audit, name="audit")
     runner = CliRunner()
 
-    def run(*arguments: object, code=0):
-        result = runner.invoke(app, [str(argument) for argument in arguments])
+    def run(*arguments: object, code=0, typed=None):
+        result = runner.invoke(app, [str(argument) for argument in arguments], input=typed)
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr, result.exception)
         return result.stdout if code == 0 else result.stdout + result.stderr
 
@@ -177,6 +181,43 @@ def test_check_tells_a_careless_or_missing_secret(deployment, cli):
     assert "chmod 600" in told
     assert "keys.file" in told
     assert "trust root" in told
+
+
+def test_check_reads_the_vaults_key_too(deployment, cli):
+    path = deployment / "config" / "gateway.yaml"
+    path.write_text(path.read_text() + "\nvault: {key: file:keys/vault.key}\n")
+    assert "vault.key: " in cli("check", deployment, code=1)
+    told = cli("audit", "vault-key", deployment / "keys" / "vault.key")
+    assert "vault: {key: file:keys/vault.key}" in told, "the line to paste holds from the deployment's folder"
+    assert cli("check", deployment).startswith("ok: ")
+
+
+def test_check_names_default_versions_that_nobody_approved(deployment, cli):
+    told = json.loads(cli("check", deployment, "--json"))["notes"]
+    assert [note.partition(":")[0] for note in told][:2] == ["models/churn.yaml", "models/credit-risk.yaml"]
+    assert "`assay model approve credit-risk 3`" in told[1]
+    approve(cli, deployment, "alice")
+    approve(cli, deployment, "bob")
+    assert [note for note in json.loads(cli("check", deployment, "--json"))["notes"] if "credit-risk" in note] == []
+
+
+ERASE = ("audit", "erase", "-", "--admin", "http://127.0.0.1:9")
+
+
+def test_an_erasure_of_a_subject_from_standard_input_asks_at_the_terminal(deployment, cli, monkeypatch):
+    """Standard input is used up by then: to ask there would be to hear no."""
+    monkeypatch.setenv("ASSAY_KEY", "assay_none")
+    monkeypatch.setattr(vault, "TERMINAL", deployment / "no terminal")
+    assert "--yes" in cli(*ERASE, code=2, typed="customer-77")
+    person, terminal = os.openpty()
+    monkeypatch.setattr(vault, "TERMINAL", Path(os.ttyname(terminal)))
+    os.write(person, b"n\n")
+    assert "does not answer" not in cli(*ERASE, code=1, typed="customer-77")
+    os.write(person, b"y\n")
+    assert "does not answer" in cli(*ERASE, code=3, typed="customer-77"), "it went on, to a gateway that is not there"
+    assert b"Go on? [y/N]" in os.read(person, 4096)
+    os.close(person)
+    os.close(terminal)
 
 
 def test_check_exits_1_and_names_the_place(deployment, cli):

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from log_maker import LOG_KEY, ORIGIN, leaves, log_files, record, write_files
 from pages import DOCS, PAGES, ROOT, blocks, page
+from typer.testing import CliRunner
 
 from audit.keys import SigningKey
 from audit.leaf import render
 from audit.merkle import leaf_hash
 from audit.receipt import Receipt, header_of, key_name, make_receipt
+from gateway.cli import policy
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -94,7 +96,7 @@ def test_tests_that_acceptance_rests_on_are_there(line):
 def test_the_models_file_and_the_experiment_in_the_readme_hold(tmp_path):
     from gateway.config.compile import compile_folder
 
-    model, experiment = blocks((ROOT / "README.md").read_text(), "yaml")
+    model, cases, experiment = blocks((ROOT / "README.md").read_text(), "yaml")
     (rule,) = blocks((ROOT / "README.md").read_text(), "rego")
     config = tmp_path / "config"
     shutil.copytree(ROOT / "config", config)
@@ -104,6 +106,10 @@ def test_the_models_file_and_the_experiment_in_the_readme_hold(tmp_path):
     (config / "models" / "tumour-triage.yaml").write_text(model.replace("default_version", f"{second}default_version", 1))
     (config / "experiments" / "triage-v4.yaml").write_text(experiment)
     (config / "policies" / "office.rego").write_text(rule)
+    (config / "policies" / "office_cases.yaml").write_text(cases)
+    for command, told in {"check": "ok", "lint": "no findings", "test": "Every one of the 7 parts tried is held in place by a test"}.items():
+        done = CliRunner().invoke(policy.app, [command, str(config / "policies")])
+        assert (done.exit_code, told in done.stdout, "warning[" in done.output) == (0, True, False), done.output
     compiled = compile_folder(config)
     assert [str(issue) for issue in compiled.issues] == []
     assert list(compiled.manifest.experiments) == ["triage-v4"]

@@ -17,6 +17,8 @@ from gateway.facts import Facts, input_document
 from policies.bundle import PARAMETERS, PolicyBundle
 from policies.check import check
 from policies.lint.run import lint
+from policies.metadata import declared
+from policies.rego.parser import parse_module
 from policies.sources import parse_document, read_sources
 from policies.templates import NoSuchTemplate, make, templates
 from policies.testing.cases import load_cases
@@ -117,7 +119,7 @@ def canary() -> dict:
 def test_beside_the_shipped_policies_a_call_gets_the_verdict_the_template_is_for(template, change, decision, ids):
     files = make(template, "night")
     params = parse_document(files["params.yaml"], "params.yaml")
-    bundle = PolicyBundle.load({"policies/night.rego": files["night.rego"], PARAMETERS: json.dumps(params)}, {"approval": "off"})
+    bundle = PolicyBundle.load({"policies/night.rego": files["night.rego"], PARAMETERS: json.dumps(params)}, {"approval": "off", "night": "enforce"})
     verdict = bundle.evaluate({**json.loads(files["night_input.json"]), **change}, 0)
     assert {reason["id"] for reason in verdict.reasons if reason["package"] == "night"} == ids
     assert verdict.decision == decision
@@ -161,6 +163,12 @@ def test_a_name_that_is_no_package_is_refused(name, tmp_path):
     with pytest.raises(NoSuchTemplate):
         make("residency", name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("template", NAMES)
+def test_a_new_policy_refuses_nobody_before_somebody_says_so(template):
+    """Saving it is putting it in force: its parameters are not filled in yet, and there may be traffic."""
+    assert declared([parse_module("new", make(template, "new_one")["new_one.rego"])]).mode == "dryrun"
 
 
 def test_an_unknown_template_names_the_known_ones(tmp_path):

@@ -55,6 +55,6 @@ def test_the_tutorial_can_be_followed_to_its_end(run):
     run(commands.pop(0))
     (policies / "office_cases.yaml").write_text(cases + one_more)
     run(commands.pop(0))
-    (policies / "modes.yaml").write_text("modes: {office: dryrun, where_data_lives: dryrun}\n")
+    (policies / "modes.yaml").write_text("modes: {office: warn, where_data_lives: warn}\n")
     run(commands.pop(0))
     assert commands == []

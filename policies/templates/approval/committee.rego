@@ -3,7 +3,7 @@
 # description: >-
 #   A version of a listed model serves only while people of every role of its committee approve it, at least as many people as roles.
 #   The shipped rule (how many people a risk needs) stays in force beside it.
-# custom: {points: [request]}
+# custom: {points: [request], mode: dryrun} # dryrun refuses nothing and is recorded; then warn, then enforce
 package policy.committee
 
 # Who has to approve stands in params.yaml, by model. A model that is not listed there needs no committee.

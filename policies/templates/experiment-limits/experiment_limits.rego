@@ -3,7 +3,7 @@
 # description: >-
 #   Asked when a configuration is read: an experiment that breaks a limit is not put in force. On models of high risk a new version begins
 #   with a small share, and a person has to agree before it gets a large one. Every experiment has the guardrails and the breaker asked for.
-# custom: {points: [config]}
+# custom: {points: [config], mode: dryrun} # dryrun refuses nothing and is recorded; then warn, then enforce
 package policy.experiment_limits
 
 limits := data.params.experiment_limits

@@ -3,7 +3,7 @@
 # description: >-
 #   A version of a listed model serves only with a fairness report for exactly its digest, on every attribute asked for, in which no group
 #   that is large enough is proven to be selected too rarely. What is only likely, or too small to tell, is a warning.
-# custom: {points: [request]}
+# custom: {points: [request], mode: dryrun} # dryrun refuses nothing and is recorded; then warn, then enforce
 package policy.fairness_report
 
 # Settings and reports stand in params.yaml. A report is filed under the digest of the version it is about: a new version needs a new one.

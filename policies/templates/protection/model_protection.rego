@@ -3,7 +3,7 @@
 # description: >-
 #   Callers other than the trusted ones get scores rounded, and few rows a call. A linear model can be read off exactly from as many full
 #   scores as it has features; from rounded ones it cannot. What protects other models is the key's rate and the number of rows.
-# custom: {points: [request]}
+# custom: {points: [request], mode: dryrun} # dryrun refuses nothing and is recorded; then warn, then enforce
 package policy.model_protection
 
 # Settings stand in params.yaml, by model. A model that is not there is refused: whoever adds one decides how it is protected.

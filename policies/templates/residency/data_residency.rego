@@ -2,7 +2,7 @@
 # title: Data stays where its owner allows
 # description: >-
 #   A call goes only to a version that runs in a region its tenant allows. A tenant or a version whose region nobody wrote down is refused.
-# custom: {points: [request]}
+# custom: {points: [request], mode: dryrun} # dryrun refuses nothing and is recorded; then warn, then enforce
 package policy.data_residency
 
 # Both tables stand in params.yaml.
