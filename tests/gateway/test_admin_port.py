@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -263,9 +262,17 @@ def test_what_a_caller_names_is_escaped_on_pages(visited: Deployment):
 
 
 def test_metrics_count_what_callers_saw(visited: Deployment):
+    def told() -> tuple[float, float]:
+        return sample(visited, "assay_calls_total", model="plain", status="200"), sample(visited, "assay_refused_early_total", code="not_found")
+
+    def by_the_worker() -> tuple[int, int]:
+        (status,) = visited.statuses()
+        calls = sum(row["count"] for row in status["calls"] if (row["model"], row["status"]) == ("plain", 200))
+        return calls, status["refused_early"].get("not_found", 0)
+
     visited.wait_idle()
-    time.sleep(1.2)  # what came before has been counted: the controller looks once a second
-    before = sample(visited, "assay_calls_total", model="plain", status="200"), sample(visited, "assay_refused_early_total", code="not_found")
+    wait_until(lambda: told() == by_the_worker(), "what came before to be counted: the controller looks once a second")
+    before = told()
     for _ in range(5):
         assert visited.infer("plain").status_code == 200
     visited.get("/nothing")

@@ -238,8 +238,10 @@ def test_an_ambiguous_message_is_refused_the_connection_closed_and_nothing_smugg
 def test_ambiguous_messages_are_counted_one_by_one_and_nothing_of_them_is_recorded(gateway: Deployment):
     calls = gateway.settled_calls()
     codes = ("malformed_request", "unsupported_media")
-    time.sleep(1.2)  # what earlier messages added is told by now
-    before = [early(gateway, code) for code in codes]
+    gateway.wait_idle()
+    (status,) = gateway.statuses()
+    before = [status["refused_early"].get(code, 0) for code in codes]
+    wait_until(lambda: [early(gateway, code) for code in codes] == before, "what earlier messages added to be told")
     for fields, _ in AMBIGUOUS.values():
         raw(gateway, request(gateway, *fields, body=ONE))
     expected = [before[0] + len(AMBIGUOUS) - 1, before[1] + 1]
@@ -298,7 +300,7 @@ def test_callers_who_never_finish_their_head_hold_up_nobody_and_get_a_408(gatewa
             connection.sendall(b"POST /v2/models/plain/infer HTTP/1.1\r\nhost:")
         started_s = time.monotonic()
         assert gateway.infer("plain").status_code == 200
-        assert time.monotonic() - started_s < 1
+        assert time.monotonic() - started_s < 5, "not until their time is over, which is ten seconds"
         assert is_raw_problem(idle[0].recv(4096), 408, "malformed_request")
     finally:
         for connection in idle:
@@ -333,14 +335,13 @@ def test_a_caller_who_goes_away_while_being_served_is_recorded_as_gone(gateway: 
     known = {record["id"] for record in gateway.log.refresh()}
     with closing(socket.create_connection(("127.0.0.1", gateway.front_port), timeout=5)) as connection:
         connection.sendall(request(gateway, "host: h", "x-behave: slow:5", LENGTH, body=ONE))
-        time.sleep(0.3)
+        decision = wait_until(
+            lambda: next((record for record in gateway.log.of_type("decision") if record["id"] not in known), None),
+            "the call to be recorded as decided",
+        )
         if leaves == "half":  # it reads no more than it writes: nginx's rule
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(4096) == b""
-    decision = wait_until(
-        lambda: next((r for r in gateway.log.of_type("decision") if r["id"] not in known and gateway.log.children.get(r["id"])), None),
-        "the record of the call whose caller went away",
-    )
     outcome = gateway.outcome(decision["id"])["outcome"]
     assert (outcome["status"], outcome["code"]) == (499, "caller_gone")
 
@@ -351,7 +352,7 @@ def test_a_caller_who_does_not_read_a_stream_holds_up_nobody(gateway: Deployment
         time.sleep(0.3)
         started_s = time.monotonic()
         assert gateway.infer("plain").status_code == 200
-        assert time.monotonic() - started_s < 1
+        assert time.monotonic() - started_s < 5
 
 
 def test_many_callers_at_once_are_each_served_and_recorded(gateway: Deployment):

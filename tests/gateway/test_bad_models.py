@@ -44,7 +44,7 @@ def test_a_model_that_is_down_is_a_502_that_says_when_to_retry(gateway: Deployme
 def test_a_model_that_is_slower_than_the_deadline_is_a_504_at_the_deadline(gateway: Deployment):
     started_s = time.monotonic()
     reply = ask(gateway, "slow:5", model="hurried")
-    assert 0.4 <= time.monotonic() - started_s < 1.5
+    assert 0.4 <= time.monotonic() - started_s < 4, "not when the model answers, after five seconds"
     assert is_fault(gateway, reply, 504, "upstream_timeout", "timeout")
 
 

@@ -200,6 +200,7 @@ def test_what_came_from_elsewhere_is_told_with_its_limits_in_status_and_report(l
 
     wait_until(lambda: "units came with more than one arm" in reasons() and "calls named no arm" in reasons(), "the counts to be told")
     assert "assigned by `flagsmith`, not here: it declares no split: effects are described, nothing is tested" in reasons()
+    lab.wait_signed(len(lab.log.refresh()) - 1)
     done = CliRunner().invoke(build("report"), ["report", "experiment", "launch", "--data", str(lab.data), "--format", "json"])
     (epoch,) = json.loads(done.stdout)["body"]["epochs"]
     assert epoch["assigned_elsewhere"]["flipped_units"] > 0

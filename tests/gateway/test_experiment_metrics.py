@@ -155,6 +155,7 @@ def test_status_page_and_report_say_the_same(lab: Deployment, monkeypatch: pytes
     monkeypatch.chdir(lab.directory)
     status = CliRunner().invoke(app, ["experiment", "status", "all"])
     assert status.exit_code == 0, status.output
+    lab.wait_signed(len(lab.log.refresh()) - 1)
     report = CliRunner().invoke(app, ["report", "experiment", "all", "--format", "json"])
     assert report.exit_code == 0, report.output
     (epoch,) = json.loads(report.stdout)["body"]["epochs"]
@@ -227,6 +228,7 @@ def test_a_version_that_costs_more_is_rolled_back_and_status_page_and_report_say
     assert status.exit_code == 0, status.output
     lab.client.post(f"{lab.admin}/login", data={"key": lab.keys["manager"]})
     page = lab.client.get(f"{lab.admin}/experiments/cheaper").text
+    lab.wait_signed(len(lab.log.refresh()) - 1)
     report = CliRunner().invoke(app, ["report", "experiment", "cheaper", "--format", "json"])
     assert report.exit_code == 0, report.output
     (epoch,) = json.loads(report.stdout)["body"]["epochs"]
@@ -242,5 +244,7 @@ def test_a_version_that_costs_more_is_rolled_back_and_status_page_and_report_say
     assert evaluation.exit_code == 0, evaluation.output
     assert "### Tokens and cost by version" in evaluation.output
     assert "did not say what they consumed" in evaluation.output
-    shown = CliRunner().invoke(app, ["audit", "show", chat(lab, "unit1").headers["assay-decision"]])
+    decision = chat(lab, "unit1").headers["assay-decision"]
+    lab.outcome(decision)
+    shown = CliRunner().invoke(app, ["audit", "show", decision])
     assert "Consumed: " in shown.output, shown.output

@@ -210,6 +210,7 @@ def test_a_person_is_the_champion_and_late_decisions_prove_the_version_alike(lab
 
 
 def test_the_report_of_a_shadow_tells_what_was_compared(lab: Deployment):
+    lab.wait_signed(len(lab.log.refresh()) - 1)
     for form, said in (("md", "label: label at"), ("json", '"broken":0'), ("html", "Compared: version 1 against version 2"), ("md", "| label |")):
         done = CliRunner().invoke(build("report"), ["report", "experiment", "alike-shadow", "--data", str(lab.data), "--format", form])
         assert done.exit_code == 0, done.output
