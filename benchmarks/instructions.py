@@ -4,7 +4,8 @@ Method:
 - A gateway is started as for `benchmarks.lane` (`everything on`, or `bare`), its worker under valgrind's callgrind; what runs beside it is not.
 - After a warm-up exactly `--calls` calls are made over 32 connections, between zeroing the counter and reading it.
 - Under valgrind a worker is about fifty times slower, so its intervals (batches, sweeps, ticks) are lengthened as much (`slow_motion/`): as many
-  records travel together as under load. The number of records is compared with the number of calls, so that nothing else was counted.
+  records travel together as under load; what it does without calls is counted afterwards and taken off. Records a call are told: one, or something
+  else was counted too.
 - `--functions` counts calls of functions instead (cProfile, no valgrind): those of Python, and those into C, and shows where they come from.
 
 Example:
@@ -38,6 +39,7 @@ from benchmarks.peers.peer import Setting
 CONNECTIONS = 32
 WARM_UP_CALLS = 640
 SLOWER = 50
+IDLE_S = 15.0
 START_TIMEOUT_S = 180.0
 WORKER = "gateway.processes.worker"
 VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--trace-children=yes")
@@ -108,17 +110,26 @@ def count_instructions(peer: AssayNativeBare, calls: int, keep: Path | None) -> 
             before = records(worker)
             _control("--instr=on", worker)
             _control("--zero", worker)
+            began_s = time.monotonic()
             ask(port, traffic, WARM_UP_CALLS, calls)
+            took_s = time.monotonic() - began_s
+            _control("--dump", worker)
+            recorded = records(worker) - before
+            time.sleep(IDLE_S)
             _control("--dump", worker)
             _control("--instr=off", worker)
-            recorded = records(worker) - before
-        dumped = Path(f"{out}.{worker}.1")
-        total = re.search(r"^(?:summary|totals): ([0-9]+)", dumped.read_text(), re.MULTILINE)
-        if total is None:
-            raise RuntimeError(f"callgrind wrote no total: {dumped.read_text()[:200]}")
         if keep is not None:
-            shutil.copy(dumped, keep)
-        return int(total[1]) / calls, recorded / calls
+            shutil.copy(f"{out}.{worker}.1", keep)
+        idle_per_s = _total(Path(f"{out}.{worker}.2")) / IDLE_S
+        return (_total(Path(f"{out}.{worker}.1")) - idle_per_s * took_s) / calls, recorded / calls
+
+
+def _total(dumped: Path) -> int:
+    """Return the instructions in one of callgrind's files."""
+    found = re.search(r"^(?:summary|totals): ([0-9]+)", dumped.read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"callgrind wrote no total: {dumped.read_text()[:200]}")
+    return int(found[1])
 
 
 def _control(what: str, worker: int) -> None:
