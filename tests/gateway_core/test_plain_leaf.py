@@ -82,6 +82,23 @@ def test_it_is_the_leaf_that_is_rendered_whole_to_the_byte(record, seq):
     assert parse(leaf)["writer"]["seq"] == seq
 
 
+def test_what_one_call_leaves_in_the_memo_is_not_seen_in_another():
+    leaves, arms = PlainLeaves(), set()
+    actors = [{"kind": "key", "id": name} for name in ("k_1", "k_2")]
+    for snapshot, state in LIVES:
+        source = Source("boot")
+        source.install(snapshot.config_digest, state.digest, dict(snapshot.policies.record))
+        for number in range(48):
+            call = Call("id", snapshot.routes[MODEL], None, f"{number:032x}", False, ("n", 1, number))
+            facts = Facts("acme", "POST", "/v2", "application/json", 1, 1 + number // 2 % 2, ("infer",), False, "", "")
+            record = CallRecord(source, "id", NOW_US, 5, ("acme", "globex")[number // 4 % 2], actors[number % 2])
+            record.decision = decide(call, facts, snapshot, state, NOW_US)
+            record.subject, record.committed_in, record.committed_out, record.upstream_us = call.subject, "aa", "bb", 7
+            assert finished(leaves.render(record), WRITER, 1) == whole(record, 1)
+            arms.add(record.decision.served)
+    assert arms == {None, "champion", "challenger"}
+
+
 def plain() -> CallRecord:
     snapshot, state = LIVES[0]
     source = Source("boot")
