@@ -2,7 +2,8 @@ r"""A configuration folder -> everything the gateway runs by, or everything that
 
 Rules:
 - All or nothing: with one issue anywhere there is no manifest, and the configuration in force stays in force.
-- A file is read, parsed and compiled again only when its bytes have changed; what spans files is checked again where either side changed.
+- A file is opened again only when it may have changed (`held_files.py`), parsed and compiled again only when its bytes have. What spans files is
+  checked again where either side changed.
 - Every file in the folder is understood or refused: nothing lies there that someone believes in force and is not. Names that begin with
   a dot or end with `~` are editors' business and passed over.
 
@@ -18,11 +19,9 @@ Example:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.util
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,11 +34,12 @@ from experiments.shared_files import LayersFile, MetricsFile
 from gateway.config import experiment_files
 from gateway.config.experiment_files import LAYERS, METRICS, AnyExperiment
 from gateway.config.gateway_file import GatewayFile, Mode, ModesFile, compile_settings
+from gateway.config.held_files import HeldFiles
 from gateway.config.issues import Issue, KeyPath, allowed, nearest
 from gateway.config.model_file import Found, ModelFile, check_model, compile_model
 from gateway.config.policy_files import CheckedPolicies, check_modules, compile_parameters
 from gateway.config.policy_point import Asked, ConfigPoint, refusals
-from gateway.config.tree import MOST_BYTES, Tree, read_tree
+from gateway.config.tree import Tree, read_tree
 from gateway.config.validate import validate
 from gateway.documents import Manifest, RouteDocument, digest_of, encode
 
@@ -94,6 +94,8 @@ class _Read(Generic[_Value]):
     data: bytes = b""
     """Bytes of the compiled document."""
     digest: str = ""
+    source: bytes = b""
+    """The bytes it was read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,11 @@ class Compiler:
         self._crossed: dict[tuple[str, ...], _Crossed] = {}
         self._checked_policies: tuple[str, CheckedPolicies] | None = None
         self._point = ConfigPoint()
+        self._held = HeldFiles()
 
     def compile(self) -> Compiled:
         """Read the folder and compile what changed. Never raises for what the folder holds: it becomes an issue."""
-        files = _list(self._config)  # 1
+        files = _list(self._config, self._held)  # 1
         gateway = self._read_gateway(files)  # 2
         self._modes = _read_all(_only(MODES, files.modes), self._modes, _compile_modes_file)
         self._layers = _read_all(_only(LAYERS, files.experiments.pop(LAYERS, None)), self._layers, _uncompiled(experiment_files.read_layers))
@@ -242,8 +245,9 @@ def compile_folder(config: Path) -> Compiled:
 # --- 1. what is in the folder
 
 
-def _list(config: Path) -> _Files:
+def _list(config: Path, held: HeldFiles) -> _Files:
     files = _Files()
+    held.begin()
     root = str(config)
     for name in _walk(root, "", files.issues):
         folder, _, rest = name.partition("/")
@@ -251,37 +255,22 @@ def _list(config: Path) -> _Files:
         path = f"{root}/{name}"
         try:
             if folder == "models" and is_yaml:
-                files.models[name] = _bytes(path)
+                files.models[name] = held.read(path)
             elif folder == "experiments" and is_yaml:
-                files.experiments[name] = _bytes(path)
+                files.experiments[name] = held.read(path)
             elif folder == "policies" and (name.endswith(".rego") or name == PARAMETERS):
-                files.policies[name] = _bytes(path)
+                files.policies[name] = held.read(path)
             elif folder == "policies" and name.endswith(BESIDE):
                 continue  # cases of `assay policy test`: read there, not in force
             elif name == GATEWAY:
-                files.gateway = _bytes(path)
+                files.gateway = held.read(path)
             elif name == MODES:
-                files.modes = _bytes(path)
+                files.modes = held.read(path)
             else:
                 files.issues.append(Issue(name, 1, 1, "", _stranger(name.split("/"))))
         except OSError as error:
             files.issues.append(Issue(name, 1, 1, "", f"cannot be read: {error.strerror}"))
     return files
-
-
-def _bytes(path: str) -> bytes:
-    """Return a regular file's bytes; anything else (a pipe) could make the reader wait for ever.
-
-    With 11,500 files this is most of what a change costs, so it makes three system calls a file and no object: see `benchmarks/config.py`.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        return os.read(descriptor, min(status.st_size, MOST_BYTES) + 1)
-    finally:
-        os.close(descriptor)
 
 
 def _walk(root: str, folder: str, issues: list[Issue]) -> Iterator[str]:
@@ -322,13 +311,16 @@ def _read_all(
 ) -> dict[str, _Read[_Value]]:
     reads: dict[str, _Read[_Value]] = {}
     for path, data in files.items():
-        content = hashlib.sha256(data).hexdigest()
         old = cache.get(path)
-        if old is not None and old.content == content:
+        if old is not None and old.source is data:
             reads[path] = old
             continue
+        content = hashlib.sha256(data).hexdigest()
+        if old is not None and old.content == content:
+            reads[path] = replace(old, source=data)
+            continue
         value, compiled, issues = compile_file(data, path)
-        reads[path] = _Read(content, None if issues else value, tuple(issues), compiled, digest_of(compiled) if compiled else "")
+        reads[path] = _Read(content, None if issues else value, tuple(issues), compiled, digest_of(compiled) if compiled else "", data)
     return reads
 
 

@@ -33,7 +33,7 @@ from gateway.control.clerk import Clerk
 
 _log = logging.getLogger(__name__)
 WITHDRAW_AFTER_S: Final = 10.0
-"""A key that was replaced is withdrawn this long after: workers look four times a second."""
+"""A key that was replaced is withdrawn this long after: workers look ten times a second."""
 CHECKPOINT_MOST_US: Final = MERGE_S * 1_000_000 * 2 // 5
 """Checkpoints that are further apart leave too little of the promised delay for the rest: no receipts then."""
 

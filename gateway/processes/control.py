@@ -20,7 +20,9 @@ import msgspec
 
 _SYNC_EACH = 64
 TICK_S = 0.25
-"""How often the controller writes and workers look."""
+"""How often the controller writes, whether or not anything has changed."""
+LOOK_S = 0.1
+"""How often workers look: a change is written at once, and waits for this."""
 
 
 KEEP_LIVE_S = 600.0

@@ -1,6 +1,6 @@
 """A worker: the lane on one uvloop. No database, no thread. How callers and models are spoken with is `gateway/processes/transports.py`.
 
-Life: claim a name and an epoch, open the journal, wait until the controller has published, serve; then look four times a second at what is
+Life: claim a name and an epoch, open the journal, wait until the controller has published, serve; then look ten times a second at what is
 in force and swap it whole. On SIGTERM: stop accepting, finish what runs, close the journal (which states the last sequence number), end.
 """
 
@@ -42,7 +42,7 @@ from gateway.live import Live
 from gateway.live import decode as decode_live
 from gateway.native.sweep import Sweep
 from gateway.policy_server import Counts, Place, PolicyServer
-from gateway.processes.control import TICK_S, ControlDirectory
+from gateway.processes.control import LOOK_S, TICK_S, ControlDirectory
 from gateway.processes.freshness import Settling, tightest_bound_us
 from gateway.processes.parent import end_with_parent
 from gateway.processes.transports import TRANSPORTS, Transport
@@ -255,7 +255,7 @@ class Worker:
         told_s = 0.0
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), TICK_S)
+                await asyncio.wait_for(self._stop.wait(), LOOK_S)
             transport.check()
             if journal.failure is not None:
                 self._log.error("the log has refused this worker; it ends and is started again", extra={"why": str(journal.failure)})
