@@ -225,6 +225,7 @@ def test_a_stalled_leader_makes_the_follower_refuse_what_is_of_high_risk_then_le
     assert terms == sorted(set(terms)), "each term is said once, in order"
 
 
+@pytest.mark.slow
 def test_a_leader_killed_with_all_its_processes_is_followed_within_the_bound_and_nothing_acknowledged_is_lost(pair: Pair):
     heads = [pair.leader.checkpoint()]
     with Load(pair.leader, {"sync": 2, "batch": 2}) as dying, Load(pair.follower, {"sync": 2, "batch": 2}) as surviving:
