@@ -96,17 +96,20 @@ def _trace(header: bytes | None) -> str | None:
     return trace.decode() if trace.isalnum() and trace.islower() | trace.isdigit() else None
 
 
+NO_UNIT: Final = "say whom the call is about: in the body, where the model's file says, or in the header `Assay-Unit` (scope `unit:assert`)"
+
+
 def unit_of(asserted: bytes | None, route: Route, document: Any, principal: Principal) -> str:
     """Return the unit a call is about: asserted header, else the declared pointer; empty where there is neither."""
     if asserted is not None:
         if not principal.may_assert_unit:
             raise Refusal("missing_scope", "the header `Assay-Unit` needs the scope `unit:assert`")
         if not asserted:
-            raise Refusal("schema_mismatch", "the header `Assay-Unit` is empty")
+            raise Refusal("schema_mismatch", "the header `Assay-Unit` is empty", hint=NO_UNIT)
         return asserted.decode("utf-8", "replace")
     if route.unit is not None:
         value = route.unit(document)
         if value is MISSING or value == "" or type(value) not in (str, int):
-            raise Refusal("schema_mismatch", f"the unit is missing: `{route.document.unit_pointer}` has to hold text or a whole number")
+            raise Refusal("schema_mismatch", f"the unit is missing: `{route.document.unit_pointer}` has to hold text or a whole number", hint=NO_UNIT)
         return str(value)
     return ""

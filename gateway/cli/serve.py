@@ -60,7 +60,7 @@ def serve(
         parent = Parent(plan)
     except CannotListen as fault:
         fail(str(fault))
-    err.print(f"front door  http://{plan.front[0]}:{parent.front_port}\nadmin port  http://{plan.admin[0]}:{parent.admin_port}", highlight=False)
+    err.print("starting; the addresses follow once it serves", highlight=False)
     sys.exit(parent.run())
 
 

@@ -42,7 +42,7 @@ class Change:
     name: str
     action: Literal["added", "removed", "changed"]
     fields: tuple[str, ...] = ()
-    """Top-level fields of the compiled document that differ."""
+    """Top-level fields of the compiled document that differ; of the steps of an experiment which of theirs."""
     note: str = ""
 
     def __str__(self) -> str:
@@ -152,8 +152,21 @@ def _changed(kind: Literal["settings", "model", "experiment"], name: str, before
     if after is None:
         note = "its units go back to the default version" if kind == "experiment" else "calls to it become 404" if kind == "model" else ""
         return Change(kind, name, "removed", note=note)
-    fields = tuple(field for field in before.__struct_fields__ if getattr(before, field) != getattr(after, field))
+    fields = tuple(
+        named
+        for field in before.__struct_fields__
+        if getattr(before, field) != getattr(after, field)
+        for named in (_of_steps(before, after) if field == "steps" else (field,))
+    )
     return Change(kind, name, "changed", fields, _note(before, after, fields))
+
+
+def _of_steps(before: ExperimentDocument, after: ExperimentDocument) -> tuple[str, ...]:
+    """Return what differs in steps, as the file calls it: an `ab` declares no `steps`, but `exposure` and `split`."""
+    if before.strategy != "ab" or after.strategy != "ab":
+        return ("steps",)
+    old, new = before.steps[0], after.steps[0]
+    return tuple("split" if field == "shares" else field for field in old.__struct_fields__ if getattr(old, field) != getattr(new, field))
 
 
 def _note(before: Any, after: Any, fields: tuple[str, ...]) -> str:

@@ -295,8 +295,10 @@ class Parent:
         self._stopping = True
 
     def _is_hopeless(self, child: Child) -> bool:
-        if not self._was_ready:
-            self._was_ready = (self._run_dir / "ready").exists()
+        if not self._was_ready and (self._run_dir / "ready").exists():
+            self._was_ready = True
+            # Only now: a start that fails (a key's mode, a missing root) must not have said that it serves.
+            self._plan.say(f"front door  http://{self._plan.front[0]}:{self.front_port}\nadmin port  http://{self._plan.admin[0]}:{self.admin_port}")
         return not self._was_ready and child.process is not None and child.process.poll() == Status.CONFIGURATION
 
     def _revive(self, child: Child) -> None:

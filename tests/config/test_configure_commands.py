@@ -350,8 +350,9 @@ def test_plan_says_what_changes_and_who_moves(deployment, cli):
     path.write_text(path.read_text().replace("{control: 50%, treatment: 50%}", "{control: 60%, treatment: 40%}"))
     planned = json.loads(cli("plan", deployment, "--json"))
     (change,) = planned["changes"]
-    assert (change["name"], change["action"], change["fields"]) == ("credit-ab", "changed", ["steps"])
+    assert (change["name"], change["action"], change["fields"]) == ("credit-ab", "changed", ["split"])
     (movement,) = planned["movements"]
+    assert "steps" not in cli("plan", deployment), "its file has none"
     # A tenth of the units are in the layer's slots of credit-ab; a tenth of those goes from version 4 to version 3, and nobody the other way.
     assert set(movement["by_pair"]) == {"4 -> 3"}
     assert 60 < movement["moved"] < 140

@@ -190,6 +190,7 @@ def test_a_start_without_its_secrets_in_order_is_refused_and_says_what_to_do(sto
         path.write_bytes(data)
         path.chmod(mode)
     assert all(word in told for word in words), told
+    assert "front door" not in told, "nothing listens for callers"
 
 
 def test_a_port_in_use_is_refused_by_name(stopped: Deployment):
