@@ -63,7 +63,7 @@ def create(
         emit_json({"id": key.id, "secret": secret, "tenant": key.tenant, "scopes": list(key.scopes), "models": list(key.models)})
         return
     out.print(secret, markup=False, soft_wrap=True)
-    err.print(f"Key {key.id} of tenant {key.tenant}. This is the only time its secret is shown.", markup=False)
+    err.print(f"Key {key.id} of tenant {key.tenant}. This is the only time its secret is shown.", markup=False, soft_wrap=True)
 
 
 @app.command("list")
@@ -149,7 +149,11 @@ def _tenant(named: str | None, file: apikeys.KeyFile, ever: frozenset[str], now_
             hint=f"first: `assay key create --tenant {known[0]} {' '.join(f'--scope {role}' for role in roles)} --scope tenants:all`",
         )
     if blind:
-        err.print(f"These keys see nothing of the admin port any more, for want of `tenants:all`: {', '.join(key.id for key in blind)}", markup=False)
+        err.print(
+            f"These keys see nothing of the admin port any more, for want of `tenants:all`: {', '.join(key.id for key in blind)}",
+            markup=False,
+            soft_wrap=True,
+        )
     return named
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from lane_harness import Harness, route, snapshot_of
 
 from gateway.refusals import CODES, Refusal
 
@@ -40,6 +41,16 @@ def test_a_refusal_tells_what_and_what_to_do(code):
     assert facts["detail"] == "what and where"
     assert facts["hint"]
     assert facts["decision_id"] == "id"
+
+
+def test_who_leaves_the_unit_out_is_told_both_ways_to_say_it():
+    told = Harness(snapshot_of([route(unit_pointer="/customer")])).run().document
+    assert (told["code"], "/customer" in told["detail"]) == ("schema_mismatch", True)
+    assert "`Assay-Unit`" in told["hint"]
+
+
+def test_a_model_nobody_knows_is_looked_up_by_the_command_that_lists_them():
+    assert "`assay model list`" in CODES["unknown_model"].hint
 
 
 def test_an_outage_is_never_a_401():
