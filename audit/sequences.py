@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from audit.statements import seconds_between
+
 SILENCE_LIMIT_S: Final = 30.0
 """Three heartbeats of 10 s."""
 OUTCOME_LIMIT_S: Final = 300.0
@@ -236,7 +238,7 @@ class Account:
             return
         if time < before[0] and _seconds(time, before[0]) > BACKWARDS_LIMIT_S:
             self.clock_steps.append(index)
-        gap_s = (mono - before[2]) / 1e9 if boot is not None and boot == before[1] else _seconds(before[0], time)
+        gap_s = seconds_between(before[2], mono) if boot is not None and boot == before[1] else _seconds(before[0], time)
         if gap_s > SILENCE_LIMIT_S and len(self._silences) < 1000:
             silence = _Silence(index, gap_s)
             self._silences.append(silence)

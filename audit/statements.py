@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from audit.leaf import INTEGER_LIMIT
+
 
 class Moment(msgspec.Struct, frozen=True, gc=False):
     """One reading of both clocks, with the randomness an id needs."""
@@ -63,6 +65,17 @@ def machine_boot_id() -> str:
         return file.read().strip()
 
 
+def told_mono_ns(mono_ns: int) -> int:
+    """Return a reading of the monotonic clock as records carry it: modulo 2**53, what a leaf's integers hold. It begins anew after 104 days."""
+    return mono_ns % INTEGER_LIMIT
+
+
+def seconds_between(before_ns: int, after_ns: int) -> float:
+    """Return the seconds from one `mono_ns` of a record to another of the same boot; negative where the other is the earlier."""
+    half = INTEGER_LIMIT // 2
+    return ((after_ns - before_ns + half) % INTEGER_LIMIT - half) / 1e9
+
+
 def statement(kind: str, moment: Moment, *, actor_id: str, **carries: Any) -> dict[str, Any]:
     """Return a record of type `kind` by the system's part `actor_id`, without `writer`; `carries` are the keys of its type."""
     return {
@@ -70,7 +83,7 @@ def statement(kind: str, moment: Moment, *, actor_id: str, **carries: Any) -> di
         "id": _uuid7(moment.wall_us // 1000, moment.noise),
         "type": kind,
         "time": _rfc3339(moment.wall_us),
-        "mono_ns": moment.mono_ns,
+        "mono_ns": told_mono_ns(moment.mono_ns),
         "boot_id": moment.boot_id,
         "actor": {"kind": "system", "id": actor_id},
         "tenant": "-",

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from audit.leaf import INTEGER_LIMIT, known_part, part
+from audit.leaf import known_part, part
+from audit.statements import told_mono_ns
 from gateway.decide import Decision
 from gateway.gate import Judged
 from gateway.record import CallRecord
@@ -80,7 +81,7 @@ class PlainLeaves:
                 fixed.before_id,
                 record.id,
                 fixed.model,
-                record.mono_ns,
+                told_mono_ns(record.mono_ns),
                 record.latency_us,
                 record.decided_us,
                 record.upstream_us,
@@ -144,7 +145,6 @@ def _is_plain(record: CallRecord, decision: Decision) -> bool:
         and record.upstream_us > 0
         and record.subject is not None
         and not record.streamed
-        and record.mono_ns < INTEGER_LIMIT
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from audit.statements import told_mono_ns
 from gateway.decide import Decision
 from gateway.facts import Facts
 from gateway.identifiers import Timestamps
@@ -46,7 +47,7 @@ class Source:
             "id": record_id,
             "type": kind,
             "time": self.times.text(unix_us),
-            "mono_ns": mono_ns,
+            "mono_ns": told_mono_ns(mono_ns),
             "boot_id": self.boot_id,
             "actor": actor,
             "tenant": tenant,

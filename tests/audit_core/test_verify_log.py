@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from log_maker import LOG_KEY, ORIGIN, WITNESS_KEY, bundles, leaves, log_files, record, write_files
 
 from audit.keys import SigningKey
-from audit.leaf import render
+from audit.leaf import parse, render
 from audit.merkle import leaf_hashes
 from audit.note import Checkpoint, sign
 from audit.sequences import MISSING_REMEMBERED, Account
 from audit.source import DirectorySource, HttpSource, LogSource, RangeRows, SourceError, open_directory
+from audit.statements import Clock, statement, told_mono_ns
 from audit.tiles import HashTiles, encode_bundle, parse_path
 from audit.verdict import Grade
 from audit.verify import verify_log
@@ -428,6 +429,16 @@ def test_silence_that_a_writer_lived_through_is_reported():
     verdict = ours([first, second])
     assert verdict.exit_code == 3
     assert faults(verdict, "completeness") == ["no record, and no heartbeat, for 600 s before this leaf"]
+
+
+def test_a_machine_that_is_up_for_104_days_goes_on_writing_and_is_not_taken_for_silent():
+    """Past 2**53 ns a record's reading begins anew."""
+    late = {**record(0), "mono_ns": told_mono_ns(2**53 - 1)}
+    assert ours([late, {**record(1), "mono_ns": told_mono_ns(2**53 + 10**9)}]).exit_code == 0
+    verdict = ours([late, {**record(1), "mono_ns": told_mono_ns(2**53 + 600 * 10**9)}])
+    assert faults(verdict, "completeness") == ["no record, and no heartbeat, for 600 s before this leaf"]
+    clock = Clock("b", mono_ns=lambda: 2**53 + 5)
+    assert parse(render({**statement("log.heartbeat", clock.moment(), actor_id="c"), "writer": {}}))["mono_ns"] == 5
 
 
 def test_a_stop_between_closed_epochs_is_no_silence():
