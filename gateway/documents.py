@@ -158,6 +158,8 @@ class SettingsDocument(Document, frozen=True):
     """Processor time that all policies of one call may use together."""
     policy_server: PolicyServerDocument | None = None
     """None: our engine decides alone."""
+    feedback_metrics: tuple[str, ...] = ()
+    """Metrics that `experiments/_metrics.yaml` takes from feedback, sorted; where there is one, feedback names one of them."""
 
     @property
     def engine(self) -> Literal["native", "opa", "both"]:

@@ -8,7 +8,8 @@ once (by `event_id`, else by decision, row and metric).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -40,13 +41,14 @@ class Event:
     fields: dict[str, Any]
 
 
-def read(body: bytes, now_us: int = _FOREVER_US, classes: Mapping[str, str] = _NONE) -> list[Event]:
+def read(body: bytes, now_us: int = _FOREVER_US, classes: Mapping[str, str] = _NONE, metrics: Collection[str] = ()) -> list[Event]:
     """Return the events of a request body.
 
     Args:
         body: as it came.
         classes: what models' files declare and is no name -> the name it is recorded under.
         now_us: Unix microseconds; what lies more than five minutes after it is from the future.
+        metrics: those that may be named, where any is declared: a misspelt one would be lost in silence.
 
     Raises:
         Refusal: `malformed_body` or `bad_feedback`, naming the first bad event; then none of them is taken.
@@ -58,7 +60,17 @@ def read(body: bytes, now_us: int = _FOREVER_US, classes: Mapping[str, str] = _N
     items = document if type(document) is list else [document]
     if len(items) > MOST_EVENTS:
         raise Refusal("bad_feedback", f"{len(items)} events in one request; the most is {MOST_EVENTS}")
-    return [_event(index, item, now_us + AHEAD_US, classes) for index, item in enumerate(items)]
+    events = [_event(index, item, now_us + AHEAD_US, classes) for index, item in enumerate(items)]
+    for index, event in enumerate(events):
+        if metrics and event.kind == "reward" and event.fields["metric"] not in metrics:
+            raise _undeclared(index, event.fields["metric"], metrics)
+    return events
+
+
+def _undeclared(index: int, metric: str, metrics: Collection[str]) -> Refusal:
+    close = difflib.get_close_matches(metric, metrics, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"declare it there, or send one of {', '.join(f'`{one}`' for one in list(metrics)[:8])}"
+    return Refusal("bad_feedback", f"event {index}: `{metric}` is not a metric that `experiments/_metrics.yaml` takes from feedback", hint=hint)
 
 
 def _event(index: int, item: Any, until_us: int, classes: Mapping[str, str]) -> Event:

@@ -118,7 +118,7 @@ async def _feedback(lane: Lane, exchange: Exchange) -> None:
         raise Refusal("method_not_allowed", "feedback is a POST")
     if "feedback:write" not in principal.scopes:
         raise Refusal("missing_scope", "feedback needs the scope `feedback:write`")
-    events = feedback.read(request.body, unix_us, lane.snapshot.classes)
+    events = feedback.read(request.body, unix_us, lane.snapshot.classes, lane.snapshot.settings.feedback_metrics)
     if lane.journal.unacked_count + len(events) > FEEDBACK_ROOM_RECORDS:
         raise Refusal("audit_unavailable", "too many records wait to be confirmed; send the whole request again")
     # Which decision is of which model only the log knows: what the key is limited to goes into the record, and whoever reads it joins accordingly.

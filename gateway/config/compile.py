@@ -165,7 +165,10 @@ class Compiler:
         if refused:
             return Compiled(None, {}, tuple(sorted(set(refused))), gateway)
         return replace(
-            _assemble(gateway, mode_of, self._models, experiments, files.policies), bundle=checked.bundle, verdicts=verdicts, asked=asked
+            _assemble(gateway, mode_of, self._models, experiments, files.policies, self._metrics.get(METRICS)),
+            bundle=checked.bundle,
+            verdicts=verdicts,
+            asked=asked,
         )  # 4
 
     def _read_gateway(self, files: _Files) -> GatewayFile | None:
@@ -410,8 +413,10 @@ def _assemble(
     models: Mapping[str, _Read[RouteDocument]],
     experiments: Mapping[str, _Crossed],
     policies: Mapping[str, bytes],
+    metrics: _Read[MetricsFile] | None,
 ) -> Compiled:
-    settings = encode(compile_settings(gateway, modes))
+    declared = metrics.value.metrics if metrics is not None and metrics.value is not None else {}
+    settings = encode(compile_settings(gateway, modes, (name for name, one in declared.items() if one.source == "feedback")))
     objects = {digest_of(settings): settings}
     named_models = {read.value.model: read.digest for read in models.values() if read.value is not None}
     in_force = {path: text for path, text in policies.items() if not path.endswith("_test.rego")}

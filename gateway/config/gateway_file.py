@@ -6,7 +6,7 @@ process from `GatewayFile` itself. Every key is documented in `docs/configuratio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -285,8 +285,8 @@ class ModesFile(FileModel):
     )
 
 
-def compile_settings(file: GatewayFile, modes: Mapping[str, Mode]) -> SettingsDocument:
-    """Return the part of `gateway.yaml` and `policies/modes.yaml` that may change while running."""
+def compile_settings(file: GatewayFile, modes: Mapping[str, Mode], feedback_metrics: Iterable[str] = ()) -> SettingsDocument:
+    """Return what every worker follows: the part of `gateway.yaml` that may change while running, modes of policies, metrics of feedback."""
     return SettingsDocument(
         environment=file.environment,
         body_limit_bytes=file.front.body_limit,
@@ -295,6 +295,7 @@ def compile_settings(file: GatewayFile, modes: Mapping[str, Mode]) -> SettingsDo
         modes=dict(modes),
         policy_budget_us=file.policies.budget,
         policy_server=_compile_server(file.policies),
+        feedback_metrics=tuple(sorted(feedback_metrics)),
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from experiments.document import ExperimentDocument
 from experiments.quantities import parse_price_nano
 from gateway.config.compile import Compiled, compile_folder
-from gateway.documents import PriceDocument, RouteDocument
+from gateway.documents import PriceDocument, RouteDocument, SettingsDocument, decode
 
 REFERENCE = Path(__file__).parents[2] / "config"
 USAGE = "usage: {input_tokens: /usage/prompt_tokens, output_tokens: /usage/completion_tokens}"
@@ -101,6 +101,13 @@ def test_a_shadow_is_compared_and_bounded_by_cost_in_the_models_currency(tmp_pat
     assert document.shadow is not None
     assert document.shadow.cost_per_day_nano == 20 * 10**9
     assert [(one.metric, one.unit) for one in document.guardrails] == [("call_cost", "CHF per 1,000 calls")]
+
+
+def test_workers_are_told_the_metrics_that_come_from_feedback_and_no_others(tmp_path):
+    files = {"experiments/_metrics.yaml": COST + "  spent: {from: feedback, type: mean, better: higher, range: [0, 100]}\n"}
+    done = compiled(tmp_path, cost="{currency: EUR, per_call: 0.02}", files=files)
+    assert done.manifest is not None, done.issues
+    assert decode(done.objects[done.manifest.settings], SettingsDocument).feedback_metrics == ("repaid", "spent")
 
 
 def test_cost_of_a_model_that_has_none_is_refused_in_metrics_and_budgets(tmp_path):

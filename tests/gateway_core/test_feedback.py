@@ -69,6 +69,15 @@ def test_a_bad_label_is_refused_by_the_name_of_its_field(changes, names):
         feedback.read(json.dumps({**LABEL, **changes}).encode())
 
 
+def test_where_metrics_are_declared_another_name_is_refused_with_the_nearest():
+    body = json.dumps([LABEL, {**REWARD, "metric": "repayd"}]).encode()
+    assert len(feedback.read(body)) == 2, "where none is declared, any name is taken"
+    with pytest.raises(Refusal, match="event 1: `repayd` is not a metric") as refused:
+        feedback.read(body, metrics=("repaid", "spent"))
+    assert refused.value.hint == "did you mean `repaid`?"
+    assert len(feedback.read(json.dumps([LABEL, REWARD]).encode(), metrics=("repaid", "spent"))) == 2
+
+
 @pytest.mark.parametrize("value", [True, None, "1", 9_007_199_255, -1e300, 10**30])
 def test_a_value_is_a_number_that_records_can_hold_in_millionths(value):
     with pytest.raises(Refusal, match="`value`"):
