@@ -92,7 +92,7 @@ def after(name: str, phase: Phase, verb: Verb) -> Phase:
     """Return the phase a step leads to. Raises IllegalStepError, naming what is allowed instead."""
     found = TABLE.get((phase, verb))
     if found is None:
-        allowed = ", ".join(f"`{known}`" for at, known in TABLE if at == phase) or "nothing"
+        allowed = ", ".join(f"`{known}`" for known in may_be_asked(phase)) or "nothing"
         raise IllegalStepError(f"`{name}` is {phase.replace('_', ' ')}: cannot {verb}; allowed from here: {allowed}")
     return found
 

@@ -150,7 +150,7 @@ def _of_units(epoch: EpochStory, fold: Fold) -> dict[str, Any]:
             {"time": look.time, "units": look.units, "effects": [msgspec.to_builtins(effect) for effect in look.effects]} for look in epoch.looks
         ],
         **_segments(epoch, fold),
-        "outlook": [told.words for told in outlook(document, evidence)],
+        "outlook": [] if _decision(epoch) else [told.words for told in outlook(document, evidence)],
     }
 
 
@@ -183,7 +183,8 @@ def _summary(epoch: EpochStory | None) -> str:
     by = f" by {decision['by']}" if decision["by"] else ""
     against = " against the evidence" if decision["against_evidence"] else ""
     said = f"{_WORDS[decision['action']].capitalize()}{where}{by}{against} after {_span(epoch.start_time, decision['time'])}: {decision['reason']}."
-    return f"{said} {words}"
+    # What it was promoted for is what the verdict says.
+    return said if decision["action"] == "promote" and not against and verdict.outcome == "fine" and "better" not in words else f"{said} {words}"
 
 
 def _decision(epoch: EpochStory) -> dict[str, Any] | None:

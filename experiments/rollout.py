@@ -166,7 +166,7 @@ def step(
         return after, (action,)
     if state.phase not in ("running", "paused"):
         return state, ()
-    verb, reason = _decision(document, state, verdict, now_us, is_tripped=is_tripped)
+    verb, reason = called_for(document, state, verdict, now_us, is_tripped=is_tripped)
     if verb is None or (verb == "hold" and reason == state.held):
         return state, ()
     after, action = apply(document, state, verb, now_us, reason, verdict.evidence)
@@ -183,7 +183,12 @@ def is_proven(document: ExperimentDocument, state: RolloutState, verdict: Verdic
 
 def has_enough(document: ExperimentDocument, state: RolloutState, verdict: Verdict) -> bool:
     """Say whether the step has seen the units that were declared before anything counts as proven on it."""
-    return min(verdict.units.values(), default=0) >= document.steps[state.step].min_units
+    return units_missing(document, state, verdict) == 0
+
+
+def units_missing(document: ExperimentDocument, state: RolloutState, verdict: Verdict) -> int:
+    """Return how many more units the smallest arm needs before anything counts as proven on this step."""
+    return max(0, document.steps[state.step].min_units - min(verdict.units.values(), default=0))
 
 
 def ends_proven(document: ExperimentDocument, state: RolloutState, verdict: Verdict, now_us: int) -> bool:
@@ -211,7 +216,7 @@ def live(document: ExperimentDocument, state: RolloutState, *, holdout_released:
     )
 
 
-def _decision(
+def called_for(
     document: ExperimentDocument,
     state: RolloutState,
     verdict: Verdict,
@@ -219,6 +224,7 @@ def _decision(
     *,
     is_tripped: bool,
 ) -> tuple[Verb | None, str]:
+    """Return the step that verdict and time call for, None where it waits, and why; a hold also where it has been recorded already."""
     here = document.steps[state.step]
     waits = now_us - state.entered_us < here.hold_us or not has_enough(document, state, verdict)
     needs_approval = here.approve is not None and state.step not in state.approved
@@ -261,7 +267,8 @@ def _proven_end(document: ExperimentDocument, state: RolloutState, verdict: Verd
     if verdict.outcome != "fine":
         return None
     if document.strategy == "canary" and state.step + 1 == len(document.steps):
-        return "promote", "every guardrail and the goal are proven not worse than their margins"
+        what = "every guardrail and the goal are" if document.goal is not None else "every guardrail is"
+        return "promote", f"{what} proven not worse than {'their margins' if document.goal is not None else 'its margin'}"
     return ("stop", "every limit is proven kept") if document.strategy == "shadow" else None
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.lifecycle import ASKED_BY, Verb, may_be_asked
+from experiments.lifecycle import ASKED_BY, Verb
+from experiments.progress import offered
 from experiments.rollout import WINNERS
 from gateway.authenticate import Principal
 from gateway.control.orders import needs_signatures
@@ -35,10 +36,8 @@ def buttons_for(found: Running, principal: Principal) -> list[Button]:
         return []
     name = found.document.experiment
     buttons = []
-    for verb in may_be_asked(found.state.phase):
-        is_pointless = verb == "promote" and found.document.strategy not in WINNERS
-        is_pointless |= verb == "approve" and (found.document.steps[found.state.step].approve is None or found.state.step in found.state.approved)
-        if is_pointless or not {ASKED_BY[verb], "admin:write"} & set(principal.scopes):
+    for verb in offered(found.document, found.state):
+        if not {ASKED_BY[verb], "admin:write"} & set(principal.scopes):
             continue
         command = f"assay experiment {verb} {name} --as PERSON --key FILE" if needs_signatures(found, verb) else ""
         buttons.append(Button(verb, verb.replace("rollback", "roll back").capitalize(), _consequence(found, verb), command))

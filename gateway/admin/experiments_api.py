@@ -75,6 +75,8 @@ class ExperimentsApi:
         evidence = found.evidence or found.pairs
         if evidence is not None:
             now = await asyncio.to_thread(self._board.now, found.document, found.seen_until, evidence)
+        if found.state.phase not in ("running", "paused"):
+            now = {**now, "outlook": []}  # it has ended: nothing changes it any more
         return JSONResponse({**told, **now})
 
     async def _step(self, request: Request) -> Response:

@@ -12,7 +12,8 @@ from audit.keys import VerifierKey
 from audit.note import open_checkpoint
 from audit.store.layout import checkpoint_path
 from experiments.document import ExperimentDocument, LiveExperiment
-from experiments.lifecycle import STAGE, may_be_asked
+from experiments.lifecycle import STAGE
+from experiments.progress import in_words, offered
 from experiments.shares import WHOLE, format_share
 from experiments.standing import responses, sample_ratio
 from gateway.admin.metrics import LogHead
@@ -136,7 +137,7 @@ class AdminState:
             "hypothesis": document.hypothesis,
             "phase": state.phase,
             "stage": STAGE[state.phase],
-            "may": list(may_be_asked(state.phase)),
+            "may": offered(document, state),
             "step": state.step,
             "document_digest": found.digest,
             "epoch": state.epoch,
@@ -197,6 +198,6 @@ def _in_words(found: Running) -> str:
             "paused": "Paused: the control serves everyone; the evidence is kept.",
             "superseded": "Superseded by a newer candidate.",
         }.get(found.state.phase, found.state.phase)
-    words = {"harm": "Harm is proven.", "fine": "Every metric is proven fine.", "hold": "Nothing is proven yet."}[found.verdict.outcome]
-    held = found.state.held
-    return f"{words} {held[0].upper()}{held[1:]}." if held else words
+    now_us = time.time_ns() // 1000
+    is_tripped = found.window is not None and found.window.is_tripped(now_us)
+    return in_words(found.document, found.state, found.verdict, now_us, is_tripped=is_tripped)

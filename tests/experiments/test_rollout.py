@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from experiments.assignment import Assigner
 from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
-from experiments.lifecycle import ASKED_BY, STAGE, TABLE, IllegalStepError, may_be_asked
+from experiments.lifecycle import ASKED_BY, STAGE, TABLE, IllegalStepError, after, may_be_asked
+from experiments.progress import in_words, offered
 from experiments.rollout import RolloutState, apply, initial, live, step
 from experiments.shared_files import LayersFile, MetricsFile
 from experiments.shares import WHOLE
@@ -227,3 +228,45 @@ def test_the_record_of_a_step_is_integers_and_words():
         "evidence": {"units": ENOUGH},
         "reason": "errors: worse",
     }
+
+
+def told(verdict, now_us=MINUTE, document=CANARY, **more: object):
+    state, _ = apply(document, initial(document, 1), "start", 0, "loaded")
+    return in_words(document, replace(state, **more), verdict, now_us)
+
+
+def metric(name, outcome):
+    return MetricVerdict(name, "challenger", outcome, False, f"{name}: seen", True, "hold")
+
+
+def test_what_is_said_of_a_running_experiment_is_what_is_so_now_and_not_an_old_hold():
+    verdict = replace(UNDECIDED, metrics=(metric("accuracy", "fine"), metric("errors", "hold")))
+    said = told(verdict, held="evidence is missing or blocked")
+    assert said.startswith("Proven fine: accuracy. Not proven yet: errors. This step waits for ")
+    assert "blocked" not in said
+    assert told(BLOCKED) == "Nothing is proven yet. It holds: evidence is missing or blocked."
+    assert told(replace(FEW, units={"champion": 10, "challenger": 199}), now_us=DAY).endswith("more units an arm.")
+    assert told(FINE, now_us=0).startswith("Every metric is proven fine. This step waits for ")
+
+
+def test_nobody_is_told_to_take_a_step_that_only_the_gateway_takes():
+    for phase in ("promoted", "rolled_back", "superseded", "stopped", "archived"):
+        with pytest.raises(IllegalStepError) as refused:
+            after("x", phase, "start")
+        assert not {"archive", "supersede"} & set(str(refused.value).split("`"))
+
+
+def test_an_approval_is_offered_only_where_a_step_waits_for_one_and_a_promotion_only_where_something_promotes():
+    last = len(CANARY.steps) - 1
+    assert "approve" not in offered(CANARY, RolloutState("running", 1, step=0))
+    assert "approve" in offered(CANARY, RolloutState("running", 1, step=last))
+    assert "approve" not in offered(CANARY, RolloutState("running", 1, step=last, approved=(last,)))
+    assert ("promote" in offered(CANARY, RolloutState("running", 1)), "promote" in offered(AB, RolloutState("running", 1))) == (True, False)
+
+
+def test_a_promotion_without_a_goal_does_not_speak_of_one():
+    document = msgspec.structs.replace(CANARY, goal=None)
+    last = len(document.steps) - 1
+    state = RolloutState("running", 1, step=last, approved=(last,))
+    _, (action,) = step(document, state, FINE, 300 * DAY)
+    assert (action.verb, action.reason) == ("promote", "every guardrail is proven not worse than its margin")
