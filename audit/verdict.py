@@ -82,12 +82,19 @@ class Check:
             return Grade.FAILED
         return Grade.OK if self.is_done and not self.faults else Grade.UNPROVEN
 
+    @property
+    def told(self) -> str:
+        """Return its summary; of a check that ended at what it found, that it did, and not that nobody checked."""
+        if self.is_done or not self.faults:
+            return self.summary
+        return f"ended at {'what is' if self.fault_count == 1 else f'{self.fault_count} findings, which are'} told below"
+
     def document(self) -> dict[str, Any]:
         """Return it for JSON."""
         return {
             "name": self.name,
             "grade": str(self.grade),
-            "summary": self.summary,
+            "summary": self.told,
             "faults": [fault.document() for fault in self.faults],
             "fault_count": self.fault_count,
             "notes": self.notes,

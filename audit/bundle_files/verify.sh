@@ -30,6 +30,8 @@ echo "ok: the checkpoint of $name, size $size, is signed by $id"
 # 2. Inclusion of every record: RFC 9162, section 2.1.3.2. A leaf's hash is SHA-256(0x00 || leaf), a node's SHA-256(0x01 || left || right).
 sha256() { openssl dgst -sha256 -binary; }
 count=0
+total=$(find "$here/proofs" -name '*.tlog-proof' | wc -l | tr -d ' ')
+echo "$total records to check, each against the signed tree; a hundred take up to two minutes" >&2
 for proof in "$here"/proofs/*.tlog-proof; do
   index=$(sed -n 's/^index //p;/^$/q' "$proof")
   leaf=$here/records/$(basename "$proof" .tlog-proof).leaf
@@ -50,5 +52,6 @@ for proof in "$here"/proofs/*.tlog-proof; do
   done < <(sed -n '1,/^$/p' "$proof" | grep -v -e '^c2sp' -e '^index' -e '^extra' -e '^$' || true)
   ((sn == 0)) && [ "$(base64 < "$work/hash")" = "$root" ] || { echo "FAILED: record $index is not in the signed tree" >&2; exit 1; }
   count=$((count + 1))
+  ((count % 25)) || echo "$count of $total" >&2
 done
 echo "ok: $count records are in the signed tree"

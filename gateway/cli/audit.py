@@ -308,7 +308,7 @@ def _print_verdict(verdict: Verdict) -> None:
         out.print(f"{verdict.origin}  size {verdict.size}  root {verdict.root.hex()[:16]}…", markup=False, soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
     for check in verdict.checks:
-        table.add_row(check.name, f"[{_COLOURS[check.grade]}]{check.grade}[/]", escape(check.summary))
+        table.add_row(check.name, f"[{_COLOURS[check.grade]}]{check.grade}[/]", escape(check.told))
     out.print(table)
     for check in verdict.checks:
         for fault in sorted(check.faults, key=lambda one: one.grade is not Grade.FAILED):

@@ -42,11 +42,12 @@ def demo(
     try:
         story = Story(stage, out)
         story.tell()
-        _what_next(stage)
+        serves_on = traffic or (sys.stdin.isatty() if keep is None else keep)
+        _what_next(stage, serves_on=serves_on)
         if traffic:
             out.print("\nThe gateway goes on serving, and is called 50 times a second. Ctrl-C ends it.")
             story.go_on(50.0)
-        elif sys.stdin.isatty() if keep is None else keep:
+        elif serves_on:
             out.print("\nThe gateway goes on serving. Ctrl-C ends it.")
             while True:
                 time.sleep(1)
@@ -62,11 +63,16 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _what_next(stage: Stage) -> None:
+def _what_next(stage: Stage, *, serves_on: bool) -> None:
     data = stage.directory / "data"
     out.print()
-    out.print("[bold]Look around[/]")
-    out.print(f"  console      {stage.admin}   key {stage.keys['console']}", soft_wrap=True)
+    if serves_on:
+        out.print("[bold]Look around[/]")
+        out.print(f"  console      {stage.admin}   key {stage.keys['console']}", soft_wrap=True)
+    else:
+        out.print(
+            "The gateway ends now; its log and its keys stay. `assay demo --keep` goes on serving, with its console.", markup=False, soft_wrap=True
+        )
     out.print("[bold]Try[/]")
     out.print(f"  assay audit query --data {data} --type rollout.step", soft_wrap=True)
     keys = f"--vkey {stage.directory / 'log.vkey'} --witness {stage.directory / 'witness.vkey'}"

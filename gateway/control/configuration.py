@@ -88,7 +88,8 @@ class Configuration:
         if compiled.manifest is None:
             return self._refuse(str(issue) for issue in compiled.issues)
         if compiled.digest == self.digest:
-            self.issues, self._inherited = (), ""
+            self._mended()
+            self._inherited = ""
             await self._tell_policies(compiled.bundle)  # others after an upgrade that brought its own
             if self._servers is not None:
                 self._servers.settle(_server_of(compiled), await self._bundle(compiled.bundle))
@@ -98,7 +99,7 @@ class Configuration:
             told = f"this node's folder is another one than what `{self._inherited}` put in force ({changed})"
             return self._refuse([f"{told}; what is in force stays, and the folder takes force with its next change"])
         if self._servers is None:
-            self.issues = ()
+            self._mended()
             await self._put_in_force(compiled, compiled.manifest, compiled.verdicts)
             return True
         return await self._put_in_force_with(self._servers, compiled, compiled.manifest)
@@ -110,6 +111,11 @@ class Configuration:
         if digest != self._declined:
             self._inherited = ""
         return digest == self._declined
+
+    def _mended(self) -> None:
+        if self.issues:
+            _log.info("configuration issues mended; the folder is whole again", extra={"issues": len(self.issues)})
+        self.issues = ()
 
     def _refuse(self, issues: Iterable[str]) -> bool:
         found = tuple(issues)
@@ -134,7 +140,7 @@ class Configuration:
                 # Asking again changes nothing on the servers only where they have these policies anyway.
                 self.is_waiting = servers.has(document, bundle) and any(not verdict.is_settled for verdict in said.values())
                 return self._refuse(f"{path}:1:1: {message}" for path, message in refused)
-            self.issues = ()
+            self._mended()
             await self._put_in_force(compiled, manifest, {**compiled.verdicts, **said})
             servers.settle(document, bundle)
         return True

@@ -191,6 +191,7 @@ def test_openssl_alone_proves_the_records_of_a_bundle(big, size):
     assert done.returncode == 0, done.stderr
     assert f"size {size}, is signed" in done.stdout
     assert "records are in the signed tree" in done.stdout
+    assert f"{len(list((big / str(size)).glob('proofs/*')))} records to check" in done.stderr
 
 
 @pytest.mark.component("openssl")

@@ -241,6 +241,7 @@ def test_structural_edits_with_all_tiles_recomputed_do_not_match_the_signature(c
     verdict = check(forged)
     assert verdict.exit_code == 1
     assert "not with the signed root" in faults(verdict, "chain")[0]
+    assert verdict.chain.told == "ended at what is told below", "what was found wrong was checked"
 
 
 @pytest.mark.parametrize("path", [path for path in BIG if path != "checkpoint"])

@@ -86,13 +86,19 @@ def test_a_whole_folder_is_recorded_and_put_in_force_once(desk: Desk):
     assert desk.store.installed == [desk.folder.digest] == [desk.configuration.digest]
 
 
-def test_an_issue_keeps_the_old_configuration_and_is_told_until_it_is_mended(desk: Desk):
+def test_an_issue_keeps_the_old_configuration_and_is_told_until_it_is_mended(desk: Desk, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
     desk.reload()
     before = desk.configuration.digest
     desk.folder = BROKEN
     assert desk.reload() is False
     assert desk.configuration.digest == before
     assert desk.configuration.issues == BROKEN.issues
+    desk.folder = compiled(1)
+    assert desk.reload() is False
+    assert caplog.messages[-1] == "configuration issues mended; the folder is whole again", "a typo taken back is told too, though nothing changes"
+    desk.folder = BROKEN
+    desk.reload()
     desk.folder = compiled(2)
     assert desk.reload() is True
     assert desk.configuration.issues == ()
