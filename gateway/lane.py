@@ -426,7 +426,7 @@ class Lane:
         """Record refusals that were only counted; the worker calls this once a second.
 
         Args:
-            early_told: refusals before it was known who asks that records have told, by code; moved on here, and only by what was recorded.
+            early_told: refusals before there was a call that records have told, by code; moved on here, and only by what was recorded.
         """
         for code, count in self.counters.refused_early.items():
             more = count - early_told.get(code, 0)

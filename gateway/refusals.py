@@ -34,7 +34,7 @@ CODES: Final[dict[str, Code]] = {
     "malformed_query": Code(400, "caller", "see the conditions a question may have in docs/http.md"),
     "no_credentials": Code(401, "caller", "send `Authorization: Bearer KEY`; `assay key create` makes a key"),
     "bad_credentials": Code(401, "caller", "check the key; a revoked or expired key has to be replaced with `assay key create`"),
-    "not_found": Code(404, "caller", "see the list of paths in the README"),
+    "not_found": Code(404, "caller", "see the paths in docs/http.md"),
     "unknown_model": Code(404, "caller", "`assay model list` lists the configured models"),
     "unknown_experiment": Code(404, "caller", "`assay experiment list` names those that are configured"),
     "illegal_step": Code(409, "caller", "`assay experiment status NAME` says where it is and what can be done from there"),

@@ -75,7 +75,7 @@ class Collector:
             calls.add_metric([model, version, str(status), code], row.count)
         yield calls
         yield self._latency(traffic)
-        early = CounterMetricFamily("assay_refused_early", "Refusals before it was known who asks, by code.", labels=["code"])
+        early = CounterMetricFamily("assay_refused_early", "Refusals before there was a call to decide on, by code.", labels=["code"])
         for code, count in sorted(traffic.refused_early.items()):
             early.add_metric([code], count)
         yield early
