@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
@@ -31,6 +32,7 @@ from gateway.admin.charts import traffic_chart
 from gateway.admin.effects import EffectBoard
 from gateway.admin.experiments_api import Act, ExperimentsApi
 from gateway.admin.metrics import Collector
+from gateway.admin.problems import nothing_there, refused
 from gateway.admin.reads import Reads
 from gateway.admin.receipts import ReceiptsApi
 from gateway.admin.records import RecordsApi
@@ -39,7 +41,6 @@ from gateway.admin.traffic import HISTORY_S
 from gateway.admin.vault_api import VaultApi
 from gateway.admin.vault_page import VaultPage
 from gateway.authenticate import Principal
-from gateway.protocols.problem import problem_body
 from gateway.refusals import CODES, Refusal
 
 _FORM_BYTES: Final = 8192
@@ -64,7 +65,7 @@ def create_app(state: AdminState, act: Act) -> Starlette:
     erased = VaultPage(state.erasures, state.reading, pages.reads, pages.access, pages.render)
     parts = (ExperimentsApi(state, pages.access, act, pages.board), vault, erased, records, receipts, pages)
     routes = [route for part in parts for route in part.routes()]
-    return Starlette(routes=routes, exception_handlers={Refusal: _refused})
+    return Starlette(routes=routes, exception_handlers={Refusal: refused, HTTPException: nothing_there})
 
 
 class Pages:
@@ -288,14 +289,6 @@ class Pages:
 
 async def _healthz(_request: Request) -> Response:
     return JSONResponse({"live": True})
-
-
-async def _refused(_request: Request, refusal: Exception) -> Response:
-    assert isinstance(refusal, Refusal)  # noqa: S101 - registered for this class alone
-    headers = {"www-authenticate": 'Bearer realm="assay"'} if refusal.status == 401 else {}
-    if refusal.retry_after_s is not None:
-        headers["retry-after"] = str(refusal.retry_after_s)
-    return Response(problem_body(refusal, None), refusal.status, headers, media_type="application/problem+json")
 
 
 async def _form_field(request: Request, name: str) -> str:
