@@ -7,7 +7,7 @@ verified by the gateway; the private key never leaves this command.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -57,10 +57,18 @@ def list_experiments(
     if json_flag:
         emit_json(register_rows)
         return
-    table = Table("experiment", "stage", "decision", "epoch", "first step", "last step")
-    for row in register_rows:
+    out.print(register_table(register_rows))
+
+
+def register_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the register as a table; names are never cut, because other commands ask for them, and times fold where it is narrow."""
+    table = Table()
+    table.add_column("experiment", min_width=max((len(row["name"]) for row in rows), default=0), no_wrap=True)
+    for heading in ("stage", "decision", "epoch", "first step", "last step"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
         table.add_row(row["name"], row["stage"], row["decision"] or "-", str(row["epoch"]), row["first"] or "-", row["last"] or "-")
-    out.print(table)
+    return table
 
 
 def status(

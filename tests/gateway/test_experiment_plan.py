@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import msgspec
 import pytest
 from deployment import Deployment
+from rich.console import Console
 from typer.testing import CliRunner
 
 from experiments.document import ExperimentDocument, LiveExperiment
+from gateway.cli.experiment_run import register_table
 from gateway.cli.main import build
 from gateway.config.compile import compile_folder
 from gateway.documents import encode
@@ -100,3 +103,11 @@ def test_an_import_writes_drafts_that_compile_and_says_what_does_not_map(folder:
     assert compile_folder(folder.layout.config).issues == ()
     again = CliRunner().invoke(build("experiment"), words, env={"COLUMNS": "200"})
     assert "is there already" in again.output
+
+
+def test_the_list_never_cuts_a_name_however_narrow_the_terminal():
+    row = {"name": "churn-rehearsal-of-the-second-quarter", "stage": "decided", "decision": "rolled back", "epoch": 12}
+    times = {"first": "2026-11-21T10:00:00.000000Z", "last": "2026-11-21T11:00:00.000000Z"}
+    narrow = Console(width=80, file=StringIO())
+    narrow.print(register_table([{**row, **times}]))
+    assert row["name"] in narrow.file.getvalue()
