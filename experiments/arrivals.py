@@ -42,6 +42,20 @@ def sample_ratio_mismatches(evidence: Evidence, shares: dict[str, int]) -> dict[
     return found
 
 
+def not_identified(metric: MetricDocument, found: MetricEvidence, arm: str, control: str) -> str:
+    """Return why labels that come for some calls only prove nothing, with the worst-case bounds of Manski (1990) on each arm's rate of bad events."""
+    said = f"not identified: labels come only where `{metric.seen_when}`, and each version decides for itself where that is"
+    if found.due is None:
+        return said
+    bounds = []
+    for name in (arm, control):
+        due, events = max(1, found.due[name]), found.events[name]
+        most = min(due, events + max(0, due - found.units[name]))
+        low, high = (events, most) if metric.better == "lower" else (due - most, due - events)
+        bounds.append(f"`{name}` between {low / due:.1%} and {high / due:.1%}".replace("%", " %"))
+    return f"{said}; of all, {bounds[0]}, {bounds[1]}. A metric with `missing: zero` asks what can be known"
+
+
 def unanswered(metric: MetricDocument, found: MetricEvidence, shares: Mapping[str, int]) -> str:
     """Return why what is missing keeps a metric from being judged; empty where it does not."""
     if found.due is None or found.answered is None:

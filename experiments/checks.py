@@ -42,6 +42,8 @@ class ModelFacts:
     """What its file says how to read of a reply: `tokens`, `input_tokens`, `output_tokens`, `cost`."""
     currency: str = ""
     """Of its prices."""
+    labels_seen_when: str | None = None
+    """Its `labels.observed_when`: labels come for some calls only."""
 
 
 def check(

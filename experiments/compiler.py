@@ -16,9 +16,10 @@ from fractions import Fraction
 from hashlib import sha256
 from typing import Literal
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from experiments.bucketing import encode_parts
+from experiments.checks import ModelFacts
 from experiments.config import AbFile, AnyExperimentFile, BlueGreenFile, CanaryFile, ChampionChallengerFile, ShadowFile
 from experiments.document import (
     BreakerDocument,
@@ -44,7 +45,7 @@ from experiments.targeting import spelled
 
 
 def compile_experiment(
-    file: AnyExperimentFile, layers: LayersFile = NO_LAYERS, metrics: MetricsFile = NO_METRICS, currency: str = ""
+    file: AnyExperimentFile, layers: LayersFile = NO_LAYERS, metrics: MetricsFile = NO_METRICS, model: ModelFacts | None = None
 ) -> ExperimentDocument:
     """Compile a file that `check` found no fault with.
 
@@ -52,13 +53,13 @@ def compile_experiment(
         file: the experiment.
         layers: `_layers.yaml`.
         metrics: `_metrics.yaml`.
-        currency: of the model's prices.
+        model: what is known of the model: the currency of its prices, and whose labels are ever seen.
 
     Raises:
         ValueError: a metric, layer or holdout is unknown; `check` says so with its place.
     """
     control = file.control if isinstance(file, AbFile) else "blue" if isinstance(file, BlueGreenFile) else "champion"
-    goal = None if file.goal is None else _metric(file.goal.metric, file.goal.margin, "rollback", metrics, currency)
+    goal = None if file.goal is None else _metric(file.goal.metric, file.goal.margin, "rollback", metrics, model)
     return ExperimentDocument(
         experiment=file.experiment,
         strategy=file.strategy,
@@ -72,9 +73,7 @@ def compile_experiment(
         seed=file.seed,
         mode=_mode(file),
         steps=_steps(file),
-        guardrails=tuple(
-            _metric(name, guardrail.max_harm, guardrail.on_harm, metrics, currency) for name, guardrail in sorted(file.guardrails.items())
-        ),
+        guardrails=tuple(_metric(name, guardrail.max_harm, guardrail.on_harm, metrics, model) for name, guardrail in sorted(file.guardrails.items())),
         goal=goal,
         alpha_ppm=file.analysis.alpha,
         alpha_harm_ppm=file.analysis.alpha_harm,
@@ -194,7 +193,7 @@ def _canary_step(step: Step) -> StepDocument:
     )
 
 
-def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFile, currency: str) -> MetricDocument:
+def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFile, model: ModelFacts | None) -> MetricDocument:
     if (latency := LATENCY_NAME.match(name)) is not None:
         return MetricDocument(
             metric=name,
@@ -207,7 +206,15 @@ def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFil
         )
     if name in BUILT_IN:
         kind, better = BUILT_IN[name]
-        return MetricDocument(metric=name, kind=kind, better=better, margin=margin.amount, margin_unit=margin.unit, on_harm=on_harm)
+        return MetricDocument(
+            metric=name,
+            kind=kind,
+            better=better,
+            margin=margin.amount,
+            margin_unit=margin.unit,
+            on_harm=on_harm,
+            seen_when=_seen_when(kind, "drop", model),
+        )
     if name not in metrics.metrics:
         raise ValueError(f"unknown metric `{name}`")
     declared = metrics.metrics[name]
@@ -229,8 +236,16 @@ def _metric(name: str, margin: MarginValue, on_harm: OnHarm, metrics: MetricsFil
         high_ppm=high,
         window_us=declared.window,
         missing=declared.missing,
-        currency=currency if "cost" in (declared.source, below.source if below else "") else UNSET,
+        currency=model.currency if model is not None and "cost" in (declared.source, below.source if below else "") else UNSET,
+        seen_when=_seen_when(_kind(declared), declared.missing, model),
     )
+
+
+def _seen_when(kind: str, missing: str, model: ModelFacts | None) -> str | UnsetType:
+    """Return the condition under which the labels that a metric compares are seen; UNSET where all are, or where none counts as one that says no."""
+    if kind != "label" or missing == "zero" or model is None or model.labels_seen_when is None:
+        return UNSET
+    return model.labels_seen_when
 
 
 def _kind(declared: MetricDeclaration) -> Literal["errors", "label", "latency", "reward", "measured"]:

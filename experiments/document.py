@@ -101,6 +101,14 @@ class MetricDocument(Document, frozen=True, kw_only=True):
     currency: str | msgspec.UnsetType = msgspec.UNSET
     """Of what comes from `cost`; elsewhere left out of the document, whose digest then is what it was before there were costs."""
 
+    seen_when: str | msgspec.UnsetType = msgspec.UNSET
+    """Of labels that are only ever seen for some calls: the model's `labels.observed_when`. Elsewhere left out of the document."""
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether what is counted can tell arms apart at all: not by labels that come for some calls only."""
+        return self.seen_when is msgspec.UNSET
+
     @property
     def reads_usage(self) -> bool:
         """Whether its values stand in a reply, which may leave them out."""

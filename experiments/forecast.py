@@ -92,7 +92,7 @@ def forecast(document: ExperimentDocument, *, units_per_day: float, rates: Mappi
 
 
 def _is_rate(metric: MetricDocument) -> bool:
-    return metric.kind != "latency" and metric.type == "proportion"
+    return metric.kind != "latency" and metric.type == "proportion" and metric.is_identified
 
 
 def _units_an_arm(document: ExperimentDocument, units_per_day: float, days: float) -> float:

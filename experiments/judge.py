@@ -14,6 +14,9 @@ For each treatment and metric (events are the bad ones, `experiments/evidence.py
 - *hold*: everything else, above all no data: a metric that never arrives, one that refuses what is missing, one whose window is still open. What is
   proven worse, but by less than the margin, is fine.
 
+Where labels are only ever seen for some calls (`labels.observed_when`), each version decides for which, and nothing that is compared by them is
+identified: hold, with the bounds that the missing ones leave.
+
 Where another system assigns (`experiments/external.py`) all this rests on the split its owner declared; with none declared nothing is judged.
 
 Sample ratios are tested at four stages (alarm at e >= 1,000): `assigned` off blocks every verdict, `served` off blocks `fine`, and `outcome` and
@@ -33,7 +36,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from experiments import stats
-from experiments.arrivals import absence, e_text, sample_ratio_mismatches, tells_only_what_is_bad, unanswered
+from experiments.arrivals import absence, e_text, not_identified, sample_ratio_mismatches, tells_only_what_is_bad, unanswered
 from experiments.document import ExperimentDocument, MetricDocument
 from experiments.effects import tuned_for
 from experiments.evidence import Evidence
@@ -143,6 +146,8 @@ def _judge_metric(
         return MetricVerdict(metric.metric, arm, "hold", False, f"{counted}: not judged, {said}", not missing, metric.on_harm)
     if found.moments is not None:
         return _judge_moments(metric, found.moments, arm, control, alphas, planned)
+    if not metric.is_identified:
+        return MetricVerdict(metric.metric, arm, "hold", False, f"{counted}: {not_identified(metric, found, arm, control)}", True, metric.on_harm)
     share = shares[arm] / (shares[arm] + shares[control])
     events, control_events = found.events[arm], found.events[control]
     log_e = harm_log_e(events, control_events, share, counts_good=metric.counts_good_events)

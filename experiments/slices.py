@@ -55,7 +55,7 @@ def slice_findings(document: ExperimentDocument, by_segment: Mapping[str, Eviden
             for arm in sorted(set(document.arms) - {document.control}):
                 fewest = FEWEST_UNITS if counts.moments is None else stats.BURN_IN_UNITS
                 is_small = min(counts.units[arm], counts.units[document.control]) < fewest
-                if is_small or not shares:  # without a declared split nothing is tested
+                if is_small or not shares or not metric.is_identified:  # without a declared split nothing is tested
                     found.append(SliceFinding(segment, metric.metric, arm, "insufficient"))
                     continue
                 if counts.moments is not None:

@@ -84,6 +84,9 @@ def plan(
         "approvals_missing": list(unapproved.values()),
         "dry_run": None if rehearsed is None else msgspec.to_builtins(rehearsed),
         "forecast": None if foreseen is None else msgspec.to_builtins(foreseen, str_keys=True),
+        "not_identified": [
+            metric.metric for metric in (*document.guardrails, *(() if document.goal is None else (document.goal,))) if not metric.is_identified
+        ],
         "too_short_for": [] if foreseen is None else [one.metric for one in foreseen.too_short_for],
     }
     if json_flag:
@@ -161,6 +164,9 @@ def _show(document: ExperimentDocument, told: dict[str, Any], foreseen: Forecast
     _show_movement(document, told)
     for line in told["approvals_missing"]:
         out.print(f"Approval missing: {line}", markup=False, soft_wrap=True)
+    for name in told["not_identified"]:
+        said = "labels come for some calls only (`labels.observed_when` of the model), and each version decides which: it can never be proven"
+        out.print(f"{name}: {said}. Use a metric with `missing: zero`.", markup=False, soft_wrap=True)
     if foreseen is None:
         why = "less than ten minutes of this model's traffic are in the log; say it with --units-per-day N"
         if document.external is not None and not document.steps[0].shares:

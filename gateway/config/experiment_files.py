@@ -66,7 +66,14 @@ def facts_of(route: RouteDocument) -> ModelFacts:
     counted |= {"output_tokens"} if route.capture.output_tokens else set()
     counted |= {"tokens"} if counted else set()
     counted |= {"cost"} if route.currency else set()
-    return ModelFacts(frozenset(route.versions), route.default_version, route.capture.prediction is not None, frozenset(counted), route.currency)
+    return ModelFacts(
+        versions=frozenset(route.versions),
+        default_version=route.default_version,
+        has_labels=route.capture.prediction is not None,
+        usage=frozenset(counted),
+        currency=route.currency,
+        labels_seen_when=route.labels_observed_when,
+    )
 
 
 def rivals(experiments: Iterable[AnyExperiment]) -> dict[str, tuple[AnyExperiment, ...]]:
@@ -130,4 +137,4 @@ def across(
     faults = [(fault.path, fault.message) for fault in check(file, models=facts, others=others, layers=layers, metrics=metrics)]
     if faults:
         return None, faults
-    return compile_experiment(file, layers, metrics, facts[file.model].currency), []
+    return compile_experiment(file, layers, metrics, facts[file.model]), []

@@ -13,7 +13,7 @@ from test_metric_kinds import MODELS, arm_of, at, call, canary, folded, label, l
 
 from experiments import stats
 from experiments.changes import change_kind
-from experiments.checks import check
+from experiments.checks import ModelFacts, check
 from experiments.compiler import compile_experiment
 from experiments.config import parse_experiment
 from experiments.document import ExperimentDocument
@@ -351,3 +351,38 @@ def test_a_margin_of_everything_in_an_old_document_is_judged_and_not_raised():
 def test_confidence_is_not_taken_for_an_error_probability():
     with pytest.raises(ValidationError, match="probability of being wrong"):
         canary("errors", "1pp", analysis={"alpha": "95%"})
+
+
+# --- labels that come for some calls only -----------------------------------------------------------------------------
+
+
+def with_accuracy(**declared: object) -> ExperimentDocument:
+    """A canary judged by labels, on a model whose labels are seen for those it accepts."""
+    keys = {**KEYS, "strategy": "canary", "steps": [{"share": "50%", "hold": "1ms", "min_units": 1}], "guardrails": {"wrong": {"max_harm": "5pp"}}}
+    model = ModelFacts(frozenset("12"), "1", labels_seen_when="prediction == 1")
+    metrics = MetricsFile.model_validate({"metrics": {"wrong": {"type": "proportion", "better": "lower", "from": "labels", **declared}}})
+    return compile_experiment(parse_experiment(keys), LayersFile(), metrics, model)
+
+
+def accepted(document, *, wrong_each=10):
+    """Half of each arm is accepted and labelled; the challenger is wrong in every tenth of those, the champion never."""
+    for number in range(2000):
+        arm = arm_of(number)
+        yield call(document, number, arm)
+        if number % 4 < 2:
+            is_wrong = arm == "challenger" and number % wrong_each < 2
+            yield label(number, "0" if is_wrong else "1")
+
+
+def test_what_is_compared_by_labels_that_each_version_chooses_is_held_with_its_bounds():
+    verdict = outcome_of(with_accuracy(window="1h"), accepted(with_accuracy(window="1h")))
+    (found,) = verdict.metrics
+    assert (verdict.outcome, found.outcome, found.better) == ("hold", "hold", False)
+    assert "not identified: labels come only where `prediction == 1`" in found.reason
+    assert "`champion` between 0.0 % and 50.0 %" in found.reason
+
+
+def test_where_none_counts_as_no_it_is_judged_all_the_same():
+    document = with_accuracy(window="1h", missing="zero")
+    assert document.guardrails[0].is_identified
+    assert "not identified" not in outcome_of(document, accepted(document)).metrics[0].reason

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -81,7 +82,7 @@ def canary(goal, margin="10%", **more: object):
     }
     file = parse_experiment(keys)
     assert check(file, models=MODELS, metrics=FILE) == []
-    return compile_experiment(file, LayersFile(), FILE, "EUR")
+    return compile_experiment(file, LayersFile(), FILE, MODELS["m"])
 
 
 def at(minute):
@@ -384,7 +385,9 @@ def test_a_metric_without_cost_compiles_to_what_it_was_before_there_were_costs()
 
 def test_another_currency_is_another_metric():
     one, two = (
-        compile_experiment(parse_experiment({**_KEYS, "goal": {"metric": "call_cost", "margin": "5%"}}), LayersFile(), FILE, c)
+        compile_experiment(
+            parse_experiment({**_KEYS, "goal": {"metric": "call_cost", "margin": "5%"}}), LayersFile(), FILE, replace(MODELS["m"], currency=c)
+        )
         for c in ("EUR", "USD")
     )
     assert change_kind(one, two) == "exploratory"
