@@ -84,9 +84,10 @@ def config_document(environment: str, one: Asked) -> dict[str, Any]:
 
 
 def _whole(value: Any) -> Any:
-    """Return a document as plain values with every field there, also those that have their default."""
+    """Return a document as plain values with every field there, also those that have their default; what is unset is left out."""
     if isinstance(value, msgspec.Struct):
-        return {name: _whole(getattr(value, name)) for name in value.__struct_fields__}
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+        return {name: _whole(item) for name, item in fields.items() if item is not msgspec.UNSET}
     if isinstance(value, Mapping):
         return {str(name): _whole(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -1,5 +1,6 @@
 """The decision point `config`: what a policy refuses is not put in force, and is told at its file."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -175,3 +176,13 @@ def test_a_failure_of_a_policy_is_not_remembered_and_a_rest_ends():
     assert not point.judge(bundle, "staging", asked)["models/m.yaml"].allowed
     now_ns += REST_NS + 1
     assert point.judge(bundle, "staging", asked)["models/m.yaml"].allowed
+
+
+def test_what_policies_are_told_is_json_to_the_last_field(config, monkeypatch):
+    """An OPA server is sent it as JSON: a field that is left out of a document must not be there as anything else."""
+    (config / "policies" / "modes.yaml").write_text("modes: {careful: warn}\n")
+    told_of = []
+    evaluate = PointPolicies.evaluate
+    monkeypatch.setattr(PointPolicies, "evaluate", lambda self, document, now: told_of.append(json.dumps(document)) or evaluate(self, document, now))
+    assert compile_folder(config).issues == ()
+    assert any('"guardrails": [{' in one for one in told_of)

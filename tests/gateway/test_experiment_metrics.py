@@ -220,7 +220,7 @@ def test_a_version_that_costs_more_is_rolled_back_and_status_page_and_report_say
     wait_until(rolled_back, "the dearer version to be rolled back", 60)
     step = next(record for record in lab.log.of_type("rollout.step") if record["experiment"] == "cheaper" and record["action"] == "rollback")
     assert step["evidence"]["dear"]["events"]["treatment"] > step["evidence"]["dear"]["events"]["control"]
-    assert chat(lab, "unit1").json()["model_version"] == "1"
+    wait_until(lambda: chat(lab, "unit1").json()["model_version"] == "1", "the worker to see it")
     monkeypatch.setenv("ASSAY_KEY", lab.keys["manager"])
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.chdir(lab.directory)
