@@ -101,8 +101,9 @@ class RecorderProcess:
         return self._process.returncode, stderr.decode()
 
     def terminate(self) -> tuple[int, str]:
+        """End it at once, whoever is connected still; with SIGTERM it would wait for them."""
         assert self._process is not None
-        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGINT)
         return self.end()
 
     def close(self) -> None:

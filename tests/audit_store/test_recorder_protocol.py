@@ -190,13 +190,13 @@ def test_a_living_writer_without_a_connection_is_not_declared_dead(recorder):
     assert end_of(recorder)["to"] == 5
 
 
-def test_sigterm_commits_what_has_arrived_and_closes_the_epoch(recorder):
+def test_told_to_end_at_once_it_commits_what_has_arrived_and_closes_the_epoch(recorder):
     peer = Peer(recorder)
     peer.send(0, 1)
     peer.receive()
     os.kill(recorder.pid, signal.SIGSTOP)
     peer.send(1, 200)
-    os.kill(recorder.pid, signal.SIGTERM)
+    os.kill(recorder.pid, signal.SIGINT)
     os.kill(recorder.pid, signal.SIGCONT)
     assert recorder.end() == (0, "")
     assert peer.receive() == wire.Ack(1, 200, 2)
